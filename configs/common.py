@@ -1,0 +1,108 @@
+"""Every default value, with its source. The library itself has none.
+
+Sources: *paper* arXiv 2210.11470; *code* the authors' release; *author* their answers in
+its issues; *MAE* He et al. 2022 and its release; *ours* where these are silent, or tuned
+on a validation split.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+DATASETS = ("digits",)
+
+
+def parse_arg(arg: str | None) -> tuple[str, bool]:
+    """ "DATASET[,runlocal]" -> (dataset, runlocal).
+
+    `runlocal` is the same run shrunk to seconds on a CPU.
+    """
+    dataset, *options = (arg or "digits").split(",")
+    if dataset not in DATASETS:
+        raise ValueError(
+            f"no preset for data set {dataset!r}; presets: {', '.join(DATASETS)}"
+        )
+    unknown = [option for option in options if option != "runlocal"]
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; options: runlocal")
+    return dataset, bool(options)
+
+
+def duration(name: str, **value) -> dict:
+    """A duration that can be given in several units: NAME_steps, NAME_epochs, ...
+
+    The first that is set counts, in the order steps, examples, epochs, fraction (of the
+    run); so `--config.train.total_steps=100` wins over a preset in epochs.
+    """
+    units = {"steps": int, "examples": int, "epochs": float, "fraction": float}
+    if name == "total":
+        del units["fraction"]
+    return {
+        f"{name}_{unit}": value.get(unit, placeholder(kind)) for unit, kind in units.items()
+    }
+
+
+def size(width: int | None, depth: int | None, heads: int | None) -> ConfigDict:
+    """The size of a Transformer; None leaves a number to the variant."""
+    numbers = dict(width=width, depth=depth, heads=heads)
+    unset = {key: placeholder(int) for key, value in numbers.items() if value is None}
+    return ConfigDict(numbers | unset)
+
+
+def get_config(model: str, dataset: str, runlocal: bool) -> ConfigDict:
+    """What MAE and i-MAE runs have in common."""
+    config = ConfigDict()
+    # Decides initial weights, order of images, augmentation, mixtures and masks.
+    config.seed = 0
+    # Where the weights start: empty (random), "teacher", or a run's workdir.
+    config.init = ""
+
+    config.data = ConfigDict()
+    config.data.name = dataset
+    # The folder that holds the TFDS folders; made where it does not exist.
+    config.data.dir = "data"
+
+    config.augment = ConfigDict()
+    config.augment.pad = 1  # pixels of random shift; ours
+    config.augment.flip = False  # a mirrored digit is no digit
+
+    config.model = ConfigDict()
+    config.model.name = model
+    config.model.variant = "mu/2"  # NAME/PATCH; names: mu, Ti, S, B, L
+    # What is not set here is the variant's own. Sizes for 8x8 digits on two CPU cores:
+    # ours, chosen on the validation split.
+    config.model.encoder = size(96, 4, 3)
+    config.model.decoder = size(96, 2, 3)
+
+    config.mask = ConfigDict()
+    # MAE and code: 0.75; 0.5 for pictures (code). At 16 patches 0.75 leaves only 4.
+    config.mask.ratio = 0.5
+
+    config.loss = ConfigDict()
+    config.loss.norm_pix = False  # targets standardised per patch; MAE's option
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128  # ours
+    config.train.update(duration("total", epochs=100.0))  # ours
+
+    config.optim = ConfigDict()
+    config.optim.blr = 3e-3  # lr = blr * batch_size / 256; ours (MAE 1.5e-4 at 4096)
+    config.optim.betas = (0.9, 0.95)  # MAE
+    config.optim.weight_decay = 0.05  # MAE; none on biases and other 1-D parameters
+    config.optim.update(duration("warmup", fraction=0.1))  # MAE: 40 of 400 epochs
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_minutes = 0.5  # whichever of the two comes first; 0: never
+    config.checkpoint.every_steps = 0
+    config.checkpoint.keep = 2
+
+    config.log = ConfigDict()
+    config.log.every_steps = 10
+
+    config.evals = ConfigDict()
+    if runlocal:
+        config.model.encoder = size(None, None, None)
+        config.model.decoder = size(32, 1, 2)
+        config.train.batch_size = 32
+        config.train.total_steps = 4
+        config.log.every_steps = 1
+    return config

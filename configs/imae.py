@@ -1,0 +1,47 @@
+"""i-MAE: two images mixed, pulled apart, both rebuilt, distilled from a teacher.
+
+    python main.py train --config=configs/imae.py:digits \\
+        --config.teacher.init=runs/digits/teacher --workdir=runs/digits/imae
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """arg: DATASET[,runlocal]."""
+    dataset, runlocal = common.parse_arg(arg)
+    config = common.get_config("imae", dataset, runlocal)
+
+    config.mix = ConfigDict()
+    # Weight of the subordinate image, in (0, 0.5]; unset: min(lam, 1 - lam) with
+    # lam ~ Beta(1, 1), drawn anew for every step (code).
+    config.mix.alpha = placeholder(float)
+    config.mix.per_batch = False  # one draw per sample (ours) or per batch (code)
+    config.mix.shared_mask = False  # one mask for both mixtures of a pair; ours
+
+    config.teacher = ConfigDict()
+    config.teacher.init = ""  # workdir of a run of configs/mae.py
+    # "image": each source alone (paper, ours); "mixture": the released code's line.
+    config.teacher.input = "image"
+
+    # "both", or "subordinate" for the mode of the paper's first version.
+    config.loss.branches = "both"
+    config.loss.distill_weight = 1.0  # of each branch's latent error (code); 0: off
+
+    # alpha 0.3: ours, inside the range the paper shows.
+    config.evals.reconstruction = ConfigDict()
+    config.evals.reconstruction.split = "test"
+    config.evals.reconstruction.batch_size = 256
+    config.evals.reconstruction.alpha = 0.3
+
+    config.evals.separability = ConfigDict()
+    config.evals.separability.split = "test"  # the map is fitted on the train split
+    config.evals.separability.batch_size = 256
+    config.evals.separability.alpha = 0.3
+    config.evals.separability.teacher = ""  # workdir; empty: teacher.init
+    config.evals.separability.baseline_runs = ConfigDict()
+    config.evals.separability.baseline_runs.without_distillation = ""  # workdir
+    return config

@@ -1,0 +1,18 @@
+"""A masked autoencoder on single images: the teacher of i-MAE.
+
+python main.py train --config=configs/mae.py:digits --workdir=runs/digits/teacher
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """arg: DATASET[,runlocal]."""
+    dataset, runlocal = common.parse_arg(arg)
+    config = common.get_config("mae", dataset, runlocal)
+    config.evals.reconstruction = ConfigDict()
+    config.evals.reconstruction.split = "test"
+    config.evals.reconstruction.batch_size = 256
+    return config

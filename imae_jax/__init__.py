@@ -1,0 +1,21 @@
+"""i-MAE (arXiv 2210.11470) in JAX/Flax: masked autoencoders fed mixtures of two images.
+
+Where the idea of the paper lives, in reading order:
+
+* `mixing`      two images become one mixture
+* `patches`     which part of the mixture the encoder sees
+* `model`       `MAE` (the teacher) and `IMAE`: encoder, two linear heads, one decoder
+* `losses`      reconstruction of both images, distillation of both latents
+* `evaluators`  are the two images' latents linearly separable?
+
+Around it: `data` (images, pairs), `augment`, `sharding` (devices), `optim` (updates),
+`checkpoint` (disk), `logs` (what people read), `steps` (the jitted functions),
+`validate` (what a config may say), `train` (the loop), `demo` and `report`.
+Imports go one way, from the second list down to the first.
+
+Shape key, used in every docstring:
+
+    B  batch              S  the two sources: 0 subordinate, 1 dominant
+    H W C  image          L  patches of an image      K  visible (kept) patches
+    P  pixel values of a patch, p * p * C             D  encoder width   E  decoder width
+"""

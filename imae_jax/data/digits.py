@@ -1,0 +1,68 @@
+"""The embedded data set: scikit-learn's handwritten digits as a TFDS builder."""
+
+import io
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+# Of 1,797 images; the order is shuffled once, the same for everyone and for ever.
+SPLITS = {"train": 1297, "validation": 200, "test": 300}
+
+
+def _png(image: np.ndarray) -> io.BytesIO:
+    # TFDS would need TensorFlow to encode an array, but takes an encoded file as it is.
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="png")
+    file.seek(0)
+    return file
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """1,797 handwritten digits, 8x8 grey, 10 classes (UCI optdigits, test part).
+
+    The images ship inside scikit-learn, so preparing needs no network. Intensities 0..16
+    are stretched to 0..255.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://scikit-learn.org/stable/datasets/toy_dataset.html",
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing to download
+        # RandomState, not default_rng: its stream is frozen across NumPy versions.
+        order = np.random.RandomState(0).permutation(sum(SPLITS.values()))
+        ends = np.cumsum(list(SPLITS.values()))[:-1]
+        parts = np.split(order, ends)
+        return {
+            split: self._generate_examples(indices)
+            for split, indices in zip(SPLITS, parts, strict=True)
+        }
+
+    def _generate_examples(self, indices):
+        # Imported here: only preparing needs it, reading does not.
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        for index in indices:
+            yield (
+                int(index),
+                {
+                    "image": _png(images[index]),
+                    "label": int(digits.target[index]),
+                },
+            )

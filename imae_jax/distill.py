@@ -1,0 +1,49 @@
+"""The teacher's side of distillation: what i-MAE's latents should look like."""
+
+import jax
+import jax.numpy as jnp
+
+from imae_jax.mixing import Mixtures, pair_sources
+from imae_jax.model import MAE, forward
+
+
+def teacher_latents(
+    teacher: MAE,
+    teacher_params,
+    mixtures: Mixtures,
+    *,
+    teacher_input: str = "image",
+    shared_mask: bool = False,
+    num_sources: int = 2,
+) -> jax.Array:
+    """A frozen MAE's latents, after its `decoder_embed`, under the mixtures' own masks.
+
+    Args:
+      teacher, teacher_params: the MAE; no gradient reaches its parameters.
+      mixtures: B mixtures.
+      teacher_input: "image" shows the teacher each source alone (paper, ours); "mixture"
+        shows it the mixture, as the released code does, which makes both targets equal.
+      shared_mask: whether both mixtures of a pair have one mask. The latents of an image
+        then serve in both its roles, and the teacher runs on B images instead of 2B.
+      num_sources: 2, or 1 where only the subordinate branch is trained.
+    Returns:
+      [B, S, 1 + K, E] with S = num_sources.
+    """
+    mask = mixtures.mask
+    teacher_params = jax.lax.stop_gradient(teacher_params)
+    if teacher_input == "mixture":
+        latents = forward(teacher, teacher_params, mixtures.mixture, mask)["latents"]
+        return jnp.stack([latents] * num_sources, axis=1)
+    if shared_mask:
+        # Source 0 of mixture j is image j itself.
+        images = mixtures.sources[:, 0]
+        latents = forward(teacher, teacher_params, images, mask)["latents"]
+        return pair_sources(latents)[:, :num_sources]
+    images = mixtures.sources[:, :num_sources]  # [B, S, H, W, C]
+    latents = forward(
+        teacher,
+        teacher_params,
+        images.reshape(-1, *images.shape[2:]),
+        jax.tree.map(lambda ids: jnp.repeat(ids, num_sources, axis=0), mask),
+    )["latents"]
+    return latents.reshape(*images.shape[:2], *latents.shape[1:])

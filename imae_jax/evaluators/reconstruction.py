@@ -1,0 +1,73 @@
+"""How well the removed patches are rebuilt, beside predicting the mean of the train split."""
+
+from collections.abc import Iterator, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from imae_jax import augment
+from imae_jax.evaluators.mixtures import HeldOut, Predict
+from imae_jax.losses import masked_patch_error, normalise_patches
+from imae_jax.mixing import BRANCHES
+from imae_jax.patches import patchify
+
+
+def mean_target(held_out: HeldOut) -> np.ndarray:
+    """The mean of the train split's target patches, [L, P]."""
+    dataset = held_out.dataset
+    images = augment.standardise(dataset.splits["train"].images, dataset.mean, dataset.std)
+    return np.asarray(targets(held_out, images).mean(axis=0))
+
+
+def targets(held_out: HeldOut, images: jnp.ndarray) -> jnp.ndarray:
+    """What a model should predict for [..., H, W, C] images: [..., L, P]."""
+    patches = patchify(images, held_out.patch_size)
+    return normalise_patches(patches) if held_out.norm_pix else patches
+
+
+def evaluate(
+    networks: Mapping[str, Predict],
+    held_out: HeldOut,
+    *,
+    split: str,
+    batch_size: int,
+    alpha: float | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Squared error on removed patches, in standardised units, per branch.
+
+    Args:
+      networks: `student`, a MAE or an i-MAE.
+      held_out: makes the mixtures.
+      split, batch_size: of what, and how many at once.
+      alpha: weight of the subordinate image; None shows a MAE each image alone.
+    Yields:
+      `mse`, `mse_train_mean` (what the mean image of the train split scores) and their
+      `ratio`, below each branch's name for mixtures.
+    """
+    mean = mean_target(held_out)
+    sums = {"mse": 0.0, "mse_train_mean": 0.0}
+    count = 0
+    for mixtures, valid in held_out.mixtures(
+        split, alpha=alpha or 0.5, batch_size=batch_size
+    ):
+        if alpha is None:
+            images, mask = mixtures.sources[:, 0], mixtures.mask.mask
+            pred = networks["student"](images, mixtures.mask)["pred"]
+            target = targets(held_out, images)
+        else:
+            pred = networks["student"](mixtures.mixture, mixtures.mask)["pred"]
+            target = targets(held_out, mixtures.sources[:, : pred.shape[1]])
+            mask = mixtures.mask.mask[:, None]
+        for name, guess in (
+            ("mse", pred),
+            ("mse_train_mean", jnp.broadcast_to(mean, target.shape)),
+        ):
+            errors = np.asarray(masked_patch_error(guess, target, mask), np.float64)
+            sums[name] = sums[name] + errors[valid].sum(axis=0)
+        count += valid.sum()
+    errors = {name: np.atleast_1d(total) / count for name, total in sums.items()}
+    for s in range(len(errors["mse"])):
+        prefix = "" if alpha is None else f"{BRANCHES[s]}/"
+        for name, error in errors.items():
+            yield f"{prefix}{name}", float(error[s])
+        yield f"{prefix}ratio", float(errors["mse"][s] / errors["mse_train_mean"][s])

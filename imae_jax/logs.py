@@ -1,0 +1,119 @@
+"""What people read while a run goes on: metrics.jsonl, TensorBoard, the progress bar."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from imae_jax.checkpoint import write_text
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl; a line cut short by a kill is left out."""
+    path = workdir / METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    metrics = []
+    for line in lines:
+        try:
+            metrics.append(json.loads(line))
+        except ValueError:
+            continue
+    return metrics
+
+
+class MetricWriter:
+    """Appends to metrics.jsonl and TensorBoard events, from `first_step` on.
+
+    What an earlier, killed run wrote beyond its last checkpoint is taken back first, so
+    every step stands there once.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_text(workdir / METRICS_FILE, text)
+        self._file = open(workdir / METRICS_FILE, "a")
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._file.close()
+        self._events.close()
+
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Writes one line; `metrics` holds `step`."""
+        self._file.write(json.dumps(metrics) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            if name != "step":
+                self._events.add_scalar(name, value, metrics["step"])
+
+
+class Throughput:
+    """Images per second between two readings; compilation does not count."""
+
+    def __init__(self):
+        self._step = None
+
+    def read(self, step: int, batch_size: int) -> dict[str, float]:
+        """{"images_per_second": rate since the last call}; nothing at the first."""
+        now = time.perf_counter()
+        rate = {}
+        if self._step is not None:
+            images = (step - self._step) * batch_size
+            rate["images_per_second"] = images / (now - self._time)
+        self._step, self._time = step, now
+        return rate
+
+
+class Progress:
+    """A progress bar with the time left; plain lines now and then where no one watches."""
+
+    def __init__(self, title: str, first_step: int, total_steps: int):
+        self._title = title
+        self._bar = tqdm(
+            desc=title,
+            initial=first_step,
+            total=total_steps,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._total = total_steps
+        self._next_line = 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._bar.close()
+
+    def update(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        self._bar.update(step - self._bar.n)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows a step's losses and speed beside the bar."""
+        shown = {
+            name.removeprefix("loss/"): f"{value:.3f}"
+            for name, value in metrics.items()
+            if name.startswith("loss/")
+        }
+        if "images_per_second" in metrics:
+            shown["images/s"] = f"{metrics['images_per_second']:.0f}"
+        if not self._bar.disable:
+            self._bar.set_postfix(shown)
+        elif time.monotonic() >= self._next_line or step == self._total:
+            self._next_line = time.monotonic() + 15
+            text = "  ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"{self._title}: step {step}/{self._total}  {text}", flush=True)

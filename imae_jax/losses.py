@@ -1,0 +1,91 @@
+"""What i-MAE is trained on: both images' pixels and both images' teacher latents."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from imae_jax.mixing import BRANCHES
+
+
+def normalise_patches(patches: jax.Array) -> jax.Array:
+    """Standardises each [..., P] patch by its own mean and unbiased variance (`norm_pix`).
+
+    MAE's variance is PyTorch's default, divided by P - 1: for small patches dividing by P
+    would change the loss noticeably (4 % at 2x2x3).
+    """
+    mean = patches.mean(axis=-1, keepdims=True)
+    variance = patches.var(axis=-1, keepdims=True, ddof=1)
+    return (patches - mean) / jnp.sqrt(variance + 1e-6)
+
+
+def masked_patch_error(pred: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Squared error, mean over a patch's pixels, then over the removed patches.
+
+    Args:
+      pred, target: [..., L, P].
+      mask: [..., L] bool, True = removed; visible patches do not count.
+    Returns:
+      [...], the error of each image.
+    Raises:
+      ValueError: if pred and target differ in shape.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"pred is {pred.shape} but target is {target.shape}")
+    error = jnp.square(pred - target).mean(axis=-1)
+    removed = mask.sum(axis=-1)
+    return jnp.where(mask, error, 0).sum(axis=-1) / removed
+
+
+def latent_error(latents: jax.Array, teacher_latents: jax.Array) -> jax.Array:
+    """Mean squared error over tokens and channels: [..., 1 + K, E] -> [...].
+
+    No feature normalisation (released code).
+
+    Raises:
+      ValueError: if the two differ in shape.
+    """
+    if latents.shape != teacher_latents.shape:
+        raise ValueError(
+            f"latents are {latents.shape} but the teacher's are {teacher_latents.shape}"
+        )
+    return jnp.square(latents - teacher_latents).mean(axis=(-2, -1))
+
+
+def imae_losses(
+    out: Mapping[str, jax.Array],
+    target: jax.Array,
+    mask: jax.Array,
+    teacher_latents: jax.Array | None,
+    distill_weight: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The i-MAE objective: a sum over branches, each with weight 1 (released code).
+
+    Args:
+      out: `IMAE`'s output, with `pred` [B, S, L, P] and `latents` [B, S, 1 + K, E].
+      target: [B, S, L, P] patches of the sources.
+      mask: [B, L] bool, True = removed.
+      teacher_latents: [B, S, 1 + K, E], or None to train without distillation.
+      distill_weight: weight of the distillation terms.
+    Returns:
+      The total, and every part by name. With a single branch S is 1.
+    """
+    parts = {}
+    reconstruction = masked_patch_error(out["pred"], target, mask[:, None]).mean(axis=0)
+    total = reconstruction.sum()
+    for s, error in enumerate(reconstruction):
+        parts[f"loss/reconstruction_{BRANCHES[s]}"] = error
+    if teacher_latents is not None:
+        distillation = latent_error(out["latents"], teacher_latents).mean(axis=0)
+        total += distill_weight * distillation.sum()
+        for s, error in enumerate(distillation):
+            parts[f"loss/distill_{BRANCHES[s]}"] = error
+    return total, {"loss/total": total, **parts}
+
+
+def mae_losses(
+    out: Mapping[str, jax.Array], target: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The MAE objective, by the same names: `pred`, `target` [B, L, P], `mask` [B, L]."""
+    loss = masked_patch_error(out["pred"], target, mask).mean()
+    return loss, {"loss/total": loss, "loss/reconstruction": loss}

@@ -1,0 +1,295 @@
+"""`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imae_jax.patches import (
+    Mask,
+    grid_size,
+    patchify,
+    restore_order,
+    sincos_position_embedding,
+    take_patches,
+)
+
+# Width, depth, heads. DeiT (Ti, S) and ViT (B, L) sizes; `mu` is for tests.
+VARIANTS = {
+    "mu": dict(width=32, depth=1, heads=2),
+    "Ti": dict(width=192, depth=12, heads=3),
+    "S": dict(width=384, depth=12, heads=6),
+    "B": dict(width=768, depth=12, heads=12),
+    "L": dict(width=1024, depth=24, heads=16),
+}
+
+
+def decode_variant(variant: str) -> tuple[dict[str, int], int]:
+    """ "Ti/2" -> (dict(width=192, depth=12, heads=3), 2), the size and the patch size.
+
+    Raises:
+      ValueError: if the variant is not NAME/PATCH with a known name.
+    """
+    name, _, patch = variant.partition("/")
+    if name not in VARIANTS or not patch.isdecimal() or int(patch) < 1:
+        raise ValueError(
+            f"{variant!r} is not a variant; expected NAME/PATCH such as 'Ti/2', "
+            f"with NAME one of {', '.join(VARIANTS)}"
+        )
+    return dict(VARIANTS[name]), int(patch)
+
+
+def _dense(features: int, name: str | None = None) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), name=name)
+
+
+def _layer_norm(name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over axis -2 of [N, T, width], qkv in one product."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x):
+        batch_size, tokens, width = x.shape
+        qkv = _dense(3 * width, "qkv")(x)
+        qkv = qkv.reshape(batch_size, tokens, 3, self.heads, width // self.heads)
+        x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return _dense(width, "out")(x.reshape(batch_size, tokens, width))
+
+
+class Block(nn.Module):
+    """Pre-LN Transformer block with an MLP of four times the width and exact GELU."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        x = x + Attention(self.heads, name="attention")(_layer_norm("norm_1")(x))
+        hidden = _dense(4 * width, "mlp_in")(_layer_norm("norm_2")(x))
+        return x + _dense(width, "mlp_out")(nn.gelu(hidden, approximate=False))
+
+
+class Transformer(nn.Module):
+    """`depth` blocks and a final LayerNorm."""
+
+    depth: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, x):
+        for layer in range(self.depth):
+            x = Block(self.heads, name=f"block_{layer:02d}")(x)
+        return _layer_norm("norm")(x)
+
+
+class Encoder(nn.Module):
+    """ViT over the visible patches only."""
+
+    width: int
+    depth: int
+    heads: int
+    patch_size: int
+
+    @nn.compact
+    def __call__(self, images, ids_keep=None):
+        batch_size, height, width, _ = images.shape
+        patches = patchify(images, self.patch_size)
+        grid = grid_size((height, width), self.patch_size)
+        positions = jnp.asarray(sincos_position_embedding(self.width, grid))[None]
+        if ids_keep is not None:
+            # Gathered before they are embedded: removed patches cost nothing.
+            patches = take_patches(patches, ids_keep)
+            positions = positions[0][ids_keep]
+        x = _dense(self.width, "patch_embed")(patches) + positions
+        class_token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
+        class_token = jnp.broadcast_to(class_token, (batch_size, 1, self.width))
+        x = jnp.concatenate([class_token, x], axis=1)
+        return Transformer(self.depth, self.heads, name="transformer")(x)
+
+
+class Decoder(nn.Module):
+    """Rebuilds every patch from the visible latents and mask tokens."""
+
+    width: int
+    depth: int
+    heads: int
+    grid: tuple[int, int]
+    patch_values: int
+
+    @nn.compact
+    def __call__(self, latents, ids_restore):
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
+        positions = jnp.asarray(sincos_position_embedding(self.width, self.grid))[None]
+        patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
+        x = jnp.concatenate([latents[:, :1], patches], axis=1)
+        x = Transformer(self.depth, self.heads, name="transformer")(x)
+        return _dense(self.patch_values, "pred")(x[:, 1:])
+
+
+class Autoencoder(nn.Module):
+    """What `MAE` and `IMAE` share.
+
+    Attributes:
+      encoder_size, decoder_size: width, depth and heads of each.
+      patch_size: p.
+      image_size, channels: (H, W) and C.
+    """
+
+    encoder_size: Mapping[str, int]
+    decoder_size: Mapping[str, int]
+    patch_size: int
+    image_size: tuple[int, int]
+    channels: int
+
+    def setup(self):
+        self.encoder = Encoder(**self.encoder_size, patch_size=self.patch_size)
+        self.decoder = Decoder(
+            **self.decoder_size,
+            grid=grid_size(self.image_size, self.patch_size),
+            patch_values=self.patch_size**2 * self.channels,
+        )
+
+    @property
+    def num_patches(self) -> int:
+        """L."""
+        rows, columns = grid_size(self.image_size, self.patch_size)
+        return rows * columns
+
+    def encode(self, images, ids_keep=None):
+        """Encodes the patches at `ids_keep`; without it all of them, in raster order.
+
+        Args:
+          images: [B, H, W, C] standardised pixels.
+          ids_keep: [B, K] int, or None.
+        Returns:
+          [B, 1 + K, D] tokens, the class token first.
+        """
+        return self.encoder(images, ids_keep)
+
+
+class MAE(Autoencoder):
+    """A masked autoencoder (He et al. 2022), the teacher of i-MAE."""
+
+    def setup(self):
+        super().setup()
+        self.decoder_embed = _dense(self.decoder_size["width"])
+
+    def __call__(self, images, ids_keep, ids_restore):
+        """Encodes the visible patches, rebuilds all of them.
+
+        Args:
+          images: [B, H, W, C] standardised pixels.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+        Returns:
+          A dict of `tokens` [B, 1 + K, D], `latents` [B, 1 + K, E] (what the decoder is
+          given, and the target of distillation) and `pred` [B, L, P].
+        """
+        tokens = self.encode(images, ids_keep)
+        latents = self.decoder_embed(tokens)
+        pred = self.decoder(latents, ids_restore)
+        return dict(tokens=tokens, latents=latents, pred=pred)
+
+
+class IMAE(Autoencoder):
+    """Pulls the two images of a mixture apart (paper, section 3).
+
+    Two independent linear heads stand where MAE has its single `decoder_embed`; head 0 is
+    always the subordinate image's and head 1 the dominant's, which makes an unordered
+    pair identifiable. One decoder, shared by both branches, rebuilds both images.
+
+    Attributes:
+      branches: "both", or "subordinate" for the mode of the paper's first version, which
+        rebuilds only the weaker image (axis S then has length 1).
+    """
+
+    branches: str = "both"
+
+    @property
+    def num_sources(self) -> int:
+        """S."""
+        return 2 if self.branches == "both" else 1
+
+    def setup(self):
+        super().setup()
+        self.disentangle_subordinate = _dense(self.decoder_size["width"])
+        if self.branches == "both":
+            self.disentangle_dominant = _dense(self.decoder_size["width"])
+
+    def disentangle(self, tokens):
+        """[B, 1 + K, D] tokens of mixtures -> [B, S, 1 + K, E] latents of their sources."""
+        latents = [self.disentangle_subordinate(tokens)]
+        if self.branches == "both":
+            latents.append(self.disentangle_dominant(tokens))
+        return jnp.stack(latents, axis=1)
+
+    def decode(self, latents, ids_restore):
+        """[B, S, 1 + K, E] latents, [B, L] ids_restore -> [B, S, L, P] predicted pixels.
+
+        Both branches go through the decoder as one batch. S is the inner axis, so that
+        merging it with a B that is sharded over devices moves nothing between them.
+        """
+        batch_size, sources, *token_shape = latents.shape
+        pred = self.decoder(
+            latents.reshape(batch_size * sources, *token_shape),
+            jnp.repeat(ids_restore, sources, axis=0),
+        )
+        return pred.reshape(batch_size, sources, *pred.shape[1:])
+
+    def __call__(self, mixture, ids_keep, ids_restore):
+        """Encodes the visible patches of the mixture, rebuilds both sources.
+
+        Args:
+          mixture: [B, H, W, C] standardised pixels.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+        Returns:
+          A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
+          [B, S, L, P].
+        """
+        tokens = self.encode(mixture, ids_keep)
+        latents = self.disentangle(tokens)
+        pred = self.decode(latents, ids_restore)
+        return dict(tokens=tokens, latents=latents, pred=pred)
+
+
+def forward(
+    model: MAE | IMAE, params, images: jax.Array, mask: Mask
+) -> dict[str, jax.Array]:
+    """The model's named outputs; what a caller leaves unused, jit does not compute."""
+    return model.apply({"params": params}, images, mask.ids_keep, mask.ids_restore)
+
+
+def build(
+    *,
+    name: str,
+    variant: str,
+    encoder: Mapping[str, int | None],
+    decoder: Mapping[str, int],
+    image_shape: tuple[int, int, int],
+    branches: str = "both",
+) -> MAE | IMAE:
+    """Makes the model that a config's `model` section describes.
+
+    Args:
+      name: "mae" or "imae".
+      variant: see `decode_variant`.
+      encoder: width, depth and heads; None leaves the variant's own.
+      decoder: width, depth and heads.
+      image_shape: (H, W, C).
+      branches: see `IMAE`.
+    """
+    size, patch_size = decode_variant(variant)
+    *image_size, channels = image_shape
+    fields = dict(
+        encoder_size=size | {k: v for k, v in encoder.items() if v is not None},
+        decoder_size=dict(decoder),
+        patch_size=patch_size,
+        image_size=tuple(image_size),
+        channels=channels,
+    )
+    return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)

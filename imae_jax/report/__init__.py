@@ -1,0 +1,1 @@
+"""Pictures, curves and the HTML report of what a folder of runs holds."""

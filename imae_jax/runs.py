@@ -1,0 +1,153 @@
+"""Runs on disk: their config, model and parameters; a teacher, a baseline, a start."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from imae_jax import checkpoint, model, sharding, steps
+from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
+from imae_jax.errors import UserError
+from imae_jax.model import IMAE, MAE
+
+# A resumed run may change these: they do not touch what is computed. (A teacher that
+# moved is recognised by its digest.)
+NEUTRAL_KEYS = ("checkpoint.", "log.", "evals.", "data.dir", "teacher.init")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run's newest checkpoint.
+
+    Attributes:
+      workdir, config: where it lies and how it was trained.
+      model, params: the network.
+      step: of the checkpoint.
+      digest: SHA-256 of the parameters.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    model: MAE | IMAE
+    params: Any
+    step: int
+    digest: str
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The stored config of a run; raises UserError if there is none."""
+    return ConfigDict(checkpoint.read_json(workdir / CONFIG_FILE))
+
+
+def check_same_config(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError if the workdir holds a run of another config, naming the keys."""
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    stored = checkpoint.flatten(read_config(workdir).to_dict())
+    given = checkpoint.flatten(as_json(config))
+    differences = [
+        f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
+        for key in sorted(stored.keys() | given.keys())
+        if stored.get(key) != given.get(key) and not key.startswith(NEUTRAL_KEYS)
+    ]
+    if differences:
+        raise UserError(
+            f"workdir {str(workdir)!r} holds a run of another config: "
+            + "; ".join(differences)
+            + ". Take another workdir, or the same config"
+        )
+
+
+def as_json(config: ConfigDict) -> dict:
+    """The config as JSON would give it back: tuples are lists, references resolved."""
+    return json.loads(config.to_json())
+
+
+def build_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> MAE | IMAE:
+    """The model of a config that has been checked."""
+    branches = {"branches": config.loss.branches} if config.model.name == "imae" else {}
+    return model.build(**config.model, image_shape=image_shape, **branches)
+
+
+def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
+    """Loads a run's newest checkpoint onto the mesh.
+
+    Args:
+      workdir: the run.
+      key: the config key that named it, for messages.
+      mesh: the devices; parameters are copied to each.
+    Raises:
+      UserError: if there is no run, no checkpoint, or its parameters do not fit its config.
+    """
+    workdir = Path(workdir).expanduser()
+    if not workdir.is_dir():
+        raise UserError(f"{key}={str(workdir)!r}: there is no such folder")
+    try:
+        config = read_config(workdir)
+        with Checkpoints(workdir) as checkpoints:
+            step = checkpoints.latest_step()
+            if step is None:
+                raise UserError(f"{workdir} holds no finished checkpoint")
+            image_shape = tuple(checkpoints.meta(step)["image_shape"])
+            network = build_model(config, image_shape)
+            like = abstract_params(network, mesh)
+            params = checkpoints.restore(step, params=like)["params"]
+    except UserError as error:
+        raise UserError(f"{key}={str(workdir)!r}: {error}") from None
+    digest = checkpoint.digest(params)
+    return TrainedRun(workdir, config, network, params, step, digest)
+
+
+def abstract_params(network: MAE | IMAE, mesh: Mesh):
+    """Shapes, types and sharding of a model's parameters, without computing them."""
+    shapes = jax.eval_shape(lambda: steps.init_params(network, seed=0))
+    copies = sharding.replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies), shapes
+    )
+
+
+def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
+    """Loads a MAE run and checks that it can teach `student`.
+
+    Raises:
+      UserError: if it is no MAE, or its decoder width or patches differ from the student's.
+    """
+    run = load_run(workdir, key, mesh)
+    if not isinstance(run.model, MAE):
+        raise UserError(f"{key}={str(workdir)!r} is an i-MAE run; a teacher is a MAE run")
+    teacher = run.model
+    for what, theirs, ours in (
+        ("decoder width", teacher.decoder_size["width"], student.decoder_size["width"]),
+        ("image size", teacher.image_size, student.image_size),
+        ("channels", teacher.channels, student.channels),
+        ("patch size", teacher.patch_size, student.patch_size),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"{key}={str(workdir)!r}: the teacher's {what} is {theirs}, "
+                f"the student's is {ours}; they must be equal"
+            )
+    return run
+
+
+def warm_start(params, loaded, source: str):
+    """The parameters of `loaded` for the model of `params`.
+
+    A MAE's `decoder_embed` becomes each of an i-MAE's heads (released code).
+
+    Raises:
+      UserError: if they do not fit, with each difference.
+    """
+    heads = [name for name in params if name.startswith("disentangle_")]
+    if heads and "decoder_embed" in loaded:
+        loaded = dict(loaded)
+        embed = loaded.pop("decoder_embed")
+        loaded |= {head: embed for head in heads}
+    checkpoint.check_same_tree(params, loaded, source)
+    # Copies: the state will be donated, the source may be a teacher that stays.
+    return jax.tree.map(lambda x: x.copy(), loaded)

@@ -1,0 +1,174 @@
+"""The jitted functions: initialise, train one step, predict."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from imae_jax import augment, losses, sharding
+from imae_jax.distill import teacher_latents
+from imae_jax.mixing import make_mixtures
+from imae_jax.model import IMAE, MAE, forward
+from imae_jax.patches import patchify, random_mask
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes while training; keys are derived from (seed, step), not kept."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
+    """Splits a key into one for each purpose."""
+    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
+
+
+def init_params(model: MAE | IMAE, seed: int):
+    """Random parameters, the same for the same seed and model."""
+    key = named_keys(jax.random.key(seed), "init", "steps")["init"]
+    image = jnp.zeros((1, *model.image_size, model.channels))
+    mask = random_mask(key, 1, model.num_patches, 0.5)
+    return model.init(key, image, mask.ids_keep, mask.ids_restore)["params"]
+
+
+def init_state(
+    model: MAE | IMAE, optimiser: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
+    """A fresh state, born on the devices it stays on."""
+
+    def init():
+        params = init_params(model, seed)
+        return TrainState(jnp.int32(0), params, optimiser.init(params))
+
+    return jax.jit(init, out_shardings=sharding.replicated(mesh))()
+
+
+# (params, teacher_params, images [B, H, W, C] standardised, key) -> (loss, metrics)
+Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict]]
+
+
+def _targets(images, model, norm_pix):
+    patches = patchify(images, model.patch_size)
+    return losses.normalise_patches(patches) if norm_pix else patches
+
+
+def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
+    """Each image alone: rebuild its removed patches."""
+
+    def objective(params, teacher_params, images, key):
+        del teacher_params
+        mask = random_mask(key, images.shape[0], model.num_patches, mask_ratio)
+        out = forward(model, params, images, mask)
+        return losses.mae_losses(out, _targets(images, model, norm_pix), mask.mask)
+
+    return objective
+
+
+def imae_objective(
+    model: IMAE,
+    teacher: MAE | None,
+    *,
+    mask_ratio: float,
+    norm_pix: bool,
+    alpha: float | None,
+    per_batch: bool,
+    shared_mask: bool,
+    teacher_input: str,
+    distill_weight: float,
+) -> Objective:
+    """Pairs of images: rebuild both from their mixture, like the teacher sees each."""
+
+    def objective(params, teacher_params, images, key):
+        mixtures = make_mixtures(
+            key,
+            images,
+            num_patches=model.num_patches,
+            mask_ratio=mask_ratio,
+            alpha=alpha,
+            per_batch=per_batch,
+            shared_mask=shared_mask,
+        )
+        mask = mixtures.mask
+        out = forward(model, params, mixtures.mixture, mask)
+        latents = None
+        if distill_weight:
+            latents = teacher_latents(
+                teacher,
+                teacher_params,
+                mixtures,
+                teacher_input=teacher_input,
+                shared_mask=shared_mask,
+                num_sources=model.num_sources,
+            )
+        sources = mixtures.sources[:, : model.num_sources]
+        return losses.imae_losses(
+            out,
+            _targets(sources, model, norm_pix),
+            mask.mask,
+            latents,
+            distill_weight,
+        )
+
+    return objective
+
+
+def make_train_step(
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    *,
+    seed: int,
+    mean: jax.Array,
+    std: jax.Array,
+    pad: int,
+    flip: bool,
+    mesh: Mesh,
+):
+    """Compiles `step(state, teacher_params, images) -> (state, metrics)`.
+
+    `images` are raw pixels, [B, H, W, C] uint8, lying in pairs; augmentation, mixing and
+    masking happen inside. The state is donated. The teacher's parameters are an argument:
+    not closed over, not optimised, not donated.
+    """
+
+    def step(state, teacher_params, images):
+        key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
+        keys = named_keys(jax.random.fold_in(key, state.step), "augment", "objective")
+        images = augment.augment(keys["augment"], images, pad, flip)
+        images = augment.standardise(images, mean, std)
+        (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(
+            state.params, teacher_params, images, keys["objective"]
+        )
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    copies, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(copies, copies, batch),
+        out_shardings=(copies, copies),
+        donate_argnums=0,
+    )
+
+
+def make_predict(model: MAE | IMAE, params, mesh: Mesh):
+    """Returns `predict(images [B, H, W, C], mask)`: the model's named outputs in NumPy."""
+    copies, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    compiled = jax.jit(
+        lambda params, images, mask: forward(model, params, images, mask),
+        in_shardings=(copies, batch, batch),
+        out_shardings=batch,
+    )
+
+    def predict(images, mask):
+        return jax.device_get(compiled(params, images, mask))
+
+    return predict

@@ -1,0 +1,159 @@
+"""What a config may say, checked before anything is compiled."""
+
+from ml_collections import ConfigDict
+
+from imae_jax.data.sources import Dataset
+from imae_jax.errors import UserError
+from imae_jax.model import decode_variant
+from imae_jax.optim import duration_steps
+from imae_jax.patches import grid_size, num_visible
+
+
+def _require(ok: bool, key: str, value, allowed: str) -> None:
+    if not ok:
+        raise UserError(f"{key}={value!r} is not possible: it must be {allowed}")
+
+
+def _check_transformer(size, section: str) -> None:
+    for name in ("width", "depth", "heads"):
+        key, value = f"model.{section}.{name}", size[name]
+        _require(value is None or value >= 1, key, value, "at least 1")
+    width, heads = size["width"], size["heads"]
+    _require(
+        width % heads == 0 and width % 4 == 0,
+        f"model.{section}.width",
+        width,
+        f"divisible by 4 (positions) and by the number of heads, {heads}",
+    )
+
+
+def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Sizes: variant, widths, and whether patches fit the image."""
+    try:
+        size, patch_size = decode_variant(config.model.variant)
+    except ValueError as error:
+        raise UserError(f"model.variant: {error}") from None
+    encoder = {k: size[k] if v is None else v for k, v in config.model.encoder.items()}
+    _check_transformer(encoder, "encoder")
+    _check_transformer(config.model.decoder, "decoder")
+    try:
+        rows, columns = grid_size(image_shape[:2], patch_size)
+    except ValueError as error:
+        raise UserError(
+            f"model.variant={config.model.variant!r} does not fit "
+            f"{config.data.name}: {error}"
+        ) from None
+    try:
+        visible = num_visible(rows * columns, config.mask.ratio)
+    except ValueError as error:
+        raise UserError(f"mask.ratio={config.mask.ratio!r}: {error}") from None
+    _require(
+        visible < rows * columns,
+        "mask.ratio",
+        config.mask.ratio,
+        f"large enough to remove at least one of {rows * columns} patches",
+    )
+
+
+def check_mixtures(config: ConfigDict) -> None:
+    """What only i-MAE has: mixing, branches, teacher."""
+    mix, loss, teacher = config.mix, config.loss, config.teacher
+    in_range = mix.alpha is None or 0 < mix.alpha <= 0.5
+    _require(in_range, "mix.alpha", mix.alpha, "in (0, 0.5], or unset to draw it")
+    _require(
+        mix.alpha is None or not mix.per_batch,
+        "mix.per_batch",
+        mix.per_batch,
+        f"False where mix.alpha is fixed (it is {mix.alpha})",
+    )
+    choices = "'image' or 'mixture'"
+    valid = teacher.input in ("image", "mixture")
+    _require(valid, "teacher.input", teacher.input, choices)
+    choices = "'both' or 'subordinate'"
+    valid = loss.branches in ("both", "subordinate")
+    _require(valid, "loss.branches", loss.branches, choices)
+    weight = loss.distill_weight
+    _require(weight >= 0, "loss.distill_weight", weight, "0 or more")
+    if weight and not teacher.init:
+        raise UserError(
+            "teacher.init is empty, but distillation needs a teacher: give the workdir of "
+            "a run of configs/mae.py, or set loss.distill_weight=0"
+        )
+    if config.init == "teacher" and not teacher.init:
+        raise UserError("init='teacher' needs teacher.init, the workdir of a MAE run")
+
+
+def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
+    """Returns (total_steps, warmup_steps)."""
+    batch_size = config.train.batch_size
+    sizes = dict(batch_size=batch_size, num_examples=num_examples)
+    total = duration_steps(config.train, "total", **sizes)
+    _require(total >= 1, "train.total", total, "at least one step")
+    warmup = duration_steps(config.optim, "warmup", **sizes, total_steps=total)
+    _require(
+        0 <= warmup < total,
+        "optim.warmup",
+        warmup,
+        f"shorter than the run's {total} steps",
+    )
+    return total, warmup
+
+
+def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
+    """Batch, optimiser and everything that only says how a run is kept and logged."""
+    batch_size = config.train.batch_size
+    _require(
+        batch_size >= 2 and batch_size % 2 == 0,
+        "train.batch_size",
+        batch_size,
+        "even and at least 2: images are fed in pairs",
+    )
+    _require(
+        batch_size % (2 * num_devices) == 0,
+        "train.batch_size",
+        batch_size,
+        f"divisible by {2 * num_devices}: pairs on each of {num_devices} devices",
+    )
+    run_steps(config, num_examples)
+    optim = config.optim
+    _require(optim.blr > 0, "optim.blr", optim.blr, "above 0")
+    betas = len(optim.betas) == 2 and all(0 <= beta < 1 for beta in optim.betas)
+    _require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
+    decay = optim.weight_decay
+    _require(decay >= 0, "optim.weight_decay", decay, "0 or more")
+    for key, low in (
+        ("seed", 0),
+        ("augment.pad", 0),
+        ("checkpoint.every_minutes", 0),
+        ("checkpoint.every_steps", 0),
+        ("checkpoint.keep", 1),
+        ("log.every_steps", 1),
+    ):
+        value = config
+        for part in key.split("."):
+            value = value[part]
+        _require(value >= low, key, value, f"at least {low}")
+
+
+def check_evals(config: ConfigDict, dataset: Dataset) -> None:
+    """Splits and weights of the evaluators."""
+    for name, options in config.evals.items():
+        split, splits = options.split, ", ".join(dataset.splits)
+        _require(split in dataset.splits, f"evals.{name}.split", split, f"one of {splits}")
+        if "alpha" in options:
+            alpha = options.alpha
+            _require(0 < alpha <= 0.5, f"evals.{name}.alpha", alpha, "in (0, 0.5]")
+
+
+def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
+    """Checks a whole config against its data set.
+
+    Raises:
+      UserError: naming the key, its value and what is allowed.
+    """
+    check_model(config, dataset.image_shape)
+    if config.model.name == "imae":
+        check_mixtures(config)
+    num_examples = len(dataset.splits["train"].images)
+    check_training(config, num_examples, num_devices)
+    check_evals(config, dataset)
