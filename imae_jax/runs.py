@@ -38,6 +38,18 @@ class TrainedRun:
     digest: str
 
 
+def open_workdir(workdir: str | Path) -> Path:
+    """Makes the folder; raises UserError if it cannot be written."""
+    workdir = Path(workdir).expanduser().absolute()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(workdir / ".writable", "")
+        (workdir / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
+    return workdir
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The stored config of a run; raises UserError if there is none."""
     return ConfigDict(checkpoint.read_json(workdir / CONFIG_FILE))
@@ -135,19 +147,29 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
     return run
 
 
-def warm_start(params, loaded, source: str):
-    """The parameters of `loaded` for the model of `params`.
+def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
+    """Raises UserError if a run to be resumed was distilled from another teacher."""
+    if teacher.digest != digest:
+        raise UserError(
+            f"teacher.init={str(teacher.workdir)!r} has digest {teacher.digest[:12]}, but "
+            f"the run began with a teacher of digest {digest[:12]}: give the teacher it "
+            "began with, or another workdir"
+        )
+
+
+def warm_start(like, loaded, source: str):
+    """The parameters of `loaded` for the model whose parameters look `like` this.
 
     A MAE's `decoder_embed` becomes each of an i-MAE's heads (released code).
 
     Raises:
       UserError: if they do not fit, with each difference.
     """
-    heads = [name for name in params if name.startswith("disentangle_")]
+    heads = [name for name in like if name.startswith("disentangle_")]
     if heads and "decoder_embed" in loaded:
         loaded = dict(loaded)
         embed = loaded.pop("decoder_embed")
         loaded |= {head: embed for head in heads}
-    checkpoint.check_same_tree(params, loaded, source)
+    checkpoint.check_same_tree(like, loaded, source)
     # Copies: the state will be donated, the source may be a teacher that stays.
     return jax.tree.map(lambda x: x.copy(), loaded)

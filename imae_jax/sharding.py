@@ -1,5 +1,7 @@
 """Devices: one mesh, and where each thing lives on it."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -7,10 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp")
 
 
-def make_mesh() -> Mesh:
-    """A mesh over all devices; the batch is split over them, parameters are copied."""
-    devices = np.asarray(jax.devices()).reshape(-1, 1)
-    return Mesh(devices, AXES)
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices`, by default all: the batch is split, parameters are copied."""
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    return Mesh(devices.reshape(-1, 1), AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

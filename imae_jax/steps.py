@@ -119,35 +119,45 @@ def imae_objective(
     return objective
 
 
-def make_train_step(
+def make_loss(
     objective: Objective,
-    optimiser: optax.GradientTransformation,
     *,
     seed: int,
     mean: jax.Array,
     std: jax.Array,
     pad: int,
     flip: bool,
-    mesh: Mesh,
 ):
-    """Compiles `step(state, teacher_params, images) -> (state, metrics)`.
+    """Returns `loss(params, teacher_params, images, step) -> (loss, metrics)`.
 
     `images` are raw pixels, [B, H, W, C] uint8, lying in pairs; augmentation, mixing and
-    masking happen inside. The state is donated. The teacher's parameters are an argument:
-    not closed over, not optimised, not donated.
+    masking happen inside, with keys that are a function of (seed, step) alone.
+    """
+
+    def loss(params, teacher_params, images, step):
+        key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
+        keys = named_keys(jax.random.fold_in(key, step), "augment", "objective")
+        images = augment.augment(keys["augment"], images, pad, flip)
+        images = augment.standardise(images, mean, std)
+        return objective(params, teacher_params, images, keys["objective"])
+
+    return loss
+
+
+def make_train_step(loss, optimiser: optax.GradientTransformation, mesh: Mesh):
+    """Compiles `step(state, teacher_params, images) -> (state, metrics)`.
+
+    `loss` is as from `make_loss`. The state is donated. The teacher's parameters are an
+    argument: not closed over, not optimised, not donated.
     """
 
     def step(state, teacher_params, images):
-        key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
-        keys = named_keys(jax.random.fold_in(key, state.step), "augment", "objective")
-        images = augment.augment(keys["augment"], images, pad, flip)
-        images = augment.standardise(images, mean, std)
-        (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(
-            state.params, teacher_params, images, keys["objective"]
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, teacher_params, images, state.step
         )
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     copies, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)

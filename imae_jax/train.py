@@ -41,17 +41,10 @@ class Setup:
         """[N, H, W, C] uint8."""
         return self.dataset.splits["train"].images
 
-
-def open_workdir(workdir: str | Path) -> Path:
-    """Makes the folder; raises UserError if it cannot be written."""
-    workdir = Path(workdir).expanduser().absolute()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(workdir / ".writable", "")
-        (workdir / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
-    return workdir
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the teacher takes part in training."""
+        return self.teacher is not None and self.config.loss.distill_weight > 0
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
@@ -66,34 +59,36 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     return Setup(config, workdir, dataset, mesh, model, teacher)
 
 
-def make_objective(setup: Setup) -> steps.Objective:
-    """The loss that the config asks for."""
-    config = setup.config
+def make_loss(setup: Setup):
+    """The loss that the config asks for, see `steps.make_loss`."""
+    config, model, dataset = setup.config, setup.model, setup.dataset
     common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
     if config.model.name == "mae":
-        return steps.mae_objective(setup.model, **common)
-    return steps.imae_objective(
-        setup.model,
-        setup.teacher and setup.teacher.model,
-        **common,
-        **config.mix,
-        teacher_input=config.teacher.input,
-        distill_weight=config.loss.distill_weight,
-    )
-
-
-def initial_state(setup: Setup, optimiser) -> steps.TrainState:
-    """A state to start from: random, or with the parameters that `config.init` names."""
-    config = setup.config
-    state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
-    if not config.init:
-        return state
-    if config.init == "teacher":
-        loaded = setup.teacher
+        objective = steps.mae_objective(model, **common)
     else:
-        loaded = runs.load_run(config.init, "init", setup.mesh)
-    params = runs.warm_start(state.params, loaded.params, f"init={str(loaded.workdir)!r}")
-    return state.replace(params=params)
+        objective = steps.imae_objective(
+            model,
+            setup.teacher and setup.teacher.model,
+            **common,
+            **config.mix,
+            teacher_input=config.teacher.input,
+            distill_weight=config.loss.distill_weight,
+        )
+    statistics = dict(mean=dataset.mean, std=dataset.std)
+    return steps.make_loss(objective, seed=config.seed, **statistics, **config.augment)
+
+
+def starting_params(setup: Setup):
+    """The parameters that `config.init` names, or None for random ones."""
+    config = setup.config
+    if not config.init:
+        return None
+    if config.init == "teacher":
+        source = setup.teacher
+    else:
+        source = runs.load_run(config.init, "init", setup.mesh)
+    like = runs.abstract_params(setup.model, setup.mesh)
+    return runs.warm_start(like, source.params, f"init={str(source.workdir)!r}")
 
 
 def run_meta(setup: Setup) -> dict:
@@ -106,37 +101,32 @@ def run_meta(setup: Setup) -> dict:
         "class_names": list(dataset.class_names),
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
         "config": runs.as_json(setup.config),
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
 
 
-def restore_state(checkpoints: Checkpoints, state, setup: Setup) -> steps.TrainState:
-    """The newest checkpoint's state, in the form of `state`; `state` if there is none."""
+def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.TrainState:
+    """The state to go on from; the first that exists counts:
+
+    the workdir's newest checkpoint; what `config.init` names; random parameters.
+    """
     step = checkpoints.latest_step()
     if step is None:
-        return state
-    trained_with = checkpoints.meta(step)["teacher"]
-    if setup.config.model.name == "imae" and setup.config.loss.distill_weight:
-        if trained_with["digest"] != setup.teacher.digest:
-            raise UserError(
-                f"workdir {str(setup.workdir)!r} was trained with a teacher of digest "
-                f"{trained_with['digest'][:12]}, but teacher.init="
-                f"{str(setup.teacher.workdir)!r} now has {setup.teacher.digest[:12]}: "
-                "give the teacher it began with, or another workdir"
-            )
+        params = starting_params(setup)
+        state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
+        return state if params is None else state.replace(params=params)
+    if setup.is_distilled:
+        runs.check_same_teacher(setup.teacher, checkpoints.meta(step)["teacher"]["digest"])
+    state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
     arrays = checkpoints.restore(step, params=state.params, opt_state=state.opt_state)
-    return state.replace(
-        step=jax.device_put(state.step + step, state.step.sharding), **arrays
-    )
+    return state.replace(step=state.step + step, **arrays)
 
 
 def train(
     config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None
 ) -> steps.TrainState:
     """Trains a MAE or an i-MAE, going on where the workdir's last checkpoint stands.
-
-    Where the weights come from, first match wins: the workdir's own checkpoint;
-    `config.init`; random numbers. The teacher is always loaded first.
 
     Args:
       config: see `configs/`.
@@ -148,7 +138,7 @@ def train(
       UserError: for bad input, before anything is compiled, and if the loss stops being
         finite.
     """
-    workdir = open_workdir(workdir)
+    workdir = runs.open_workdir(workdir)
     runs.check_same_config(config, workdir)
     setup = set_up(config, workdir)
     total_steps, warmup_steps = validate.run_steps(config, len(setup.train_images))
@@ -157,18 +147,9 @@ def train(
     )
     optimiser = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        state = initial_state(setup, optimiser)
-        state = restore_state(checkpoints, state, setup)
+        state = initial_state(setup, optimiser, checkpoints)
         checkpoint.write_json(workdir / CONFIG_FILE, runs.as_json(config))
-        train_step = steps.make_train_step(
-            make_objective(setup),
-            optimiser,
-            seed=config.seed,
-            mean=setup.dataset.mean,
-            std=setup.dataset.std,
-            **config.augment,
-            mesh=setup.mesh,
-        )
+        train_step = steps.make_train_step(make_loss(setup), optimiser, setup.mesh)
         last_step = min(total_steps, stop_at or total_steps)
         return _loop(setup, state, train_step, schedule, checkpoints, last_step)
 
@@ -177,8 +158,7 @@ def _loop(setup, state, train_step, schedule, checkpoints, last_step):
     """Runs `train_step` up to `last_step`; logs, saves, and returns the state."""
     config, images = setup.config, setup.train_images
     num_examples, batch_size = len(images), config.train.batch_size
-    is_distilled = config.model.name == "imae" and config.loss.distill_weight
-    teacher_params = setup.teacher.params if is_distilled else None
+    teacher_params = setup.teacher.params if setup.is_distilled else None
     meta = run_meta(setup)
     first_step = int(state.step)
     throughput = Throughput()

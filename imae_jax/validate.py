@@ -99,21 +99,24 @@ def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
     return total, warmup
 
 
-def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
-    """Batch, optimiser and everything that only says how a run is kept and logged."""
-    batch_size = config.train.batch_size
+def _check_batch(batch_size: int, key: str, num_devices: int) -> None:
     _require(
         batch_size >= 2 and batch_size % 2 == 0,
-        "train.batch_size",
+        key,
         batch_size,
         "even and at least 2: images are fed in pairs",
     )
     _require(
         batch_size % (2 * num_devices) == 0,
-        "train.batch_size",
+        key,
         batch_size,
-        f"divisible by {2 * num_devices}: pairs on each of {num_devices} devices",
+        f"divisible by {2 * num_devices}: whole pairs on each of {num_devices} devices",
     )
+
+
+def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
+    """Batch, optimiser and everything that only says how a run is kept and logged."""
+    _check_batch(config.train.batch_size, "train.batch_size", num_devices)
     run_steps(config, num_examples)
     optim = config.optim
     _require(optim.blr > 0, "optim.blr", optim.blr, "above 0")
@@ -135,11 +138,12 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         _require(value >= low, key, value, f"at least {low}")
 
 
-def check_evals(config: ConfigDict, dataset: Dataset) -> None:
-    """Splits and weights of the evaluators."""
+def check_evals(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
+    """Splits, batches and weights of the evaluators."""
     for name, options in config.evals.items():
         split, splits = options.split, ", ".join(dataset.splits)
         _require(split in dataset.splits, f"evals.{name}.split", split, f"one of {splits}")
+        _check_batch(options.batch_size, f"evals.{name}.batch_size", num_devices)
         if "alpha" in options:
             alpha = options.alpha
             _require(0 < alpha <= 0.5, f"evals.{name}.alpha", alpha, "in (0, 0.5]")
@@ -156,4 +160,4 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         check_mixtures(config)
     num_examples = len(dataset.splits["train"].images)
     check_training(config, num_examples, num_devices)
-    check_evals(config, dataset)
+    check_evals(config, dataset, num_devices)

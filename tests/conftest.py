@@ -1,0 +1,83 @@
+"""Shared set-up: eight virtual CPU devices, and small runs on the embedded data set."""
+
+import os
+
+# Before JAX is imported. Child processes inherit the platform, not the device count.
+os.environ["JAX_PLATFORMS"] = "cpu"
+DEVICE_FLAG = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_FLAG}"
+
+# Small arrays in many shapes: compiling costs far more than running.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+import importlib  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from configs import imae, mae  # noqa: E402
+from imae_jax import train  # noqa: E402
+from imae_jax.data import sources  # noqa: E402
+
+# No deadlines: the first example of a shape compiles.
+settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("default")
+
+
+def pytest_configure():
+    assert jax.device_count() == 8, "JAX was imported before conftest could set it up"
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder with the embedded data set, prepared once."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    sources.load("digits", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mae_config(data_dir):
+    """Makes a fresh MAE config, shrunk to seconds."""
+
+    def make():
+        config = mae.get_config("digits,runlocal")
+        config.data.dir = data_dir
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teacher(mae_config, tmp_path_factory):
+    """The workdir of a MAE run of four steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "teacher"
+    train.train(mae_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def imae_config(data_dir, teacher):
+    """Makes a fresh i-MAE config, shrunk to seconds, taught by `teacher`."""
+
+    def make():
+        config = imae.get_config("digits,runlocal")
+        config.data.dir = data_dir
+        config.teacher.init = str(teacher)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """Imports what only comparisons need; in CI its absence is a failure."""
+
+    def require(name):
+        if os.environ.get("IMAE_REQUIRE_PARITY"):
+            return importlib.import_module(name)
+        reason = f"{name} is not installed (requirements-parity.txt)"
+        return pytest.importorskip(name, reason=reason)
+
+    return require

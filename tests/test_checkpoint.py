@@ -1,0 +1,96 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imae_jax import checkpoint
+from imae_jax.checkpoint import Checkpoints
+from imae_jax.errors import UserError
+
+PARAMS = dict(layer=dict(kernel=np.arange(6.0, dtype=np.float32).reshape(2, 3)))
+OPT_STATE = (dict(count=np.int32(3)), ())
+
+
+def put(tree):
+    return jax.tree.map(jnp.asarray, tree)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, put(PARAMS), put(OPT_STATE), {"note": step})
+    return tmp_path
+
+
+def test_what_was_saved_comes_back(saved):
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        assert checkpoints.meta(3) == {"note": 3}
+        restored = checkpoints.restore(3, params=put(PARAMS), opt_state=put(OPT_STATE))
+        only_params = checkpoints.restore(3, params=put(PARAMS))
+    jax.tree.map(np.testing.assert_array_equal, restored["params"], PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, restored["opt_state"], OPT_STATE)
+    assert jax.tree.structure(restored["opt_state"]) == jax.tree.structure(OPT_STATE)
+    assert only_params.keys() == {"params"}
+
+
+def test_only_the_newest_are_kept(saved):
+    assert sorted(os.listdir(saved / "checkpoints")) == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    "wanted,message",
+    [
+        (dict(layer=dict(kernel=np.zeros((2, 4), np.float32))), r"is float32\[2, 3\], should"),
+        (dict(layer=dict(kernel=np.zeros((2, 3), np.int32))), "should be int32"),
+        (dict(layer=dict(weight=np.zeros((2, 3)))), "missing layer/weight; unexpected layer/k"),
+        ({**PARAMS, "more": np.zeros(1)}, "missing more"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_leaf_by_leaf(saved, wanted, message):
+    with Checkpoints(saved) as checkpoints:
+        with pytest.raises(UserError, match=message):
+            checkpoints.restore(3, params=put(wanted))
+
+
+def test_a_folder_without_checkpoints(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        Checkpoints(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+def test_digest_sees_every_value_name_and_type():
+    digests = {
+        checkpoint.digest(params)
+        for params in (
+            PARAMS,
+            dict(layer=dict(kernel=PARAMS["layer"]["kernel"] + 1e-3)),
+            dict(layer=dict(weight=PARAMS["layer"]["kernel"])),
+            dict(layer=dict(kernel=PARAMS["layer"]["kernel"].astype(np.float64))),
+            dict(layer=dict(kernel=PARAMS["layer"]["kernel"].reshape(3, 2))),
+        )
+    }
+    assert len(digests) == 5
+    assert checkpoint.digest(put(PARAMS)) == checkpoint.digest(PARAMS)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "numbers.json"
+    checkpoint.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        checkpoint.write_json(path, {"a": object()})
+    with pytest.raises(UnicodeEncodeError):
+        checkpoint.write_text(path, "\ud800")
+    assert checkpoint.read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["numbers.json"]
+
+
+def test_broken_and_missing_json(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoint.read_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.read_json(tmp_path / "config.json")

@@ -1,0 +1,76 @@
+"""Imports go one way: a module imports only from the layers below its own."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    {"errors", "patches", "sharding"},
+    {"augment", "mixing", "optim", "checkpoint"},
+    {"losses", "model", "logs", "data"},
+    {"distill", "evaluators", "validate"},
+    {"steps", "report"},
+    {"runs"},
+    {"train"},
+    {"demo"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path):
+    """Every module a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer_of(module):
+    """The name after `imae_jax` that stands in LAYERS, or None."""
+    package, _, rest = module.partition(".")
+    return rest.split(".")[0] if package == "imae_jax" and rest else None
+
+
+def files(folder):
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_every_module_stands_in_a_layer():
+    found = {path.relative_to(ROOT / "imae_jax").parts[0] for path in files("imae_jax")}
+    assert {name.removesuffix(".py") for name in found} == LEVEL.keys() | {"__init__"}
+
+
+def test_imports_go_down():
+    for path in files("imae_jax"):
+        own = path.relative_to(ROOT / "imae_jax").parts[0].removesuffix(".py")
+        for module in imported(path):
+            other = layer_of(module)
+            if other in LEVEL and other != own:
+                assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
+
+
+def test_library_and_configs_do_not_import_each_other():
+    for path in files("imae_jax"):
+        assert not any(module.split(".")[0] == "configs" for module in imported(path))
+    for path in files("configs"):
+        roots = {module.split(".")[0] for module in imported(path)}
+        assert roots <= {"configs", "ml_collections"}
+
+
+def test_no_tensorflow_and_no_utils():
+    for path in files("imae_jax"):
+        roots = {module.split(".")[0] for module in imported(path)}
+        assert not roots & {"tensorflow", "torch"}
+        assert path.name != "utils.py"
+
+
+def test_only_checkpoint_imports_orbax():
+    users = {
+        path.name
+        for path in files("imae_jax")
+        if any(module.split(".")[0] == "orbax" for module in imported(path))
+    }
+    assert users == {"checkpoint.py"}

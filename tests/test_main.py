@@ -1,0 +1,179 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
+
+
+def environment():
+    """One device, as on a laptop; optimisations off as in the other tests."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
+def call(*arguments, cwd=ROOT):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment()
+    )
+
+
+def fails(*arguments):
+    """Runs a command that should fail; returns its one line."""
+    done = call(*arguments)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1, done.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["trian", "--workdir=x"], "did you mean 'train'? commands: demo, train, eval, report"),
+        (["--workdir=x"], "no command is given; commands: demo"),
+        (["train", "--config=configs/mae.py:digits"], "train needs --workdir"),
+        (["train", "--workdir=x"], "train needs --config"),
+        (["train", "again", "--config=configs/mae.py", "--workdir=x"], "argument 'again'"),
+        (["train", "--wrkdir=x", "--workdir=x"], "Did you mean: workdir"),
+        (
+            ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blrr=1"],
+            '--config.optim.blrr=1: blrr; Did you mean "blr"',
+        ),
+        (
+            ["train", "--config=configs/mae.py", "--workdir=x", "--config.optm.blr=1"],
+            '--config.optm.blr=1: optm; Did you mean "optim"',
+        ),
+        (
+            ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blr=fast"],
+            "--config.optim.blr=fast",
+        ),
+        (
+            ["train", "--config=configs/mae.py:digitz", "--workdir=x"],
+            "no preset for data set 'digitz'; presets: digits",
+        ),
+        (["train", "--config=configs/nope.py", "--workdir=x"], "configs/nope.py"),
+        (["eval", "--workdir=nowhere"], "nowhere/config.json does not exist"),
+        (["report", "--workdir=nowhere"], "holds no run"),
+        (
+            ["train", "--config=configs/imae.py:digits,runlocal", "--workdir=x"],
+            "teacher.init is empty",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line(arguments, message, tmp_path, data_dir):
+    arguments = [a.replace("--workdir=x", f"--workdir={tmp_path}/x") for a in arguments]
+    if any(a.startswith("--config=configs/imae.py") for a in arguments):
+        arguments.append(f"--config.data.dir={data_dir}")
+    assert message in fails(*arguments)
+    assert not (tmp_path / "x" / "config.json").exists()
+
+
+def test_help():
+    done = call("--help")
+    assert done.returncode == 0 and "--config.a.b=VALUE" in done.stdout
+    assert call().returncode == 1
+
+
+@pytest.fixture(scope="module")
+def demo(data_dir, tmp_path_factory):
+    """The demo, shrunk, run by the command line; its arguments and folder."""
+    workdir = tmp_path_factory.mktemp("demo") / "demo"
+    sections = ("teacher", "imae_without_distillation", "imae")
+    arguments = [
+        "demo",
+        "--config=configs/demo.py:digits,runlocal",
+        *(f"--config.{section}.data.dir={data_dir}" for section in sections),
+    ]
+    done = call(*arguments, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return arguments, workdir, done.stdout
+
+
+def test_demo_writes_what_it_promises(demo):
+    _, workdir, output = demo
+    results = json.loads((workdir / "eval.json").read_text())
+    for branch in ("subordinate", "dominant"):
+        for row in (
+            "",
+            "baselines/without_distillation/",
+            "baselines/mae_on_mixture/",
+            "baselines/random/",
+        ):
+            assert results[f"separability/{row}{branch}/r2"] <= 1
+        ratio = results[f"reconstruction/{branch}/ratio"]
+        mse = results[f"reconstruction/{branch}/mse"]
+        mean = results[f"reconstruction/{branch}/mse_train_mean"]
+        assert ratio == pytest.approx(mse / mean)
+        assert f"{ratio:.3f}x" in output
+    settings = json.loads((workdir / "imae" / "eval_settings.json").read_text())
+    assert settings["separability/dominant/r2"] == {
+        "split": "test",
+        "count": 300,
+        "alpha": 0.3,
+        "mask_ratio": 0.5,
+        "checkpoint": 4,
+    }
+    page = (workdir / "report.html").read_text()
+    assert "Linear separability" in page and page.count("data:image/png") == 4
+    assert "http" not in page.replace("http-equiv", "")
+    for name in ("teacher", "imae", "imae_without_distillation"):
+        assert (workdir / name / "figures" / "reconstructions.png").stat().st_size > 5000
+    assert str(workdir / "report.html") in output
+
+
+def test_eval_and_report_again_give_the_same(demo):
+    _, workdir, _ = demo
+    before = (workdir / "imae" / "eval.json").read_text()
+    done = call("eval", f"--workdir={workdir / 'imae'}")
+    assert done.returncode == 0, done.stderr
+    assert "i-MAE without distillation" in done.stdout
+    assert (workdir / "imae" / "eval.json").read_text() == before
+    (workdir / "report.html").unlink()
+    assert call("report", f"--workdir={workdir}").returncode == 0
+    assert (workdir / "report.html").exists()
+
+
+def test_eval_takes_overrides_of_the_stored_config(demo):
+    _, workdir, _ = demo
+    run = workdir / "imae"
+    baseline = "--config.evals.separability.baseline_runs.without_distillation="
+    before = (run / "eval.json").read_text()
+    try:
+        done = call("eval", f"--workdir={run}", baseline)
+        assert "no run for baseline 'without_distillation': its row is left out" in done.stdout
+        assert "without_distillation" not in (run / "eval.json").read_text()
+    finally:
+        (run / "eval.json").write_text(before)
+
+
+def test_killed_at_any_moment_the_demo_goes_on_and_ends_the_same(demo, tmp_path):
+    arguments, undisturbed, _ = demo
+    again = command(*arguments, f"--workdir={tmp_path}/demo")
+    # Kill once the files of each stage begin to appear.
+    for moment in (
+        "teacher/metrics.jsonl",
+        "imae_without_distillation/checkpoints",
+        "imae/figures",
+    ):
+        process = subprocess.Popen(
+            again, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
+        )
+        while process.poll() is None and not (tmp_path / "demo" / moment).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(again, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    assert done.returncode == 0
+    for name in ("eval.json", "imae/eval.json", "teacher/eval.json"):
+        assert (tmp_path / "demo" / name).read_text() == (undisturbed / name).read_text()

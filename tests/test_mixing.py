@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imae_jax import mixing
+
+KEY = jax.random.key(0)
+
+
+def images(batch_size=4):
+    return jax.random.normal(KEY, (batch_size, 4, 4, 1))
+
+
+def test_each_pair_makes_two_mixtures_in_which_its_images_change_roles():
+    x = images()
+    sources = mixing.pair_sources(x)
+    for pair in (0, 2):
+        for s in range(2):
+            np.testing.assert_array_equal(sources[pair, s], x[pair + s])
+            np.testing.assert_array_equal(sources[pair + 1, s], x[pair + 1 - s])
+
+
+@given(alpha=st.floats(0.01, 0.5), seed=st.integers(0, 9))
+def test_mixture_weighs_the_subordinate_with_alpha(alpha, seed):
+    sources = jax.random.normal(jax.random.key(seed), (2, 2, 4, 4, 3))
+    mixture = mixing.mix(sources, jnp.full(2, alpha))
+    expected = alpha * sources[:, 0] + (1 - alpha) * sources[:, 1]
+    np.testing.assert_allclose(mixture, expected, atol=1e-6)
+
+
+def test_drawn_alphas_are_uniform_up_to_one_half_and_one_per_sample():
+    alpha = mixing.sample_alpha(KEY, 20_000, None, per_batch=False)
+    assert 0 < alpha.min() and alpha.max() <= 0.5
+    # min(lam, 1 - lam) with lam ~ Beta(1, 1) = U(0, 1) has the quantiles of U(0, 0.5).
+    quantiles = np.quantile(alpha, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(quantiles, [0.05, 0.25, 0.45], atol=0.01)
+
+
+def test_alpha_per_batch_and_fixed():
+    per_batch = mixing.sample_alpha(KEY, 8, None, per_batch=True)
+    assert len(np.unique(per_batch)) == 1
+    other = mixing.sample_alpha(jax.random.key(1), 8, None, per_batch=True)
+    assert per_batch[0] != other[0]
+    np.testing.assert_allclose(mixing.sample_alpha(KEY, 3, 0.2, False), 0.2)
+
+
+def test_shared_mask_is_one_per_pair_and_otherwise_every_mixture_has_its_own():
+    shared = mixing.pair_mask(KEY, 16, 64, 0.5, shared=True)
+    np.testing.assert_array_equal(shared.mask[::2], shared.mask[1::2])
+    np.testing.assert_array_equal(shared.ids_keep[::2], shared.ids_keep[1::2])
+    assert len(np.unique(shared.mask, axis=0)) == 8
+    own = mixing.pair_mask(KEY, 16, 64, 0.5, shared=False)
+    assert len(np.unique(own.mask, axis=0)) == 16
+
+
+def test_make_mixtures_holds_together():
+    x = images(8)
+    made = mixing.make_mixtures(KEY, x, num_patches=16, mask_ratio=0.75, alpha=None)
+    np.testing.assert_array_equal(made.sources, mixing.pair_sources(x))
+    np.testing.assert_allclose(made.mixture, mixing.mix(made.sources, made.alpha))
+    assert made.mask.ids_keep.shape == (8, 4)
+    assert len(np.unique(made.alpha)) == 8

@@ -1,0 +1,44 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imae_jax import optim
+from imae_jax.errors import UserError
+
+SIZES = dict(batch_size=50, num_examples=1000, total_steps=200)
+
+
+@pytest.mark.parametrize(
+    "given,steps",
+    [
+        (dict(warmup_steps=7), 7),
+        (dict(warmup_examples=500), 10),
+        (dict(warmup_epochs=1.5), 30),
+        (dict(warmup_fraction=0.1), 20),
+        (dict(warmup_steps=7, warmup_epochs=1.5, warmup_fraction=0.1), 7),
+        (dict(warmup_steps=None, warmup_examples=100, warmup_epochs=9.0), 2),
+    ],
+)
+def test_durations_in_every_unit(given, steps):
+    assert optim.duration_steps(given, "warmup", **SIZES) == steps
+
+
+def test_missing_duration_lists_the_forms():
+    with pytest.raises(UserError, match="total_steps, total_examples, total_epochs"):
+        optim.duration_steps({"total_steps": None}, "total", **SIZES)
+
+
+def test_learning_rate_warms_up_then_follows_a_cosine_to_zero():
+    schedule = optim.learning_rate(1e-3, batch_size=512, warmup_steps=10, total_steps=110)
+    rates = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
+    np.testing.assert_allclose(rates, [0, 1e-3, 2e-3, 1e-3, 0], atol=1e-9)
+
+
+def test_weight_decay_spares_biases_and_other_vectors():
+    params = dict(kernel=jnp.ones((2, 3)), bias=jnp.ones(3), scale=jnp.ones(3))
+    assert optim.decay_mask(params) == dict(kernel=True, bias=False, scale=False)
+    optimiser = optim.adamw(lambda step: 0.1, (0.9, 0.95), weight_decay=0.5)
+    zero = {name: jnp.zeros_like(value) for name, value in params.items()}
+    updates, _ = optimiser.update(zero, optimiser.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05)
+    np.testing.assert_array_equal(updates["bias"], 0)

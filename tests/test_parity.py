@@ -1,0 +1,150 @@
+"""MAE against an independent implementation: transformers' ViTMAE, in PyTorch."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imae_jax import losses, model, patches
+from imae_jax.checkpoint import check_same_tree
+from imae_jax.steps import init_params
+
+# (H, W), patch size, channels, encoder and decoder (width, depth, heads)
+SIZES = [
+    ((8, 8), 2, 1, (32, 2, 4), (16, 1, 2)),
+    ((32, 32), 4, 3, (48, 3, 3), (32, 2, 4)),
+]
+TOLERANCE = 2e-5
+
+
+def torch_mae(parity, size, norm_pix, seed=0):
+    """A ViTMAE in which every weight, biases too, is random."""
+    torch, transformers = parity("torch"), parity("transformers")
+    (height, _), patch_size, channels, encoder, decoder = size
+    config = transformers.ViTMAEConfig(
+        image_size=height,
+        patch_size=patch_size,
+        num_channels=channels,
+        hidden_size=encoder[0],
+        num_hidden_layers=encoder[1],
+        num_attention_heads=encoder[2],
+        intermediate_size=4 * encoder[0],
+        decoder_hidden_size=decoder[0],
+        decoder_num_hidden_layers=decoder[1],
+        decoder_num_attention_heads=decoder[2],
+        decoder_intermediate_size=4 * decoder[0],
+        layer_norm_eps=1e-6,
+        mask_ratio=0.5,
+        norm_pix_loss=norm_pix,
+    )
+    network = transformers.ViTMAEForPreTraining(config).eval()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "pos" not in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        # Released checkpoints carry MAE's embeddings; the library's formula has another
+        # order (see below).
+        for embedding in (
+            network.vit.embeddings.position_embeddings,
+            network.decoder.decoder_pos_embed,
+        ):
+            grid = (height // patch_size, height // patch_size)
+            formula = patches.sincos_position_embedding(embedding.shape[-1], grid)
+            embedding[0, 1:] = torch.from_numpy(formula)
+            embedding[0, 0] = 0
+    return network
+
+
+def to_jax(state):
+    """ViTMAE's weights under our names."""
+    state = {name: value.numpy() for name, value in state.items()}
+
+    def dense(*names):
+        kernels = [state[f"{name}.weight"].T for name in names]
+        biases = [state[f"{name}.bias"] for name in names]
+        return dict(kernel=np.concatenate(kernels, 1), bias=np.concatenate(biases))
+
+    def norm(name):
+        return dict(scale=state[f"{name}.weight"], bias=state[f"{name}.bias"])
+
+    def transformer(prefix, final_norm):
+        depth = sum(name.startswith(prefix) for name in state if "mlp.fc1.bias" in name)
+        blocks = {}
+        for layer in range(depth):
+            name = f"{prefix}.{layer}"
+            attention = f"{name}.attention"
+            blocks[f"block_{layer:02d}"] = dict(
+                attention=dict(
+                    qkv=dense(*(f"{attention}.{x}_proj" for x in "qkv")),
+                    out=dense(f"{attention}.o_proj"),
+                ),
+                norm_1=norm(f"{name}.layernorm_before"),
+                norm_2=norm(f"{name}.layernorm_after"),
+                mlp_in=dense(f"{name}.mlp.fc1"),
+                mlp_out=dense(f"{name}.mlp.fc2"),
+            )
+        return dict(**blocks, norm=norm(final_norm))
+
+    patch = "vit.embeddings.patch_embeddings.projection"
+    kernel = state[f"{patch}.weight"]  # [D, C, p, p]
+    kernel = kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
+    return dict(
+        encoder=dict(
+            class_token=state["vit.embeddings.cls_token"][0, 0],
+            patch_embed=dict(kernel=kernel, bias=state[f"{patch}.bias"]),
+            transformer=transformer("vit.layers", "vit.layernorm"),
+        ),
+        decoder_embed=dense("decoder.decoder_embed"),
+        decoder=dict(
+            mask_token=state["decoder.mask_token"][0, 0],
+            transformer=transformer("decoder.decoder_layers", "decoder.decoder_norm"),
+            pred=dense("decoder.decoder_pred"),
+        ),
+    )
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_mae_is_transformers_vitmae(parity, size, norm_pix):
+    torch = parity("torch")
+    reference = torch_mae(parity, size, norm_pix)
+    image_size, patch_size, channels, encoder, decoder = size
+    names = ("width", "depth", "heads")
+    network = model.MAE(
+        encoder_size=dict(zip(names, encoder, strict=True)),
+        decoder_size=dict(zip(names, decoder, strict=True)),
+        patch_size=patch_size,
+        image_size=image_size,
+        channels=channels,
+    )
+    params = to_jax(reference.state_dict())
+    check_same_tree(init_params(network, 0), params, "the reference")
+
+    random = np.random.default_rng(0)
+    images = random.normal(size=(3, *image_size, channels)).astype(np.float32)
+    noise = random.uniform(size=(3, network.num_patches)).astype(np.float32)
+    with torch.no_grad():
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
+        expected = reference(pixels, noise=torch.from_numpy(noise))
+        tokens = reference.vit(pixels, noise=torch.from_numpy(noise)).last_hidden_state
+
+    mask = patches.mask_from_noise(jnp.asarray(noise), 0.5)
+    np.testing.assert_array_equal(mask.mask, expected.mask.numpy())
+    np.testing.assert_array_equal(mask.ids_restore, expected.ids_restore.numpy())
+    out = model.forward(network, params, images, mask)
+    np.testing.assert_allclose(out["tokens"], tokens.numpy(), atol=TOLERANCE)
+    np.testing.assert_allclose(out["pred"], expected.logits.numpy(), atol=TOLERANCE)
+    target = patches.patchify(jnp.asarray(images), patch_size)
+    if norm_pix:
+        target = losses.normalise_patches(target)
+    loss, _ = losses.mae_losses(out, target, mask.mask)
+    np.testing.assert_allclose(loss, expected.loss.numpy(), rtol=TOLERANCE)
+
+
+def test_position_embedding_is_transformers_with_rows_and_columns_exchanged(parity):
+    """MAE's released code has the column's half first, transformers 5 the row's."""
+    module = parity("transformers.models.vit_mae.modeling_vit_mae")
+    theirs = module.build_2d_sinusoidal_position_embedding(3, 5, 48).numpy()
+    ours = patches.sincos_position_embedding(48, (3, 5))
+    exchanged = np.concatenate([theirs[:, 24:], theirs[:, :24]], axis=1)
+    np.testing.assert_allclose(ours, exchanged, atol=1e-6)

@@ -1,0 +1,149 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from imae_jax import optim, sharding, steps, train
+from imae_jax.checkpoint import flatten
+from imae_jax.data import pairs
+
+
+def make_step(config, workdir, mesh=None):
+    """The set-up, a fresh state, and the jitted step of a config."""
+    setup = train.set_up(config, workdir)
+    if mesh is not None:
+        setup = dataclasses.replace(setup, mesh=mesh)
+    schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
+    optimiser = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
+    state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
+    step = steps.make_train_step(train.make_loss(setup), optimiser, setup.mesh)
+    return setup, state, step
+
+
+def batch(setup, step):
+    images = setup.train_images
+    config = setup.config
+    return images[pairs.batch_indices(len(images), config.train.batch_size, 0, step)]
+
+
+def run(config, workdir, mesh=None, num_steps=2):
+    """The metrics of the first steps."""
+    setup, state, step = make_step(config, workdir, mesh)
+    teacher = setup.teacher.params if setup.teacher else None
+    if mesh is not None:
+        teacher = jax.device_put(teacher, sharding.replicated(mesh))
+    history = []
+    for number in range(num_steps):
+        state, metrics = step(state, teacher, batch(setup, number))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return history
+
+
+@pytest.mark.parametrize("make", ["mae_config", "imae_config"])
+def test_eight_devices_give_the_loss_of_one(make, request, tmp_path):
+    config = request.getfixturevalue(make)()
+    config.train.batch_size = 32
+    assert jax.device_count() == 8
+    eight = run(config, tmp_path)
+    one = run(config, tmp_path, sharding.make_mesh(jax.devices()[:1]))
+    for ours, theirs in zip(eight, one, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, err_msg=name)
+
+
+def test_one_trace(imae_config, tmp_path):
+    setup, state, step = make_step(imae_config(), tmp_path)
+    for number in range(3):
+        state, _ = step(state, setup.teacher.params, batch(setup, number))
+    assert step._cache_size() == 1
+
+
+def test_state_is_donated_and_the_teacher_stays_as_it_was(imae_config, tmp_path):
+    setup, state, step = make_step(imae_config(), tmp_path)
+    teacher = setup.teacher.params
+    before = jax.tree.map(np.array, teacher)
+    old_leaf = jax.tree.leaves(state.params)[0]
+    step(state, teacher, batch(setup, 0))
+    assert old_leaf.is_deleted()
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, teacher))
+
+
+def test_teacher_changes_the_loss_only_through_distillation(imae_config, tmp_path):
+    setup, state, step = make_step(imae_config(), tmp_path)
+    other = jax.tree.map(lambda x: x + 0.1, setup.teacher.params)
+    copies = jax.tree.map(lambda x: x.copy(), state)
+    _, plain = step(state, setup.teacher.params, batch(setup, 0))
+    _, changed = step(copies, other, batch(setup, 0))
+    differing = {name for name in plain if plain[name] != changed[name]}
+    assert differing == {
+        "loss/distill_subordinate",
+        "loss/distill_dominant",
+        "loss/total",
+        "grad_norm",
+    }
+
+
+# Every key of model, mix, mask, loss, augment and teacher, and a value it may take.
+KNOBS = {
+    "model.variant": "mu/4",
+    "model.encoder.width": 48,
+    "model.encoder.depth": 2,
+    "model.encoder.heads": 4,
+    "model.decoder.width": 48,
+    "model.decoder.depth": 2,
+    "model.decoder.heads": 4,
+    "mix.alpha": 0.3,
+    "mix.per_batch": True,
+    "mix.shared_mask": True,
+    "mask.ratio": 0.75,
+    "loss.norm_pix": True,
+    "loss.branches": "subordinate",
+    "loss.distill_weight": 0.5,
+    "teacher.input": "mixture",
+    "augment.pad": 2,
+    "augment.flip": True,
+    "seed": 1,
+}
+
+
+def first_loss(config, workdir):
+    """The total loss of step 0, without its gradient."""
+    setup = train.set_up(config, workdir)
+    teacher = setup.teacher.params if setup.teacher else None
+    params = steps.init_params(setup.model, config.seed)
+    return jax.jit(train.make_loss(setup))(params, teacher, batch(setup, 0), 0)[0]
+
+
+@pytest.fixture(scope="module")
+def plain_losses(imae_config, tmp_path_factory):
+    """The loss with and without distillation, nothing else changed."""
+    losses = {}
+    for weight in (0.0, 1.0):
+        config = imae_config()
+        config.loss.distill_weight = weight
+        losses[weight] = first_loss(config, tmp_path_factory.mktemp("plain"))
+    return losses
+
+
+@pytest.mark.parametrize("key", KNOBS)
+def test_every_key_changes_something(key, imae_config, plain_losses, tmp_path):
+    config = imae_config()
+    if key in ("model.variant", "model.decoder.width"):  # the teacher's must be equal
+        config.loss.distill_weight = 0.0
+        config.teacher.init = ""
+    expected = plain_losses[config.loss.distill_weight]
+    *sections, name = key.split(".")
+    section = config
+    for part in sections:
+        section = section[part]
+    section[name] = KNOBS[key]
+    assert first_loss(config, tmp_path) != expected
+
+
+def test_every_key_is_tried(imae_config):
+    config = imae_config().to_dict()
+    for section in ("model", "mix", "mask", "loss", "augment"):
+        keys = flatten(config[section], f"{section}.")
+        assert keys.keys() - {"model.name"} <= KNOBS.keys()

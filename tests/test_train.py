@@ -1,0 +1,149 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from imae_jax import runs, train
+from imae_jax.errors import UserError
+from imae_jax.logs import read_metrics
+
+MEASURED = ("images_per_second",)
+
+
+def numbers(workdir):
+    """The metrics that are computed, not measured."""
+    return [
+        {name: value for name, value in line.items() if name not in MEASURED}
+        for line in read_metrics(workdir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(imae_config, tmp_path_factory):
+    """An i-MAE run of four steps: its workdir and final state."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, train.train(imae_config(), workdir)
+
+
+def test_four_steps_equal_two_and_two_more_exactly(imae_config, undisturbed, tmp_path):
+    expected_dir, expected = undisturbed
+    train.train(imae_config(), tmp_path, stop_at=2)
+    # What a killed run wrote after its last save, the last line cut short.
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "loss/total": 1}\n{"step": 4, "lo')
+    state = train.train(imae_config(), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert numbers(tmp_path) == numbers(expected_dir)
+    assert [line["step"] for line in numbers(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_left_as_it_is(imae_config, undisturbed):
+    workdir, expected = undisturbed
+    before = (workdir / "metrics.jsonl").read_text()
+    state = train.train(imae_config(), workdir)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_what_a_workdir_holds(undisturbed):
+    workdir, _ = undisturbed
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["loss"]["distill_weight"] == 1.0 and config["mix"]["alpha"] is None
+    last = read_metrics(workdir)[-1]
+    assert {
+        "step",
+        "epoch",
+        "lr",
+        "grad_norm",
+        "images_per_second",
+        "loss/total",
+        "loss/reconstruction_subordinate",
+        "loss/reconstruction_dominant",
+        "loss/distill_subordinate",
+        "loss/distill_dominant",
+    } == last.keys()
+    assert last["epoch"] == pytest.approx(4 * 32 / 1297)
+    assert list((workdir / "tensorboard").iterdir())
+    with runs.Checkpoints(workdir) as checkpoints:
+        meta = checkpoints.meta(4)
+    assert meta["teacher"]["step"] == 4 and len(meta["teacher"]["digest"]) == 64
+    assert meta["config"] == config
+    assert meta["image_shape"] == [8, 8, 1] and "jax" in meta["versions"]
+
+
+def test_another_config_is_refused_and_its_keys_named(imae_config, undisturbed):
+    config = imae_config()
+    config.mix.alpha = 0.3
+    config.optim.blr = 1.0
+    with pytest.raises(UserError) as error:
+        train.train(config, undisturbed[0])
+    assert "mix.alpha is None there, 0.3 here" in str(error.value)
+    assert "optim.blr is" in str(error.value)
+    assert "seed" not in str(error.value)
+
+
+def test_keys_that_compute_nothing_may_change(imae_config, undisturbed):
+    config = imae_config()
+    config.checkpoint.keep = 5
+    config.evals.separability.alpha = 0.2
+    train.train(config, undisturbed[0])
+    assert runs.read_config(undisturbed[0]).checkpoint.keep == 5
+
+
+def test_a_changed_teacher_refuses_a_resume(imae_config, mae_config, tmp_path):
+    train.train(imae_config(), tmp_path / "imae", stop_at=1)
+    other = mae_config()
+    other.seed = 1
+    other.train.total_steps = 1
+    train.train(other, tmp_path / "other")
+    config = imae_config()
+    config.teacher.init = str(tmp_path / "other")
+    with pytest.raises(UserError, match="began with a teacher of digest"):
+        train.train(config, tmp_path / "imae")
+
+
+def test_warm_start_copies_the_teachers_embedding_into_both_heads(imae_config, tmp_path):
+    config = imae_config()
+    config.init = "teacher"
+    setup = train.set_up(config, tmp_path)
+    params, loaded = train.starting_params(setup), setup.teacher.params
+    for head in ("disentangle_subordinate", "disentangle_dominant"):
+        jax.tree.map(np.testing.assert_array_equal, params[head], loaded["decoder_embed"])
+    for part in ("encoder", "decoder"):
+        jax.tree.map(np.testing.assert_array_equal, params[part], loaded[part])
+    # The state is donated: it must not take the teacher's arrays along.
+    state = train.train(config, tmp_path, stop_at=1)
+    assert state.step == 1
+    jax.tree.map(np.asarray, loaded)
+
+
+def test_init_from_a_run_and_from_one_that_does_not_fit(imae_config, undisturbed, tmp_path):
+    config = imae_config()
+    config.init = str(undisturbed[0])
+    params = train.starting_params(train.set_up(config, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, params, undisturbed[1].params)
+
+    config.model.encoder.depth = 2
+    with pytest.raises(UserError, match="does not fit .* missing encoder/transformer/block_01"):
+        train.train(config, tmp_path)
+
+
+def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tmp_path):
+    config = mae_config()
+    config.optim.blr = 1e30
+    config.optim.warmup_steps = 0
+    config.checkpoint.every_steps = 1
+    with pytest.raises(UserError, match=r"is nan at step [234]; the last good checkpoint is"):
+        train.train(config, tmp_path)
+    state = runs.load_run(tmp_path, "workdir", train.sharding.make_mesh())
+    assert state.step < 4
+
+
+def test_training_learns(mae_config, tmp_path):
+    config = mae_config()
+    config.train.total_steps = 60
+    config.optim.blr = 2e-2
+    train.train(config, tmp_path)
+    losses = [line["loss/total"] for line in read_metrics(tmp_path)]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])

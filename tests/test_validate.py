@@ -1,0 +1,91 @@
+import pytest
+
+from imae_jax import train
+from imae_jax.errors import UserError
+
+BAD_VALUES = [
+    ("model.variant", "Ti", "'Ti' is not a variant"),
+    ("model.variant", "mu/3", "image size 8x8 is not divisible by patch size 3"),
+    ("model.encoder.heads", 5, "model.encoder.width=32 .* number of heads, 5"),
+    ("model.encoder.depth", 0, "model.encoder.depth=0 .* at least 1"),
+    ("model.decoder.width", 30, "model.decoder.width=30 .* divisible by 4"),
+    ("model.decoder.width", 48, "decoder width is 32, the student's is 48"),
+    ("mask.ratio", 0.99, "mask ratio 0.99 leaves 0 of 16 patches"),
+    ("mask.ratio", -0.5, "mask ratio -0.5 leaves 24 of 16"),
+    ("mask.ratio", 0.0, "mask.ratio=0.0 .* remove at least one"),
+    ("mix.alpha", 0.0, r"mix.alpha=0.0 .* \(0, 0.5\]"),
+    ("mix.alpha", 0.7, "mix.alpha=0.7"),
+    ("teacher.input", "images", "teacher.input='images' .* 'image' or 'mixture'"),
+    ("teacher.init", "", "teacher.init is empty"),
+    ("teacher.init", "nowhere", "teacher.init='nowhere': there is no such folder"),
+    ("loss.branches", "dominant", "loss.branches='dominant' .* 'both' or 'subordinate'"),
+    ("loss.distill_weight", -1.0, "loss.distill_weight=-1.0"),
+    ("init", "nowhere", "init='nowhere': there is no such folder"),
+    ("train.batch_size", 33, "train.batch_size=33 .* even"),
+    ("train.batch_size", 0, "train.batch_size=0"),
+    ("train.batch_size", 24, "divisible by 16: pairs on each of 8 devices"),
+    ("train.total_steps", 0, "at least one step"),
+    ("optim.warmup_steps", 4, "optim.warmup=4 .* shorter than the run's 4 steps"),
+    ("optim.blr", 0.0, "optim.blr=0.0 .* above 0"),
+    ("optim.betas", (0.9,), "two numbers"),
+    ("optim.weight_decay", -0.1, "optim.weight_decay"),
+    ("augment.pad", -1, "augment.pad=-1"),
+    ("checkpoint.keep", 0, "checkpoint.keep=0"),
+    ("log.every_steps", 0, "log.every_steps=0"),
+    ("seed", -1, "seed=-1"),
+    ("evals.separability.split", "tset", "evals.separability.split='tset' .* one of"),
+    ("evals.reconstruction.alpha", 0.6, "evals.reconstruction.alpha=0.6"),
+    ("evals.reconstruction.batch_size", 15, "evals.reconstruction.batch_size=15"),
+]
+
+
+@pytest.mark.parametrize("key,value,message", BAD_VALUES)
+def test_bad_values_get_one_line_and_leave_nothing(
+    key, value, message, imae_config, tmp_path, monkeypatch
+):
+    config = imae_config()
+    *sections, name = key.split(".")
+    section = config
+    for part in sections:
+        section = section[part]
+    section[name] = value
+
+    def compiled(*args):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(train.steps, "make_train_step", compiled)
+    with pytest.raises(UserError, match=message) as error:
+        train.train(config, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_warm_start_without_a_teacher(imae_config, tmp_path):
+    config = imae_config()
+    config.init = "teacher"
+    config.teacher.init = ""
+    config.loss.distill_weight = 0.0
+    with pytest.raises(UserError, match="init='teacher' needs teacher.init"):
+        train.train(config, tmp_path)
+
+
+def test_fixed_alpha_leaves_nothing_to_draw_per_batch(imae_config, tmp_path):
+    config = imae_config()
+    config.mix.alpha = 0.3
+    config.mix.per_batch = True
+    with pytest.raises(UserError, match="mix.per_batch=True"):
+        train.train(config, tmp_path)
+
+
+def test_an_imae_run_is_no_teacher(imae_config, tmp_path):
+    train.train(imae_config(), tmp_path / "imae", stop_at=1)
+    config = imae_config()
+    config.teacher.init = str(tmp_path / "imae")
+    with pytest.raises(UserError, match="is an i-MAE run; a teacher is a MAE run"):
+        train.train(config, tmp_path / "other")
+
+
+def test_workdir_that_cannot_be_written(mae_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="workdir .*file/run.* cannot be written"):
+        train.train(mae_config(), tmp_path / "file" / "run")
