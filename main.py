@@ -34,7 +34,9 @@ def parse_command(arguments: list[str]) -> str:
     words = [word for word in arguments if not word.startswith("-")]
     near = difflib.get_close_matches(words[0] if words else "", COMMANDS, n=1)
     raise UserError(
-        f"{words[0]!r} is not a command; " if words else "no command is given; "
+        f"{words[0]!r} is not a command; "
+        if words
+        else "no command is given; "
         f"{f'did you mean {near[0]!r}? ' if near else ''}commands: {', '.join(COMMANDS)}"
     )
 

@@ -15,5 +15,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.teacher = mae.get_config(arg)
     config.imae_without_distillation = imae.get_config(arg)
     config.imae_without_distillation.loss.distill_weight = 0.0
+    evals = config.imae_without_distillation.evals
+    del evals.separability.baseline_runs.without_distillation  # it is that run itself
     config.imae = imae.get_config(arg)
     return config

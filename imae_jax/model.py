@@ -45,7 +45,7 @@ def _dense(features: int, name: str | None = None) -> nn.Dense:
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)
+    return nn.LayerNorm(epsilon=1e-6, name=name)
 
 
 class Attention(nn.Module):

@@ -105,6 +105,23 @@ def random_mask(
     return mask_from_noise(noise, mask_ratio)
 
 
+def covering_masks(mask: Mask) -> list[Mask]:
+    """Masks of the same size, the given one first, that remove every patch at least once.
+
+    For pictures: what a model predicts of a patch means something only where it was
+    removed, so a whole image needs several passes.
+    """
+    num_patches, visible = mask.ids_restore.shape[1], mask.ids_keep.shape[1]
+    removed = num_patches - visible
+    ids_shuffle = jnp.argsort(mask.ids_restore, axis=-1)
+    masks = []
+    for turn in range(-(-num_patches // removed)):
+        turned = jnp.roll(ids_shuffle, turn * removed, axis=-1)
+        ids_restore = jnp.argsort(turned, axis=-1)
+        masks.append(Mask(turned[:, :visible], ids_restore, ids_restore >= visible))
+    return masks
+
+
 def take_patches(patches: jax.Array, ids: jax.Array) -> jax.Array:
     """Gathers [B, L, ...] patches at ids [B, K] into [B, K, ...]."""
     return jnp.take_along_axis(patches, ids[:, :, None], axis=1)

@@ -79,8 +79,6 @@ def check_mixtures(config: ConfigDict) -> None:
             "teacher.init is empty, but distillation needs a teacher: give the workdir of "
             "a run of configs/mae.py, or set loss.distill_weight=0"
         )
-    if config.init == "teacher" and not teacher.init:
-        raise UserError("init='teacher' needs teacher.init, the workdir of a MAE run")
 
 
 def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
@@ -156,8 +154,13 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
       UserError: naming the key, its value and what is allowed.
     """
     check_model(config, dataset.image_shape)
-    if config.model.name == "imae":
+    is_imae = config.model.name == "imae"
+    if is_imae:
         check_mixtures(config)
+    if config.init == "teacher" and not (is_imae and config.teacher.init):
+        raise UserError(
+            "init='teacher' needs an i-MAE and teacher.init, the workdir of a MAE run"
+        )
     num_examples = len(dataset.splits["train"].images)
     check_training(config, num_examples, num_devices)
     check_evals(config, dataset, num_devices)

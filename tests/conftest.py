@@ -1,6 +1,8 @@
 """Shared set-up: eight virtual CPU devices, and small runs on the embedded data set."""
 
 import os
+import shutil
+import tempfile
 
 # Before JAX is imported. Child processes inherit the platform, not the device count.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,6 +11,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_FLAG}"
 
 # Small arrays in many shapes: compiling costs far more than running.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Many tests compile the same step: it is compiled once a session, children included.
+CACHE_DIR = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imae_jax_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import importlib  # noqa: E402
 
@@ -27,6 +32,10 @@ settings.load_profile("default")
 
 def pytest_configure():
     assert jax.device_count() == 8, "JAX was imported before conftest could set it up"
+
+
+def pytest_unconfigure():
+    shutil.rmtree(CACHE_DIR, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -44,9 +44,15 @@ def test_only_the_newest_are_kept(saved):
 @pytest.mark.parametrize(
     "wanted,message",
     [
-        (dict(layer=dict(kernel=np.zeros((2, 4), np.float32))), r"is float32\[2, 3\], should"),
+        (
+            dict(layer=dict(kernel=np.zeros((2, 4), np.float32))),
+            r"is float32\[2, 3\], should",
+        ),
         (dict(layer=dict(kernel=np.zeros((2, 3), np.int32))), "should be int32"),
-        (dict(layer=dict(weight=np.zeros((2, 3)))), "missing layer/weight; unexpected layer/k"),
+        (
+            dict(layer=dict(weight=np.zeros((2, 3)))),
+            "missing layer/weight; unexpected layer/k",
+        ),
         ({**PARAMS, "more": np.zeros(1)}, "missing more"),
     ],
 )

@@ -43,7 +43,9 @@ def test_shared_mask_runs_the_teacher_once_per_image_with_the_same_result(params
 
     def flops(shared_mask):
         run = jax.jit(
-            lambda params: teacher_latents(TEACHER, params, mixtures, shared_mask=shared_mask)
+            lambda params: teacher_latents(
+                TEACHER, params, mixtures, shared_mask=shared_mask
+            )
         )
         return run.lower(params).compile().cost_analysis()["flops"]
 

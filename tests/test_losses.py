@@ -75,7 +75,9 @@ def test_swapping_branches_and_targets_swaps_the_losses_exactly():
     out, target, teacher = branches()
     _, parts = losses.imae_losses(out, target, MASK, teacher, 1.0)
     swapped_out = {name: value[:, ::-1] for name, value in out.items()}
-    _, swapped = losses.imae_losses(swapped_out, target[:, ::-1], MASK, teacher[:, ::-1], 1.0)
+    _, swapped = losses.imae_losses(
+        swapped_out, target[:, ::-1], MASK, teacher[:, ::-1], 1.0
+    )
     for kind in ("reconstruction", "distill"):
         assert swapped[f"loss/{kind}_subordinate"] == parts[f"loss/{kind}_dominant"]
         assert swapped[f"loss/{kind}_dominant"] == parts[f"loss/{kind}_subordinate"]
@@ -88,7 +90,11 @@ def test_changing_only_the_dominant_target_changes_only_the_dominant_terms():
         out, target.at[:, 1].add(1.0), MASK, teacher.at[:, 1].add(1.0), 1.0
     )
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"loss/reconstruction_dominant", "loss/distill_dominant", "loss/total"}
+    assert changed == {
+        "loss/reconstruction_dominant",
+        "loss/distill_dominant",
+        "loss/total",
+    }
 
 
 def test_without_teacher_there_is_no_distillation_term():

@@ -40,7 +40,10 @@ def fails(*arguments):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["trian", "--workdir=x"], "did you mean 'train'? commands: demo, train, eval, report"),
+        (
+            ["trian", "--workdir=x"],
+            "did you mean 'train'? commands: demo, train, eval, report",
+        ),
         (["--workdir=x"], "no command is given; commands: demo"),
         (["train", "--config=configs/mae.py:digits"], "train needs --workdir"),
         (["train", "--workdir=x"], "train needs --config"),
@@ -151,7 +154,9 @@ def test_eval_takes_overrides_of_the_stored_config(demo):
     before = (run / "eval.json").read_text()
     try:
         done = call("eval", f"--workdir={run}", baseline)
-        assert "no run for baseline 'without_distillation': its row is left out" in done.stdout
+        assert (
+            "no run for baseline 'without_distillation': its row is left out" in done.stdout
+        )
         assert "without_distillation" not in (run / "eval.json").read_text()
     finally:
         (run / "eval.json").write_text(before)

@@ -49,18 +49,15 @@ def inputs(batch_size=4, seed=3, ratio=0.5):
     return images, patches.random_mask(jax.random.key(seed + 1), batch_size, 16, ratio)
 
 
+def count_parameters(network):
+    shapes = jax.eval_shape(lambda: init_params(network, 0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
 def test_every_variant_has_golden_parameter_counts():
     assert {variant.split("/")[0] for variant in PARAMETERS} == set(VARIANTS)
     for variant, expected in PARAMETERS.items():
-        counts = tuple(
-            sum(
-                leaf.size
-                for leaf in jax.tree.leaves(
-                    jax.eval_shape(lambda network=make(name, variant): init_params(network, 0))
-                )
-            )
-            for name in ("mae", "imae")
-        )
+        counts = tuple(count_parameters(make(name, variant)) for name in ("mae", "imae"))
         assert counts == expected, f"{variant} now has {counts}: change them if intended"
 
 

@@ -32,9 +32,7 @@ def test_image_that_is_no_multiple_of_the_patch_is_refused():
         patches.patchify(np.zeros((1, 8, 9, 1)), 2)
 
 
-@given(
-    num_patches=st.integers(1, 40), ratio=st.floats(0, 0.99), seed=st.integers(0, 99)
-)
+@given(num_patches=st.integers(1, 40), ratio=st.floats(0, 0.99), seed=st.integers(0, 99))
 def test_mask_partitions_the_patches(num_patches, ratio, seed):
     visible = int(num_patches * (1 - ratio))
     if visible < 1:
@@ -48,9 +46,7 @@ def test_mask_partitions_the_patches(num_patches, ratio, seed):
         assert sorted(keep.tolist()) == np.flatnonzero(~removed).tolist()
 
 
-@given(
-    num_patches=st.integers(2, 20), seed=st.integers(0, 99), ratio=st.floats(0, 0.9)
-)
+@given(num_patches=st.integers(2, 20), seed=st.integers(0, 99), ratio=st.floats(0, 0.9))
 def test_restore_puts_every_visible_patch_back_in_its_place(num_patches, seed, ratio):
     if int(num_patches * (1 - ratio)) < 1:
         return
@@ -73,6 +69,22 @@ def test_masks_keep_the_smallest_noise_and_differ_between_samples():
     assert len(np.unique(rows, axis=0)) == 16
 
 
+@pytest.mark.parametrize("ratio", [0.25, 0.4, 0.5, 0.75, 0.9])
+def test_covering_masks_remove_every_patch(ratio):
+    mask = patches.random_mask(jax.random.key(0), 4, 16, ratio)
+    masks = patches.covering_masks(mask)
+    np.testing.assert_array_equal(masks[0].ids_keep, mask.ids_keep)
+    np.testing.assert_array_equal(masks[0].mask, mask.mask)
+    removed = np.stack([other.mask for other in masks])
+    assert removed.any(axis=0).all()
+    assert (removed.sum(axis=-1) == mask.mask.sum(axis=-1)).all()
+    for other in masks:
+        kept = np.take_along_axis(
+            np.asarray(other.mask), np.asarray(other.ids_keep), axis=1
+        )
+        assert not kept.any()
+
+
 def mae_position_embedding(width, rows, columns):
     """MAE's formula, written element by element."""
 
@@ -93,9 +105,7 @@ def mae_position_embedding(width, rows, columns):
 def test_position_embedding_is_maes(width, grid):
     embedding = patches.sincos_position_embedding(width, grid)
     assert embedding.shape == (grid[0] * grid[1], width)
-    np.testing.assert_allclose(
-        embedding, mae_position_embedding(width, *grid), atol=1e-6
-    )
+    np.testing.assert_allclose(embedding, mae_position_embedding(width, *grid), atol=1e-6)
 
 
 def test_position_embedding_needs_a_width_divisible_by_four():

@@ -125,7 +125,9 @@ def test_init_from_a_run_and_from_one_that_does_not_fit(imae_config, undisturbed
     jax.tree.map(np.testing.assert_array_equal, params, undisturbed[1].params)
 
     config.model.encoder.depth = 2
-    with pytest.raises(UserError, match="does not fit .* missing encoder/transformer/block_01"):
+    with pytest.raises(
+        UserError, match="does not fit .* missing encoder/transformer/block_01"
+    ):
         train.train(config, tmp_path)
 
 
@@ -134,7 +136,9 @@ def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tm
     config.optim.blr = 1e30
     config.optim.warmup_steps = 0
     config.checkpoint.every_steps = 1
-    with pytest.raises(UserError, match=r"is nan at step [234]; the last good checkpoint is"):
+    with pytest.raises(
+        UserError, match=r"is nan at step [234]; the last good checkpoint is"
+    ):
         train.train(config, tmp_path)
     state = runs.load_run(tmp_path, "workdir", train.sharding.make_mesh())
     assert state.step < 4

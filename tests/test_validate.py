@@ -23,7 +23,7 @@ BAD_VALUES = [
     ("init", "nowhere", "init='nowhere': there is no such folder"),
     ("train.batch_size", 33, "train.batch_size=33 .* even"),
     ("train.batch_size", 0, "train.batch_size=0"),
-    ("train.batch_size", 24, "divisible by 16: pairs on each of 8 devices"),
+    ("train.batch_size", 24, "divisible by 16: whole pairs on each of 8 devices"),
     ("train.total_steps", 0, "at least one step"),
     ("optim.warmup_steps", 4, "optim.warmup=4 .* shorter than the run's 4 steps"),
     ("optim.blr", 0.0, "optim.blr=0.0 .* above 0"),
@@ -60,12 +60,16 @@ def test_bad_values_get_one_line_and_leave_nothing(
     assert not (tmp_path / "config.json").exists()
 
 
-def test_warm_start_without_a_teacher(imae_config, tmp_path):
+def test_warm_start_without_a_teacher(imae_config, mae_config, tmp_path):
     config = imae_config()
     config.init = "teacher"
     config.teacher.init = ""
     config.loss.distill_weight = 0.0
-    with pytest.raises(UserError, match="init='teacher' needs teacher.init"):
+    with pytest.raises(UserError, match="init='teacher' needs an i-MAE and teacher.init"):
+        train.train(config, tmp_path)
+    config = mae_config()
+    config.init = "teacher"
+    with pytest.raises(UserError, match="init='teacher' needs an i-MAE and teacher.init"):
         train.train(config, tmp_path)
 
 

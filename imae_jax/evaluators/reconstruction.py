@@ -1,4 +1,4 @@
-"""How well the removed patches are rebuilt, beside predicting the mean of the train split."""
+"""How well removed patches are rebuilt, beside predicting the train split's mean."""
 
 from collections.abc import Iterator, Mapping
 

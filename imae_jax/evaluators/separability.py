@@ -89,7 +89,10 @@ class Moments:
 
 
 def fit_ridge(moments: Moments, ridge: float) -> np.ndarray:
-    """W [D, E] minimising ||z W - h||^2 + penalty ||W||^2, `ridge` relative to z's variance."""
+    """W [D, E] minimising ||z W - h||^2 + penalty ||W||^2.
+
+    The penalty is `ridge` times the mean over channels of z's squared norm.
+    """
     width = len(moments.zz)
     penalty = ridge * max(np.trace(moments.zz) / width, np.finfo(np.float64).tiny)
     return np.linalg.solve(moments.zz + penalty * np.eye(width), moments.zh)

@@ -3,16 +3,37 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from imae_jax import augment
 from imae_jax.evaluators.mixtures import HeldOut, Predict
-from imae_jax.patches import patchify, unpatchify
+from imae_jax.mixing import BRANCHES
+from imae_jax.patches import Mask, covering_masks, patchify, unpatchify
 
 NUM_ROWS = 10
 REMOVED_GREY = 127.5  # on the 0..255 scale
+
+
+def rebuild(predict: Predict, images: np.ndarray, mask: Mask) -> np.ndarray:
+    """Every patch as predicted when it was removed: the mean over `covering_masks`.
+
+    Args:
+      predict: a MAE or an i-MAE.
+      images: [B, H, W, C] standardised pixels, for an i-MAE mixtures.
+      mask: the first pass's.
+    Returns:
+      [B, L, P], or [B, S, L, P] for an i-MAE.
+    """
+    total, count = 0.0, 0
+    for turned in covering_masks(mask):
+        pred = predict(images, turned)["pred"]
+        removed = np.asarray(turned.mask)[..., None]
+        removed = removed.reshape(
+            len(removed), *[1] * (pred.ndim - removed.ndim), *removed.shape[1:]
+        )
+        total, count = total + pred * removed, count + removed
+    return total / count
 
 
 def picture_columns(
@@ -25,8 +46,9 @@ def picture_columns(
 ) -> dict[str, np.ndarray]:
     """The columns of the picture grid by title, each [rows, H, W, C] in 0..255.
 
-    Reconstructions are shown raw: every patch is the decoder's, no target pixel shines
-    through. With `norm_pix` they are in the units of their own patches.
+    `raw` is the decoder's output of one pass; of patches that the encoder saw it says what
+    it was never trained to say. `rebuilt` comes from `rebuild`. Neither takes a pixel from
+    a target. With `norm_pix` both are in the units of their own patches.
     """
     dataset = held_out.dataset
     mixtures, valid = next(
@@ -39,28 +61,24 @@ def picture_columns(
         shown = augment.unstandardise(images[rows], dataset.mean, dataset.std)
         return np.clip(np.asarray(shown), 0, 255)
 
-    def masked(images):
-        patches = patchify(pixels(images), held_out.patch_size)
-        patches = jnp.where(mixtures.mask.mask[rows, :, None], REMOVED_GREY, patches)
-        return np.asarray(unpatchify(patches, held_out.patch_size, image_size))
-
-    def rebuilt(pred):
+    def from_patches(pred):
         return pixels(unpatchify(pred, held_out.patch_size, image_size))
 
-    sources = mixtures.sources
+    images = mixtures.sources[:, 0] if alpha is None else mixtures.mixture
+    seen = patchify(pixels(images), held_out.patch_size)
+    seen = np.where(mixtures.mask.mask[rows, :, None], REMOVED_GREY, seen)
+    columns = {
+        "image" if alpha is None else "mixture": pixels(images),
+        "masked": np.asarray(unpatchify(seen, held_out.patch_size, image_size)),
+    }
+    raw = predict(images, mixtures.mask)["pred"]
+    rebuilt = rebuild(predict, images, mixtures.mask)
     if alpha is None:
-        images = sources[:, 0]
-        pred = predict(images, mixtures.mask)["pred"]
-        return {
-            "image": pixels(images),
-            "masked": masked(images),
-            "rebuilt": rebuilt(pred),
-        }
-    pred = predict(mixtures.mixture, mixtures.mask)["pred"]
-    columns = {"mixture": pixels(mixtures.mixture), "masked": masked(mixtures.mixture)}
-    for s, branch in enumerate(("subordinate", "dominant")[: pred.shape[1]]):
-        columns[f"{branch}\nrebuilt"] = rebuilt(pred[:, s])
-        columns[f"{branch}\ntarget"] = pixels(sources[:, s])
+        return columns | {"raw": from_patches(raw), "rebuilt": from_patches(rebuilt)}
+    for s, branch in enumerate(BRANCHES[: raw.shape[1]]):
+        columns[f"{branch}\nraw"] = from_patches(raw[:, s])
+        columns[f"{branch}\nrebuilt"] = from_patches(rebuilt[:, s])
+        columns[f"{branch}\ntarget"] = pixels(mixtures.sources[:, s])
     return columns
 
 

@@ -1,0 +1,39 @@
+import json
+
+from imae_jax.logs import MetricWriter, Progress, Throughput, read_metrics
+
+
+def test_metrics_are_lines_of_json_and_survive_a_cut_line(tmp_path):
+    with MetricWriter(tmp_path, 0) as writer:
+        writer.write({"step": 1, "loss/total": 2.0})
+        writer.write({"step": 2, "loss/total": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert [line["loss/total"] for line in read_metrics(tmp_path)] == [2.0, 1.0]
+    # Going on from step 1: what stands behind it is written anew.
+    with MetricWriter(tmp_path, 1) as writer:
+        writer.write({"step": 2, "loss/total": 1.0})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_no_metrics_yet(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_throughput_counts_images_after_the_first_reading(monkeypatch):
+    now = iter([10.0, 12.0])
+    monkeypatch.setattr("imae_jax.logs.time.perf_counter", lambda: next(now))
+    throughput = Throughput()
+    assert throughput.read(1, 32) == {}
+    assert throughput.read(11, 32) == {"images_per_second": 160.0}
+
+
+def test_progress_prints_lines_where_no_one_watches(capsys):
+    with Progress("imae", 0, 3) as progress:
+        for step in (1, 2, 3):
+            progress.update(step)
+            progress.show(step, {"loss/total": 0.5, "images_per_second": 99.6})
+    lines = capsys.readouterr().out.splitlines()
+    # The first and the last; between them at most one every 15 seconds.
+    assert lines == [f"imae: step {step}/3  total 0.500  images/s 100" for step in (1, 3)]
