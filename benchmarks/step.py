@@ -19,7 +19,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from configs import common  # noqa: E402
+from configs import mae  # noqa: E402
 from imae_jax import model, optim, sharding, steps  # noqa: E402
 
 UNSET = dict(width=None, depth=None, heads=None)
@@ -35,7 +35,7 @@ SIZES = {
 def describe(size: str):
     """Returns (image shape, batch, mask ratio, fields of `model.build`)."""
     if size == "digits":
-        config = common.get_config("mae", "digits", runlocal=False)
+        config = mae.get_config("digits")
         fields = {key: value for key, value in config.model.items() if key != "name"}
         return (8, 8, 1), config.train.batch_size, config.mask.ratio, fields
     image_shape, batch_size, mask_ratio, encoder, decoder = SIZES[size]

@@ -13,7 +13,8 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """arg: DATASET[,runlocal]."""
     dataset, runlocal = common.parse_arg(arg)
-    config = common.get_config("imae", dataset, runlocal)
+    # Epochs: ours (code: 50 on ImageNet, from a warm start).
+    config = common.get_config("imae", dataset, epochs=150.0, runlocal=runlocal)
 
     config.mix = ConfigDict()
     # Weight of the subordinate image, in (0, 0.5]; unset: min(lam, 1 - lam) with

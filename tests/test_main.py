@@ -124,7 +124,7 @@ def test_demo_writes_what_it_promises(demo):
         "split": "test",
         "count": 300,
         "alpha": 0.3,
-        "mask_ratio": 0.5,
+        "mask_ratio": 0.25,
         "checkpoint": 4,
     }
     page = (workdir / "report.html").read_text()

@@ -113,12 +113,12 @@ def test_pictures_show_what_the_encoder_saw_and_raw_predictions(dataset, tmp_pat
     assert list(columns) == [
         "mixture",
         "masked",
-        "subordinate\nraw",
         "subordinate\nrebuilt",
         "subordinate\ntarget",
-        "dominant\nraw",
         "dominant\nrebuilt",
         "dominant\ntarget",
+        "subordinate\nraw",
+        "dominant\nraw",
     ]
     mixtures, _ = next(made.mixtures("test", alpha=0.3, batch_size=64))
     removed = np.asarray(mixtures.mask.mask[: figures.NUM_ROWS])

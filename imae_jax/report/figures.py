@@ -75,10 +75,12 @@ def picture_columns(
     rebuilt = rebuild(predict, images, mixtures.mask)
     if alpha is None:
         return columns | {"raw": from_patches(raw), "rebuilt": from_patches(rebuilt)}
-    for s, branch in enumerate(BRANCHES[: raw.shape[1]]):
-        columns[f"{branch}\nraw"] = from_patches(raw[:, s])
+    branches = list(enumerate(BRANCHES[: raw.shape[1]]))
+    for s, branch in branches:
         columns[f"{branch}\nrebuilt"] = from_patches(rebuilt[:, s])
         columns[f"{branch}\ntarget"] = pixels(mixtures.sources[:, s])
+    for s, branch in branches:
+        columns[f"{branch}\nraw"] = from_patches(raw[:, s])
     return columns
 
 
