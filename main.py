@@ -23,6 +23,8 @@ COMMANDS = ("demo", "train", "eval", "report")
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
 FLAGS = flags.FLAGS
+# What absl and ml_collections raise for flags they cannot use.
+FLAG_ERRORS = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
 def parse_command(arguments: list[str]) -> str:
@@ -32,57 +34,58 @@ def parse_command(arguments: list[str]) -> str:
             arguments.remove(command)
             return command
     words = [word for word in arguments if not word.startswith("-")]
+    problem = f"{words[0]!r} is not a command" if words else "no command is given"
     near = difflib.get_close_matches(words[0] if words else "", COMMANDS, n=1)
-    raise UserError(
-        f"{words[0]!r} is not a command; "
-        if words
-        else "no command is given; "
-        f"{f'did you mean {near[0]!r}? ' if near else ''}commands: {', '.join(COMMANDS)}"
-    )
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{problem}{hint}; commands: {', '.join(COMMANDS)}")
 
 
 def parse_flags(command: str, arguments: list[str]) -> None:
     """Reads --workdir and --config; `eval` starts from the config stored in the workdir."""
-    from imae_jax import runs
-
     default_workdir = "runs/demo" if command == "demo" else None
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
-    FLAGS(["main.py", *arguments], known_only=True)
-    workdir = FLAGS.workdir
-    if not workdir:
+    unknown = FLAGS(["main.py", *arguments], known_only=True)[1:]
+    for word in unknown:
+        if word.startswith("-") and not word.lstrip("-").startswith("config"):
+            raise UserError(
+                f"{word} is not a flag; flags: --workdir=DIR, --config=FILE:ARG, "
+                "--config.KEY=VALUE"
+            )
+    if not FLAGS.workdir:
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":
-        stored = runs.read_config(Path(workdir).expanduser())
+        from imae_jax import runs  # late, as in `run`
+
+        stored = runs.read_config(Path(FLAGS.workdir).expanduser())
         config_flags.DEFINE_config_dict("config", stored)
     else:
         default = str(DEMO_CONFIG) if command == "demo" else None
         config_flags.DEFINE_config_file("config", default, lock_config=True)
-    # ml_collections looks for overrides of a config in sys.argv.
-    sys.argv[1:] = arguments
-    try:
-        rest = FLAGS(["main.py", *arguments])
-        config = FLAGS.config
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(flag_message(error, arguments)) from None
+    sys.argv[1:] = arguments  # where ml_collections looks for overrides
+    rest = FLAGS(["main.py", *arguments])
+    if FLAGS.config is not None:
+        FLAGS.config.keys()  # a file that failed to load says so at its first use
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}")
-    if command == "train" and config is None:
+    if command == "train" and FLAGS.config is None:
         raise UserError("train needs --config=FILE:ARG, such as configs/mae.py:digits")
 
 
 def flag_message(error: Exception, arguments: list[str]) -> str:
-    """One line for what absl and ml_collections raise."""
-    text = error.args[0] if isinstance(error, KeyError) else str(error)
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    if "Traceback" in text:  # get_config failed: its own message comes last
+    """One line for any of FLAG_ERRORS."""
+    # Some of their messages were quoted once or twice on the way.
+    text = str(error).replace("\\n", "\n").replace("\\", "").replace("'", "")
+    lines = [line.strip(' "') for line in text.splitlines() if line.strip(' "')]
+    if any(line.startswith("Traceback") for line in lines):
+        # get_config failed: its own message comes last.
         return f"{lines[0].split(': Error')[0]}: {lines[-1].split(': ', 1)[-1]}"
-    line = "; ".join(lines).replace("'", "").replace('\\"', '"')
-    guilty = [word for word in arguments if lines and lines[0].strip("'\"") in word]
-    return f"{guilty[0]}: {line}" if guilty else line
+    guilty = [word for word in arguments if lines[0] in word]
+    return "; ".join([*guilty[:1], *lines])
 
 
 def run(command: str) -> None:
     """Carries the command out."""
+    # Late: a mistyped flag is answered at once, without loading JAX.
     from imae_jax import demo, train
     from imae_jax.report import html, summary
 
@@ -106,12 +109,12 @@ def main() -> int:
         return 0 if arguments else 1
     try:
         command = parse_command(arguments)
-        parse_flags(command, arguments)
+        try:
+            parse_flags(command, arguments)
+        except FLAG_ERRORS as error:
+            raise UserError(flag_message(error, arguments)) from None
         run(command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,18 +16,27 @@ from imae_jax.patches import (
     take_patches,
 )
 
-# Width, depth, heads. DeiT (Ti, S) and ViT (B, L) sizes; `mu` is for tests.
+
+class Size(NamedTuple):
+    """The size of a Transformer."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+# DeiT (Ti, S) and ViT (B, L) sizes; `mu` is for tests.
 VARIANTS = {
-    "mu": dict(width=32, depth=1, heads=2),
-    "Ti": dict(width=192, depth=12, heads=3),
-    "S": dict(width=384, depth=12, heads=6),
-    "B": dict(width=768, depth=12, heads=12),
-    "L": dict(width=1024, depth=24, heads=16),
+    "mu": Size(32, 1, 2),
+    "Ti": Size(192, 12, 3),
+    "S": Size(384, 12, 6),
+    "B": Size(768, 12, 12),
+    "L": Size(1024, 24, 16),
 }
 
 
-def decode_variant(variant: str) -> tuple[dict[str, int], int]:
-    """ "Ti/2" -> (dict(width=192, depth=12, heads=3), 2), the size and the patch size.
+def decode_variant(variant: str) -> tuple[Size, int]:
+    """ "Ti/2" -> (Size(192, 12, 3), 2), the encoder's size and the patch size.
 
     Raises:
       ValueError: if the variant is not NAME/PATCH with a known name.
@@ -37,7 +47,7 @@ def decode_variant(variant: str) -> tuple[dict[str, int], int]:
             f"{variant!r} is not a variant; expected NAME/PATCH such as 'Ti/2', "
             f"with NAME one of {', '.join(VARIANTS)}"
         )
-    return dict(VARIANTS[name]), int(patch)
+    return VARIANTS[name], int(patch)
 
 
 def _dense(features: int, name: str | None = None) -> nn.Dense:
@@ -136,21 +146,21 @@ class Autoencoder(nn.Module):
     """What `MAE` and `IMAE` share.
 
     Attributes:
-      encoder_size, decoder_size: width, depth and heads of each.
+      encoder_size, decoder_size: of the two Transformers.
       patch_size: p.
       image_size, channels: (H, W) and C.
     """
 
-    encoder_size: Mapping[str, int]
-    decoder_size: Mapping[str, int]
+    encoder_size: Size
+    decoder_size: Size
     patch_size: int
     image_size: tuple[int, int]
     channels: int
 
     def setup(self):
-        self.encoder = Encoder(**self.encoder_size, patch_size=self.patch_size)
+        self.encoder = Encoder(**self.encoder_size._asdict(), patch_size=self.patch_size)
         self.decoder = Decoder(
-            **self.decoder_size,
+            **self.decoder_size._asdict(),
             grid=grid_size(self.image_size, self.patch_size),
             patch_values=self.patch_size**2 * self.channels,
         )
@@ -178,7 +188,7 @@ class MAE(Autoencoder):
 
     def setup(self):
         super().setup()
-        self.decoder_embed = _dense(self.decoder_size["width"])
+        self.decoder_embed = _dense(self.decoder_size.width)
 
     def __call__(self, images, ids_keep, ids_restore):
         """Encodes the visible patches, rebuilds all of them.
@@ -217,9 +227,9 @@ class IMAE(Autoencoder):
 
     def setup(self):
         super().setup()
-        self.disentangle_subordinate = _dense(self.decoder_size["width"])
+        self.disentangle_subordinate = _dense(self.decoder_size.width)
         if self.branches == "both":
-            self.disentangle_dominant = _dense(self.decoder_size["width"])
+            self.disentangle_dominant = _dense(self.decoder_size.width)
 
     def disentangle(self, tokens):
         """[B, 1 + K, D] tokens of mixtures -> [B, S, 1 + K, E] latents of their sources."""
@@ -286,8 +296,8 @@ def build(
     size, patch_size = decode_variant(variant)
     *image_size, channels = image_shape
     fields = dict(
-        encoder_size=size | {k: v for k, v in encoder.items() if v is not None},
-        decoder_size=dict(decoder),
+        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
+        decoder_size=Size(**decoder),
         patch_size=patch_size,
         image_size=tuple(image_size),
         channels=channels,

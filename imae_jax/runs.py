@@ -134,7 +134,7 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
         raise UserError(f"{key}={str(workdir)!r} is an i-MAE run; a teacher is a MAE run")
     teacher = run.model
     for what, theirs, ours in (
-        ("decoder width", teacher.decoder_size["width"], student.decoder_size["width"]),
+        ("decoder width", teacher.decoder_size.width, student.decoder_size.width),
         ("image size", teacher.image_size, student.image_size),
         ("channels", teacher.channels, student.channels),
         ("patch size", teacher.patch_size, student.patch_size),

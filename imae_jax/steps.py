@@ -1,5 +1,6 @@
 """The jitted functions: initialise, train one step, predict."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -169,16 +170,18 @@ def make_train_step(loss, optimiser: optax.GradientTransformation, mesh: Mesh):
     )
 
 
-def make_predict(model: MAE | IMAE, params, mesh: Mesh):
-    """Returns `predict(images [B, H, W, C], mask)`: the model's named outputs in NumPy."""
+@functools.cache
+def _compiled_forward(model: MAE | IMAE, mesh: Mesh):
+    # Cached: networks of the same form, such as a teacher and a random one, share it.
     copies, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    compiled = jax.jit(
-        lambda params, images, mask: forward(model, params, images, mask),
+    return jax.jit(
+        functools.partial(forward, model),
         in_shardings=(copies, batch, batch),
         out_shardings=batch,
     )
 
-    def predict(images, mask):
-        return jax.device_get(compiled(params, images, mask))
 
-    return predict
+def make_predict(model: MAE | IMAE, params, mesh: Mesh):
+    """Returns `predict(images [B, H, W, C], mask)`: the model's named outputs in NumPy."""
+    compiled = _compiled_forward(model, mesh)
+    return lambda images, mask: jax.device_get(compiled(params, images, mask))

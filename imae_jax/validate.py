@@ -17,7 +17,7 @@ def _require(ok: bool, key: str, value, allowed: str) -> None:
 def _check_transformer(size, section: str) -> None:
     for name in ("width", "depth", "heads"):
         key, value = f"model.{section}.{name}", size[name]
-        _require(value is None or value >= 1, key, value, "at least 1")
+        _require(value >= 1, key, value, "at least 1")
     width, heads = size["width"], size["heads"]
     _require(
         width % heads == 0 and width % 4 == 0,
@@ -33,8 +33,8 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         size, patch_size = decode_variant(config.model.variant)
     except ValueError as error:
         raise UserError(f"model.variant: {error}") from None
-    encoder = {k: size[k] if v is None else v for k, v in config.model.encoder.items()}
-    _check_transformer(encoder, "encoder")
+    given = {k: v for k, v in config.model.encoder.items() if v is not None}
+    _check_transformer(size._asdict() | given, "encoder")
     _check_transformer(config.model.decoder, "decoder")
     try:
         rows, columns = grid_size(image_shape[:2], patch_size)

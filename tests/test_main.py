@@ -42,20 +42,20 @@ def fails(*arguments):
     [
         (
             ["trian", "--workdir=x"],
-            "did you mean 'train'? commands: demo, train, eval, report",
+            "did you mean 'train'?; commands: demo, train, eval, report",
         ),
         (["--workdir=x"], "no command is given; commands: demo"),
         (["train", "--config=configs/mae.py:digits"], "train needs --workdir"),
         (["train", "--workdir=x"], "train needs --config"),
         (["train", "again", "--config=configs/mae.py", "--workdir=x"], "argument 'again'"),
-        (["train", "--wrkdir=x", "--workdir=x"], "Did you mean: workdir"),
+        (["train", "--wrkdir=x"], "--wrkdir=x is not a flag; flags: --workdir=DIR"),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blrr=1"],
-            '--config.optim.blrr=1: blrr; Did you mean "blr"',
+            '--config.optim.blrr=1; blrr; Did you mean "blr" instead of "blrr"?',
         ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optm.blr=1"],
-            '--config.optm.blr=1: optm; Did you mean "optim"',
+            '--config.optm.blr=1; optm; Did you mean "optim" instead of "optm"?',
         ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blr=fast"],

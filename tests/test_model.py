@@ -74,7 +74,7 @@ def test_output_shapes_of_full_size_models(variant):
         return model.forward(network, init_params(network, 0), images, mask)
 
     out = jax.eval_shape(run)
-    encoder, decoder = network.encoder_size["width"], network.decoder_size["width"]
+    encoder, decoder = network.encoder_size.width, network.decoder_size.width
     assert out["tokens"].shape == (2, 1 + kept, encoder)
     assert out["latents"].shape == (2, 2, 1 + kept, decoder)
     assert out["pred"].shape == (2, 2, length, network.patch_size**2 * channels)

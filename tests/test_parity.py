@@ -109,10 +109,9 @@ def test_mae_is_transformers_vitmae(parity, size, norm_pix):
     torch = parity("torch")
     reference = torch_mae(parity, size, norm_pix)
     image_size, patch_size, channels, encoder, decoder = size
-    names = ("width", "depth", "heads")
     network = model.MAE(
-        encoder_size=dict(zip(names, encoder, strict=True)),
-        decoder_size=dict(zip(names, decoder, strict=True)),
+        encoder_size=model.Size(*encoder),
+        decoder_size=model.Size(*decoder),
         patch_size=patch_size,
         image_size=image_size,
         channels=channels,
