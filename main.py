@@ -73,12 +73,13 @@ def parse_flags(command: str, arguments: list[str]) -> None:
 
 def flag_message(error: Exception, arguments: list[str]) -> str:
     """One line for any of FLAG_ERRORS."""
-    # Some of their messages were quoted once or twice on the way.
-    text = str(error).replace("\\n", "\n").replace("\\", "").replace("'", "")
-    lines = [line.strip(' "') for line in text.splitlines() if line.strip(' "')]
-    if any(line.startswith("Traceback") for line in lines):
-        # get_config failed: its own message comes last.
+    text = str(error)
+    if "Traceback" in text:  # get_config failed: its own message comes last
+        lines = text.strip().splitlines()
         return f"{lines[0].split(': Error')[0]}: {lines[-1].split(': ', 1)[-1]}"
+    # Some of their messages were quoted once or twice on the way.
+    text = text.replace("\\n", "\n").replace("\\", "").replace("'", "")
+    lines = [line.strip(' "') for line in text.splitlines() if line.strip(' "')]
     guilty = [word for word in arguments if lines[0] in word]
     return "; ".join([*guilty[:1], *lines])
 

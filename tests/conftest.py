@@ -13,7 +13,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_FLAG}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Many tests compile the same step: it is compiled once a session, children included.
 CACHE_DIR = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imae_jax_")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import importlib  # noqa: E402
 
@@ -26,7 +26,7 @@ from imae_jax import train  # noqa: E402
 from imae_jax.data import sources  # noqa: E402
 
 # No deadlines: the first example of a shape compiles.
-settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 settings.load_profile("default")
 
 
