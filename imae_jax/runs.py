@@ -123,6 +123,24 @@ def abstract_params(network: MAE | IMAE, mesh: Mesh):
     )
 
 
+def check_same_patches(run: TrainedRun, student: IMAE, key: str) -> None:
+    """Raises UserError if a run's model cannot be shown the student's masked images."""
+    for what, theirs, ours in (
+        ("image size", run.model.image_size, student.image_size),
+        ("channels", run.model.channels, student.channels),
+        ("patch size", run.model.patch_size, student.patch_size),
+    ):
+        _check_equal(run, key, what, theirs, ours)
+
+
+def _check_equal(run: TrainedRun, key: str, what: str, theirs, ours) -> None:
+    if theirs != ours:
+        raise UserError(
+            f"{key}={str(run.workdir)!r}: its {what} is {theirs}, the student's is {ours}; "
+            "they must be equal"
+        )
+
+
 def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
     """Loads a MAE run and checks that it can teach `student`.
 
@@ -132,18 +150,9 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
     run = load_run(workdir, key, mesh)
     if not isinstance(run.model, MAE):
         raise UserError(f"{key}={str(workdir)!r} is an i-MAE run; a teacher is a MAE run")
-    teacher = run.model
-    for what, theirs, ours in (
-        ("decoder width", teacher.decoder_size.width, student.decoder_size.width),
-        ("image size", teacher.image_size, student.image_size),
-        ("channels", teacher.channels, student.channels),
-        ("patch size", teacher.patch_size, student.patch_size),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"{key}={str(workdir)!r}: the teacher's {what} is {theirs}, "
-                f"the student's is {ours}; they must be equal"
-            )
+    check_same_patches(run, student, key)
+    widths = run.model.decoder_size.width, student.decoder_size.width
+    _check_equal(run, key, "decoder width", *widths)
     return run
 
 

@@ -172,15 +172,12 @@ def _loop(setup, state, train_step, schedule, checkpoints, last_step):
             state, metrics = train_step(state, teacher_params, images[indices])
             progress.update(step)
 
-            every_steps, every_minutes = (
-                config.checkpoint.every_steps,
-                config.checkpoint.every_minutes,
-            )
+            every = config.checkpoint
             minutes = (time.monotonic() - saved_at) / 60
             is_save = (
                 step == last_step
-                or (every_steps and step % every_steps == 0)
-                or (every_minutes and minutes >= every_minutes)
+                or (every.every_steps and step % every.every_steps == 0)
+                or (every.every_minutes and minutes >= every.every_minutes)
             )
             is_log = step == last_step or step % config.log.every_steps == 0
             if not (is_save or is_log):
@@ -239,6 +236,7 @@ def _networks(
         if path:
             key = f"evals.separability.baseline_runs.{name}"
             baseline = runs.load_run(path, key, mesh)
+            runs.check_same_patches(baseline, run.model, key)
             networks[name] = steps.make_predict(baseline.model, baseline.params, mesh)
         else:
             missing.append(name)
@@ -287,12 +285,11 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
                 "mask_ratio": config.mask.ratio,
                 "checkpoint": run.step,
             }
-    figures.reconstructions(
-        networks["student"],
-        held_out,
-        workdir / "figures",
-        **config.evals.reconstruction,
-    )
+    if "reconstruction" in config.evals:
+        options = config.evals.reconstruction
+        figures.reconstructions(
+            networks["student"], held_out, workdir / "figures", **options
+        )
     checkpoint.write_json(workdir / SETTINGS_FILE, settings)
     checkpoint.write_json(workdir / EVAL_FILE, results)
     return results

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
+from imae_jax.evaluators import EVALUATORS
 from imae_jax.model import decode_variant
 from imae_jax.optim import duration_steps
 from imae_jax.patches import grid_size, num_visible
@@ -139,6 +140,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
 def check_evals(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
     """Splits, batches and weights of the evaluators."""
     for name, options in config.evals.items():
+        _require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
         split, splits = options.split, ", ".join(dataset.splits)
         _require(split in dataset.splits, f"evals.{name}.split", split, f"one of {splits}")
         _check_batch(options.batch_size, f"evals.{name}.batch_size", num_devices)

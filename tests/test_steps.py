@@ -85,6 +85,16 @@ def test_teacher_changes_the_loss_only_through_distillation(imae_config, tmp_pat
     }
 
 
+def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
+    setup = train.set_up(mae_config(), tmp_path)
+    params = steps.init_params(setup.model, 0)
+    loss = jax.jit(train.make_loss(setup))
+    first, second, again = (
+        float(loss(params, None, batch(setup, 0), step)[0]) for step in (0, 1, 0)
+    )
+    assert first == again != second
+
+
 # Every key of model, mix, mask, loss, augment and teacher, and a value it may take.
 KNOBS = {
     "model.variant": "mu/4",

@@ -9,7 +9,7 @@ BAD_VALUES = [
     ("model.encoder.heads", 5, "model.encoder.width=32 .* number of heads, 5"),
     ("model.encoder.depth", 0, "model.encoder.depth=0 .* at least 1"),
     ("model.decoder.width", 30, "model.decoder.width=30 .* divisible by 4"),
-    ("model.decoder.width", 48, "decoder width is 32, the student's is 48"),
+    ("model.decoder.width", 48, "its decoder width is 32, the student's is 48"),
     ("mask.ratio", 0.99, "mask ratio 0.99 leaves 0 of 16 patches"),
     ("mask.ratio", -0.5, "mask ratio -0.5 leaves 24 of 16"),
     ("mask.ratio", 0.0, "mask.ratio=0.0 .* remove at least one"),
@@ -87,6 +87,15 @@ def test_an_imae_run_is_no_teacher(imae_config, tmp_path):
     config.teacher.init = str(tmp_path / "imae")
     with pytest.raises(UserError, match="is an i-MAE run; a teacher is a MAE run"):
         train.train(config, tmp_path / "other")
+
+
+def test_unknown_evaluator(mae_config, tmp_path):
+    config = mae_config()
+    config.evals.separabilty = config.evals.reconstruction
+    with pytest.raises(
+        UserError, match="evals='separabilty' .* reconstruction, separability"
+    ):
+        train.train(config, tmp_path)
 
 
 def test_workdir_that_cannot_be_written(mae_config, tmp_path):

@@ -119,5 +119,6 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
             axis.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), lw=1)
         axis.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        if names:
+            axis.legend(fontsize=7)
     return figure

@@ -32,11 +32,27 @@ def find_runs(workdir: Path) -> dict[str, Path]:
     return {path.name: path for path in folders if (path / CONFIG_FILE).exists()}
 
 
+def find_results(workdir: Path, runs: dict[str, Path]) -> dict[str, float]:
+    """The folder's own eval.json; else an i-MAE run's; else any; else nothing."""
+    found = [
+        checkpoint.read_json(path / "eval.json")
+        for path in (workdir, *runs.values())
+        if (path / "eval.json").exists()
+    ]
+    if (workdir / "eval.json").exists():
+        return found[0]
+    return max(
+        found, key=lambda results: "reconstruction/dominant/mse" in results, default={}
+    )
+
+
 def describe(run: Path) -> dict:
     """What the report says of a run: steps, data, device, versions, every setting."""
-    with Checkpoints(run) as checkpoints:
-        step = checkpoints.latest_step()
-        meta = checkpoints.meta(step) if step is not None else {}
+    step, meta = None, {}
+    if (run / "checkpoints").is_dir():
+        with Checkpoints(run) as checkpoints:
+            step = checkpoints.latest_step()
+            meta = checkpoints.meta(step) if step is not None else {}
     metrics = read_metrics(run)
     return {
         "step": step,
@@ -57,11 +73,7 @@ def write_report(workdir: str | Path) -> Path:
     runs = find_runs(workdir) if workdir.is_dir() else {}
     if not runs:
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on")
-    results = {}
-    for path in (workdir, *runs.values()):
-        if (path / "eval.json").exists():
-            results = checkpoint.read_json(path / "eval.json")
-            break
+    results = find_results(workdir, runs)
     pictures = {
         name: _png((path / "figures" / "reconstructions.png").read_bytes())
         for name, path in runs.items()
