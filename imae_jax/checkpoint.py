@@ -17,12 +17,12 @@ from imae_jax.errors import UserError
 CONFIG_FILE = "config.json"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically: a reader sees the old text or the new, never a part."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically: a reader sees the old data or the new, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -30,6 +30,11 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

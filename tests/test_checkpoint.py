@@ -83,13 +83,20 @@ def test_digest_sees_every_value_name_and_type():
     assert checkpoint.digest(put(PARAMS)) == checkpoint.digest(PARAMS)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+def disk_full(handle):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "numbers.json"
     checkpoint.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         checkpoint.write_json(path, {"a": object()})
     with pytest.raises(UnicodeEncodeError):
         checkpoint.write_text(path, "\ud800")
+    monkeypatch.setattr(checkpoint.os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_json(path, {"a": 2})
     assert checkpoint.read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["numbers.json"]
 

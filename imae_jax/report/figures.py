@@ -1,5 +1,6 @@
 """Pictures and curves, drawn with matplotlib."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from imae_jax import augment
+from imae_jax.checkpoint import write_bytes
 from imae_jax.evaluators.mixtures import HeldOut, Predict
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import Mask, covering_masks, patchify, unpatchify
@@ -98,11 +100,18 @@ def draw_grid(columns: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
 def reconstructions(predict: Predict, held_out: HeldOut, folder: Path, **options) -> Path:
-    """Writes the picture grid to `folder/reconstructions.png`."""
+    """Writes the picture grid to `folder/reconstructions.png`; see `picture_columns`."""
     folder.mkdir(exist_ok=True)
     path = folder / "reconstructions.png"
-    draw_grid(picture_columns(predict, held_out, **options)).savefig(path, dpi=130)
+    write_bytes(path, as_png(draw_grid(picture_columns(predict, held_out, **options))))
     return path
 
 

@@ -1,11 +1,9 @@
 """The report: one self-contained HTML file of whatever a folder of runs holds."""
 
 import base64
-import io
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib.figure import Figure
 
 from imae_jax import checkpoint
 from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
@@ -18,12 +16,6 @@ REPORT_FILE = "report.html"
 
 def _png(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
-def _drawn(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return _png(file.getvalue())
 
 
 def find_runs(workdir: Path) -> dict[str, Path]:
@@ -87,7 +79,7 @@ def write_report(workdir: str | Path) -> Path:
         title=workdir.name,
         tables=summary.tables(results),
         pictures=pictures,
-        curves=_drawn(figures.draw_curves(metrics)),
+        curves=_png(figures.as_png(figures.draw_curves(metrics))),
         runs={name: describe(path) for name, path in runs.items()},
     )
     checkpoint.write_text(workdir / REPORT_FILE, page)
