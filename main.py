@@ -28,16 +28,15 @@ FLAG_ERRORS = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueE
 
 
 def parse_command(arguments: list[str]) -> str:
-    """Takes the command out of the arguments."""
-    for command in COMMANDS:
-        if command in arguments:
-            arguments.remove(command)
-            return command
-    words = [word for word in arguments if not word.startswith("-")]
-    problem = f"{words[0]!r} is not a command" if words else "no command is given"
-    near = difflib.get_close_matches(words[0] if words else "", COMMANDS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{problem}{hint}; commands: {', '.join(COMMANDS)}")
+    """Takes the command, the first argument, out of the arguments."""
+    first = arguments[0]
+    if first in COMMANDS:
+        return arguments.pop(0)
+    near = difflib.get_close_matches(first, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(
+        f"{first!r} is not a command; {hint}it comes first: {', '.join(COMMANDS)}"
+    )
 
 
 def parse_flags(command: str, arguments: list[str]) -> None:

@@ -105,7 +105,6 @@ def get_config(model: str, dataset: str, *, epochs: float, runlocal: bool) -> Co
     if runlocal:
         config.model.encoder = size(None, None, None)
         config.model.decoder = size(32, 1, 2)
-        config.train.batch_size = 32
-        config.train.total_steps = 4
+        config.train = ConfigDict(dict(batch_size=32, **duration("total", steps=4)))
         config.log.every_steps = 1
     return config

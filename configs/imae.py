@@ -36,11 +36,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evals.reconstruction = ConfigDict()
     config.evals.reconstruction.split = "test"
     config.evals.reconstruction.batch_size = 256
+    config.evals.reconstruction.seed = 0  # of pairs and masks: the same for every run
     config.evals.reconstruction.alpha = 0.3
 
     config.evals.separability = ConfigDict()
     config.evals.separability.split = "test"  # the map is fitted on the train split
     config.evals.separability.batch_size = 256
+    config.evals.separability.seed = 0  # of pairs and masks: the same for every run
     config.evals.separability.alpha = 0.3
     config.evals.separability.teacher = ""  # workdir; empty: teacher.init
     config.evals.separability.baseline_runs = ConfigDict()

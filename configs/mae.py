@@ -16,4 +16,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evals.reconstruction = ConfigDict()
     config.evals.reconstruction.split = "test"
     config.evals.reconstruction.batch_size = 256
+    config.evals.reconstruction.seed = 0  # of pairs and masks: the same for every run
     return config

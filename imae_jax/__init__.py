@@ -11,7 +11,8 @@ Where the idea of the paper lives, in reading order:
 Around it: `data` (images, pairs), `augment`, `sharding` (devices), `optim` (updates),
 `checkpoint` (disk), `logs` (what people read), `steps` (the jitted functions),
 `validate` (what a config may say), `train` (the loop), `demo` and `report`.
-Imports go one way, from the second list down to the first.
+Imports go one way: a module imports only from layers below its own, which
+tests/test_imports.py lists.
 
 Shape key, used in every docstring:
 

@@ -5,7 +5,31 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from imae_jax import checkpoint, runs, train
+from imae_jax.errors import UserError
 from imae_jax.report import html
+
+STUDENTS = ("imae_without_distillation", "imae")
+
+
+def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
+    """The runs in the order they are trained, with teacher and baseline filled in.
+
+    Raises:
+      UserError: if a section is missing, or names a teacher of its own.
+    """
+    for name in ("imae", "imae_without_distillation", "teacher"):
+        if name not in config or "model" not in config[name]:
+            raise UserError(f"--config describes no demo: it has no section {name!r}")
+    for name in STUDENTS:
+        teacher = config[name].teacher
+        if teacher.init:
+            raise UserError(
+                f"{name}: teacher.init={teacher.init!r}: the demo trains its own teacher"
+            )
+        teacher.init = str(workdir / "teacher")
+    baselines = config.imae.evals.separability.baseline_runs
+    baselines.without_distillation = str(workdir / "imae_without_distillation")
+    return {name: config[name] for name in ("teacher", *STUDENTS)}
 
 
 def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, float], Path]:
@@ -15,25 +39,28 @@ def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, float], Pat
 
     Args:
       config: a section per run, see `configs/demo.py`.
-      workdir: gets a folder per run, `eval.json` and `report.html`.
+      workdir: gets a folder per run, `eval.json`, `eval_settings.json` and `report.html`.
     Returns:
       The numbers of `eval.json`, and the report's path. The i-MAE run's stand under their
       own names, the other runs' below the run's name.
+    Raises:
+      UserError: for bad input, before the first run is trained.
     """
     workdir = runs.open_workdir(workdir)
-    teacher_dir = workdir / "teacher"
-    students = {"imae_without_distillation": config.imae_without_distillation}
-    students["imae"] = config.imae
-    for student in students.values():
-        student.teacher.init = str(teacher_dir)
-    baselines = config.imae.evals.separability.baseline_runs
-    baselines.without_distillation = str(workdir / "imae_without_distillation")
-
-    results = {}
-    for name, run_config in {"teacher": config.teacher, **students}.items():
+    configs = connect(config, workdir)
+    for name, run_config in configs.items():
+        try:
+            train.check(run_config, workdir / name)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    results, settings = {}, {}
+    for name, run_config in configs.items():
         train.train(run_config, workdir / name)
         numbers = train.evaluate(run_config, workdir / name)
+        used = checkpoint.read_json(workdir / name / train.SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}
+        settings |= {prefix + key: value for key, value in used.items()}
+    checkpoint.write_json(workdir / train.SETTINGS_FILE, settings)
     checkpoint.write_json(workdir / train.EVAL_FILE, results)
     return results, html.write_report(workdir)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.mixing import BRANCHES
+from imae_jax.patches import patchify
 
 
 def normalise_patches(patches: jax.Array) -> jax.Array:
@@ -17,6 +18,12 @@ def normalise_patches(patches: jax.Array) -> jax.Array:
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return (patches - mean) / jnp.sqrt(variance + 1e-6)
+
+
+def target_patches(images: jax.Array, patch_size: int, norm_pix: bool) -> jax.Array:
+    """What a model should predict of [..., H, W, C] standardised images: [..., L, P]."""
+    patches = patchify(images, patch_size)
+    return normalise_patches(patches) if norm_pix else patches
 
 
 def masked_patch_error(pred: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:

@@ -34,7 +34,8 @@ def duration_steps(
         value = section.get(f"{name}_{unit}")
         if value is not None:
             return round(value * steps)
-    forms = ", ".join(f"{name}_{unit}" for unit in steps_per_unit)
+    known = (f"{name}_{unit}" for unit in steps_per_unit)
+    forms = ", ".join(form for form in known if form in section)
     raise UserError(f"no duration is set: give one of {forms}")
 
 

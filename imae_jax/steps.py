@@ -14,7 +14,7 @@ from imae_jax import augment, losses, sharding
 from imae_jax.distill import teacher_latents
 from imae_jax.mixing import make_mixtures
 from imae_jax.model import IMAE, MAE, forward
-from imae_jax.patches import patchify, random_mask
+from imae_jax.patches import random_mask
 
 
 @flax.struct.dataclass
@@ -55,11 +55,6 @@ def init_state(
 Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict]]
 
 
-def _targets(images, model, norm_pix):
-    patches = patchify(images, model.patch_size)
-    return losses.normalise_patches(patches) if norm_pix else patches
-
-
 def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
     """Each image alone: rebuild its removed patches."""
 
@@ -67,7 +62,8 @@ def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective
         del teacher_params
         mask = random_mask(key, images.shape[0], model.num_patches, mask_ratio)
         out = forward(model, params, images, mask)
-        return losses.mae_losses(out, _targets(images, model, norm_pix), mask.mask)
+        target = losses.target_patches(images, model.patch_size, norm_pix)
+        return losses.mae_losses(out, target, mask.mask)
 
     return objective
 
@@ -111,7 +107,7 @@ def imae_objective(
         sources = mixtures.sources[:, : model.num_sources]
         return losses.imae_losses(
             out,
-            _targets(sources, model, norm_pix),
+            losses.target_patches(sources, model.patch_size, norm_pix),
             mask.mask,
             latents,
             distill_weight,

@@ -47,11 +47,19 @@ class Setup:
         return self.teacher is not None and self.config.loss.distill_weight > 0
 
 
-def set_up(config: ConfigDict, workdir: Path) -> Setup:
-    """Checks the config, loads data and teacher; nothing is compiled yet."""
+def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
+    """Checks all that can be said before the teacher is there; returns data and devices."""
+    validate.check_sections(config)
+    runs.check_same_config(config, workdir)
     dataset = sources.load(config.data.name, config.data.dir)
     mesh = sharding.make_mesh()
     validate.check(config, dataset, mesh.size)
+    return dataset, mesh
+
+
+def set_up(config: ConfigDict, workdir: Path) -> Setup:
+    """Checks the config, loads data and teacher; nothing is compiled yet."""
+    dataset, mesh = check(config, workdir)
     model = runs.build_model(config, dataset.image_shape)
     teacher = None
     if config.model.name == "imae" and config.teacher.init:
@@ -139,7 +147,6 @@ def train(
         finite.
     """
     workdir = runs.open_workdir(workdir)
-    runs.check_same_config(config, workdir)
     setup = set_up(config, workdir)
     total_steps, warmup_steps = validate.run_steps(config, len(setup.train_images))
     schedule = optim.learning_rate(
@@ -227,8 +234,9 @@ def _networks(
     key = "evals.separability.teacher" if options.teacher else "teacher.init"
     teacher = runs.load_teacher(path, run.model, key, mesh)
     networks["teacher"] = steps.make_predict(teacher.model, teacher.params, mesh)
+    random_seed = teacher.config.seed + 1  # not the one the teacher started from
     random = jax.jit(
-        lambda: steps.init_params(teacher.model, config.seed),
+        lambda: steps.init_params(teacher.model, random_seed),
         out_shardings=sharding.replicated(mesh),
     )()
     networks["random"] = steps.make_predict(teacher.model, random, mesh)
@@ -254,9 +262,10 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
       UserError: if the run, its teacher or a baseline run is missing or does not fit.
     """
     workdir = Path(workdir).expanduser().absolute()
+    runs.check_same_config(config, workdir)
     dataset = sources.load(config.data.name, config.data.dir)
     mesh = sharding.make_mesh()
-    validate.check(config, dataset, mesh.size)
+    validate.check_evals(config, dataset, mesh.size)
     run = runs.load_run(workdir, "workdir", mesh)
     networks, missing = _networks(config, run, mesh)
     for name in missing:
@@ -267,7 +276,6 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         num_patches=run.model.num_patches,
         mask_ratio=config.mask.ratio,
         norm_pix=config.loss.norm_pix,
-        seed=config.seed,
     )
     results, settings = {}, {}
     for name, options in config.evals.items():

@@ -1,5 +1,7 @@
 """What a config may say, checked before anything is compiled."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from imae_jax.data.sources import Dataset
@@ -44,6 +46,15 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
             f"model.variant={config.model.variant!r} does not fit "
             f"{config.data.name}: {error}"
         ) from None
+    ratio = config.mask.ratio
+    _require(0 <= ratio < 1, "mask.ratio", ratio, "in [0, 1)")
+    values = patch_size**2 * image_shape[2]
+    _require(
+        values > 1 or not config.loss.norm_pix,
+        "loss.norm_pix",
+        config.loss.norm_pix,
+        "False where a patch has one value: it has no variance",
+    )
     try:
         visible = num_visible(rows * columns, config.mask.ratio)
     except ValueError as error:
@@ -118,8 +129,10 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     _check_batch(config.train.batch_size, "train.batch_size", num_devices)
     run_steps(config, num_examples)
     optim = config.optim
-    _require(optim.blr > 0, "optim.blr", optim.blr, "above 0")
-    betas = len(optim.betas) == 2 and all(0 <= beta < 1 for beta in optim.betas)
+    _require(0 < optim.blr < math.inf, "optim.blr", optim.blr, "above 0 and finite")
+    betas = len(optim.betas) == 2 and all(
+        isinstance(beta, float | int) and 0 <= beta < 1 for beta in optim.betas
+    )
     _require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
     decay = optim.weight_decay
     _require(decay >= 0, "optim.weight_decay", decay, "0 or more")
@@ -137,12 +150,24 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         _require(value >= low, key, value, f"at least {low}")
 
 
+def check_sections(config: ConfigDict) -> None:
+    """Raises UserError if the config is not a run's, such as that of a demo."""
+    for section in ("data", "model", "train", "optim"):
+        if section not in config:
+            raise UserError(f"--config describes no run: it has no section {section!r}")
+
+
 def check_evals(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
     """Splits, batches and weights of the evaluators."""
     for name, options in config.evals.items():
         _require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
-        split, splits = options.split, ", ".join(dataset.splits)
-        _require(split in dataset.splits, f"evals.{name}.split", split, f"one of {splits}")
+        held_out = [split for split in dataset.splits if split != "train"]
+        _require(
+            options.split in held_out,
+            f"evals.{name}.split",
+            options.split,
+            f"one of {', '.join(held_out)}",
+        )
         _check_batch(options.batch_size, f"evals.{name}.batch_size", num_devices)
         if "alpha" in options:
             alpha = options.alpha

@@ -42,9 +42,26 @@ def fails(*arguments):
     [
         (
             ["trian", "--workdir=x"],
-            "did you mean 'train'?; commands: demo, train, eval, report",
+            "did you mean 'train'? it comes first: demo, train, eval",
         ),
-        (["--workdir=x"], "no command is given; commands: demo"),
+        (["--workdir=x", "train"], "is not a command; it comes first"),
+        (["train", "--workdir", "demo"], "train needs --config"),
+        (
+            ["train", "--config=configs/demo.py", "--workdir=x"],
+            "--config describes no run: it has no section 'data'",
+        ),
+        (
+            ["demo", "--config=configs/imae.py", "--workdir=x"],
+            "--config describes no demo: it has no section 'imae'",
+        ),
+        (
+            ["demo", "--workdir=x", "--config.imae.mix.alpha=0.9"],
+            "imae: mix.alpha=0.9 is not possible",
+        ),
+        (
+            ["demo", "--workdir=x", "--config.imae.teacher.init=there"],
+            "imae: teacher.init='there': the demo trains its own teacher",
+        ),
         (["train", "--config=configs/mae.py:digits"], "train needs --workdir"),
         (["train", "--workdir=x"], "train needs --config"),
         (["train", "again", "--config=configs/mae.py", "--workdir=x"], "argument 'again'"),
@@ -97,6 +114,7 @@ def demo(data_dir, tmp_path_factory):
         "demo",
         "--config=configs/demo.py:digits,runlocal",
         *(f"--config.{section}.data.dir={data_dir}" for section in sections),
+        *(f"--config.{section}.checkpoint.every_steps=1" for section in sections),
     ]
     done = call(*arguments, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
@@ -119,7 +137,8 @@ def test_demo_writes_what_it_promises(demo):
         mean = results[f"reconstruction/{branch}/mse_train_mean"]
         assert ratio == pytest.approx(mse / mean)
         assert f"{ratio:.3f}x" in output
-    settings = json.loads((workdir / "imae" / "eval_settings.json").read_text())
+    settings = json.loads((workdir / "eval_settings.json").read_text())
+    assert settings.keys() == results.keys()
     assert settings["separability/dominant/r2"] == {
         "split": "test",
         "count": 300,
@@ -166,14 +185,15 @@ def test_killed_at_any_moment_the_demo_goes_on_and_ends_the_same(demo, tmp_path)
     arguments, undisturbed, _ = demo
     again = command(*arguments, f"--workdir={tmp_path}/demo")
     # Kill once the files of each stage begin to appear.
-    for moment in ("imae_without_distillation/checkpoints", "imae/figures"):
+    for moment in ("imae_without_distillation/checkpoints", "imae/checkpoints/2"):
         process = subprocess.Popen(
             again, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
         )
         while process.poll() is None and not (tmp_path / "demo" / moment).exists():
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "demo" / "eval.json").exists()
     done = subprocess.run(again, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
     assert done.returncode == 0
     for name in ("eval.json", "imae/eval.json", "teacher/eval.json"):

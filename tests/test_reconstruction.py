@@ -14,14 +14,13 @@ def dataset(data_dir):
     return sources.load("digits", data_dir)
 
 
-def held_out(dataset, norm_pix=False, seed=0):
+def held_out(dataset, norm_pix=False):
     return HeldOut(
         dataset=dataset,
         patch_size=2,
         num_patches=16,
         mask_ratio=0.5,
         norm_pix=norm_pix,
-        seed=seed,
     )
 
 
@@ -33,7 +32,7 @@ def constant(value):
 
 
 def test_every_image_is_seen_once_in_each_role_and_padding_is_marked(dataset):
-    batches = list(held_out(dataset).mixtures("test", alpha=0.3, batch_size=128))
+    batches = list(held_out(dataset).mixtures("test", alpha=0.3, batch_size=128, seed=0))
     valid = np.concatenate([valid for _, valid in batches])
     assert len(batches) == 3 and valid.sum() == 300 and not valid[300:].any()
     split = dataset.splits["test"].images
@@ -56,6 +55,7 @@ def test_numbers_do_not_depend_on_the_batch_size(dataset):
                 held_out(dataset),
                 split="test",
                 batch_size=n,
+                seed=0,
                 alpha=0.3,
             )
         )
@@ -70,10 +70,15 @@ def test_error_against_numpy_on_removed_patches_only(dataset, norm_pix):
     made = held_out(dataset, norm_pix)
     found = dict(
         reconstruction.evaluate(
-            {"student": constant(0.25)}, made, split="test", batch_size=300, alpha=0.3
+            {"student": constant(0.25)},
+            made,
+            split="test",
+            batch_size=300,
+            seed=0,
+            alpha=0.3,
         )
     )
-    (mixtures, _) = next(made.mixtures("test", alpha=0.3, batch_size=300))
+    (mixtures, _) = next(made.mixtures("test", alpha=0.3, batch_size=300, seed=0))
     train = augment.standardise(dataset.splits["train"].images, dataset.mean, dataset.std)
     removed = np.asarray(mixtures.mask.mask)
 
@@ -100,7 +105,9 @@ def test_perfect_prediction_has_no_error_for_a_mae(dataset):
 
     made = held_out(dataset)
     found = dict(
-        reconstruction.evaluate({"student": predict}, made, split="test", batch_size=64)
+        reconstruction.evaluate(
+            {"student": predict}, made, split="test", batch_size=64, seed=0
+        )
     )
     assert found["mse"] == 0 and found["mse_train_mean"] > 0.3
 
@@ -108,7 +115,7 @@ def test_perfect_prediction_has_no_error_for_a_mae(dataset):
 def test_pictures_show_what_the_encoder_saw_and_raw_predictions(dataset, tmp_path):
     made = held_out(dataset)
     columns = figures.picture_columns(
-        constant(0.0), made, split="test", batch_size=64, alpha=0.3
+        constant(0.0), made, split="test", batch_size=64, seed=0, alpha=0.3
     )
     assert list(columns) == [
         "mixture",
@@ -120,7 +127,7 @@ def test_pictures_show_what_the_encoder_saw_and_raw_predictions(dataset, tmp_pat
         "subordinate\nraw",
         "dominant\nraw",
     ]
-    mixtures, _ = next(made.mixtures("test", alpha=0.3, batch_size=64))
+    mixtures, _ = next(made.mixtures("test", alpha=0.3, batch_size=64, seed=0))
     removed = np.asarray(mixtures.mask.mask[: figures.NUM_ROWS])
     masked = np.asarray(patches.patchify(columns["masked"], 2))
     mixture = np.asarray(patches.patchify(columns["mixture"], 2))
@@ -134,7 +141,13 @@ def test_pictures_show_what_the_encoder_saw_and_raw_predictions(dataset, tmp_pat
     expected = 0.3 * columns["subordinate\ntarget"] + 0.7 * columns["dominant\ntarget"]
     np.testing.assert_allclose(columns["mixture"], expected, atol=1e-3)
     path = figures.reconstructions(
-        constant(0.0), made, tmp_path / "figures", split="test", batch_size=64, alpha=0.3
+        constant(0.0),
+        made,
+        tmp_path / "figures",
+        split="test",
+        batch_size=64,
+        seed=0,
+        alpha=0.3,
     )
     assert path.read_bytes().startswith(b"\x89PNG")
 

@@ -25,7 +25,6 @@ class HeldOut:
       patch_size, num_patches: p and L.
       mask_ratio: share of patches removed, as in training.
       norm_pix: whether the models predict patches standardised one by one.
-      seed: decides pairs and masks; numbers do not depend on the batch size.
     """
 
     dataset: Dataset
@@ -33,24 +32,24 @@ class HeldOut:
     num_patches: int
     mask_ratio: float
     norm_pix: bool
-    seed: int
 
     def count(self, split: str) -> int:
         """How many mixtures a split gives: one per image, an odd one left out."""
         return len(self.dataset.splits[split].images) // 2 * 2
 
     def mixtures(
-        self, split: str, *, alpha: float, batch_size: int
+        self, split: str, *, alpha: float, batch_size: int, seed: int
     ) -> Iterator[tuple[Mixtures, np.ndarray]]:
         """Yields batches of mixtures, and which of the B are real: [B] bool.
 
-        Every image is once the subordinate and once the dominant one. The last batch is
-        filled up, so that all have the same shape.
+        Every image is once the subordinate and once the dominant one. `seed` decides pairs
+        and masks; neither depends on the batch size. The last batch is filled up, so that
+        all have the same shape.
         """
         images = self.dataset.splits[split].images
         count = self.count(split)
-        indices = epoch_pairs(len(images), self.seed, epoch=0).reshape(-1)
-        key = jax.random.key(self.seed)
+        indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
+        key = jax.random.key(seed)
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)
         for start in range(0, count, batch_size):
             places = np.arange(start, start + batch_size)

@@ -7,22 +7,17 @@ import numpy as np
 
 from imae_jax import augment
 from imae_jax.evaluators.mixtures import HeldOut, Predict
-from imae_jax.losses import masked_patch_error, normalise_patches
+from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES
-from imae_jax.patches import patchify
 
 
 def mean_target(held_out: HeldOut) -> np.ndarray:
     """The mean of the train split's target patches, [L, P]."""
     dataset = held_out.dataset
     images = augment.standardise(dataset.splits["train"].images, dataset.mean, dataset.std)
-    return np.asarray(targets(held_out, images).mean(axis=0))
-
-
-def targets(held_out: HeldOut, images: jnp.ndarray) -> jnp.ndarray:
-    """What a model should predict for [..., H, W, C] images: [..., L, P]."""
-    patches = patchify(images, held_out.patch_size)
-    return normalise_patches(patches) if held_out.norm_pix else patches
+    return np.asarray(
+        target_patches(images, held_out.patch_size, held_out.norm_pix).mean(axis=0)
+    )
 
 
 def evaluate(
@@ -31,6 +26,7 @@ def evaluate(
     *,
     split: str,
     batch_size: int,
+    seed: int,
     alpha: float | None = None,
 ) -> Iterator[tuple[str, float]]:
     """Squared error on removed patches, in standardised units, per branch.
@@ -38,7 +34,7 @@ def evaluate(
     Args:
       networks: `student`, a MAE or an i-MAE.
       held_out: makes the mixtures.
-      split, batch_size: of what, and how many at once.
+      split, batch_size, seed: see `HeldOut.mixtures`.
       alpha: weight of the subordinate image; None shows a MAE each image alone.
     Yields:
       `mse`, `mse_train_mean` (what the mean image of the train split scores) and their
@@ -48,15 +44,16 @@ def evaluate(
     sums = {"mse": 0.0, "mse_train_mean": 0.0}
     count = 0
     for mixtures, valid in held_out.mixtures(
-        split, alpha=alpha or 0.5, batch_size=batch_size
+        split, alpha=alpha or 0.5, batch_size=batch_size, seed=seed
     ):
         if alpha is None:
             images, mask = mixtures.sources[:, 0], mixtures.mask.mask
             pred = networks["student"](images, mixtures.mask)["pred"]
-            target = targets(held_out, images)
+            target = target_patches(images, held_out.patch_size, held_out.norm_pix)
         else:
             pred = networks["student"](mixtures.mixture, mixtures.mask)["pred"]
-            target = targets(held_out, mixtures.sources[:, : pred.shape[1]])
+            sources = mixtures.sources[:, : pred.shape[1]]
+            target = target_patches(sources, held_out.patch_size, held_out.norm_pix)
             mask = mixtures.mask.mask[:, None]
         for name, guess in (
             ("mse", pred),

@@ -172,6 +172,7 @@ def evaluate(
     split: str,
     alpha: float,
     batch_size: int,
+    seed: int,
 ) -> Iterator[tuple[str, float]]:
     """Scores every row and branch.
 
@@ -181,14 +182,16 @@ def evaluate(
       held_out: makes the mixtures.
       split: what is scored; the map is fitted on `train`, its ridge on `validation`.
       alpha: weight of the subordinate image.
-      batch_size: how many mixtures at once.
+      batch_size, seed: see `HeldOut.mixtures`.
     Yields:
       `mse` and `r2` below `<branch>` and `baselines/<row>/<branch>`.
     """
     by_split = []
     for part in ("train", "validation", split):
         moments: dict[str, Moments] = {}
-        for mixtures, valid in held_out.mixtures(part, alpha=alpha, batch_size=batch_size):
+        for mixtures, valid in held_out.mixtures(
+            part, alpha=alpha, batch_size=batch_size, seed=seed
+        ):
             add_batch(moments, networks, mixtures, valid)
         by_split.append(moments)
     for name in by_split[0]:

@@ -44,6 +44,7 @@ def picture_columns(
     *,
     split: str,
     batch_size: int,
+    seed: int,
     alpha: float | None = None,
 ) -> dict[str, np.ndarray]:
     """The columns of the picture grid by title, each [rows, H, W, C] in 0..255.
@@ -54,7 +55,7 @@ def picture_columns(
     """
     dataset = held_out.dataset
     mixtures, valid = next(
-        held_out.mixtures(split, alpha=alpha or 0.5, batch_size=batch_size)
+        held_out.mixtures(split, alpha=alpha or 0.5, batch_size=batch_size, seed=seed)
     )
     rows = slice(0, min(NUM_ROWS, valid.sum()))
     image_size = dataset.image_shape[:2]

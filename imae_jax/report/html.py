@@ -34,7 +34,7 @@ def find_results(workdir: Path, runs: dict[str, Path]) -> dict[str, float]:
     if (workdir / "eval.json").exists():
         return found[0]
     return max(
-        found, key=lambda results: "reconstruction/dominant/mse" in results, default={}
+        found, key=lambda results: "reconstruction/subordinate/mse" in results, default={}
     )
 
 
