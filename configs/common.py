@@ -1,4 +1,4 @@
-"""Every default value, with its source. The library itself has none.
+"""Every default value of a run, with its source.
 
 Sources: *paper* arXiv 2210.11470; *code* the authors' release; *author* their answers in
 its issues; *MAE* He et al. 2022 and its release; *ours* where these are silent, or tuned

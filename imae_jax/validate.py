@@ -56,13 +56,13 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         "False where a patch has one value: it has no variance",
     )
     try:
-        visible = num_visible(rows * columns, config.mask.ratio)
+        visible = num_visible(rows * columns, ratio)
     except ValueError as error:
-        raise UserError(f"mask.ratio={config.mask.ratio!r}: {error}") from None
+        raise UserError(f"mask.ratio={ratio!r}: {error}") from None
     _require(
         visible < rows * columns,
         "mask.ratio",
-        config.mask.ratio,
+        ratio,
         f"large enough to remove at least one of {rows * columns} patches",
     )
 
