@@ -44,6 +44,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evals.separability.batch_size = 256
     config.evals.separability.seed = 0  # of pairs and masks: the same for every run
     config.evals.separability.alpha = 0.3
+    # The sweep: ours.
+    config.evals.separability.alphas = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
     config.evals.separability.teacher = ""  # workdir; empty: teacher.init
     config.evals.separability.baseline_runs = ConfigDict()
     config.evals.separability.baseline_runs.without_distillation = ""  # workdir

@@ -14,7 +14,10 @@ import orbax.checkpoint as ocp
 
 from imae_jax.errors import UserError
 
+# What a workdir holds beside its checkpoints.
 CONFIG_FILE = "config.json"
+EVAL_FILE = "eval.json"
+SETTINGS_FILE = "eval_settings.json"
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, runs, train
+from imae_jax import checkpoint, runs, setup, train
+from imae_jax.checkpoint import EVAL_FILE, SETTINGS_FILE
 from imae_jax.errors import UserError
 from imae_jax.report import html
 
@@ -50,17 +51,17 @@ def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, float], Pat
     configs = connect(config, workdir)
     for name, run_config in configs.items():
         try:
-            train.check(run_config, workdir / name)
+            setup.check(run_config, workdir / name)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     results, settings = {}, {}
     for name, run_config in configs.items():
         train.train(run_config, workdir / name)
         numbers = train.evaluate(run_config, workdir / name)
-        used = checkpoint.read_json(workdir / name / train.SETTINGS_FILE)
+        used = checkpoint.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}
         settings |= {prefix + key: value for key, value in used.items()}
-    checkpoint.write_json(workdir / train.SETTINGS_FILE, settings)
-    checkpoint.write_json(workdir / train.EVAL_FILE, results)
+    checkpoint.write_json(workdir / SETTINGS_FILE, settings)
+    checkpoint.write_json(workdir / EVAL_FILE, results)
     return results, html.write_report(workdir)

@@ -1,7 +1,6 @@
 """`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,87 +14,7 @@ from imae_jax.patches import (
     sincos_position_embedding,
     take_patches,
 )
-
-
-class Size(NamedTuple):
-    """The size of a Transformer."""
-
-    width: int
-    depth: int
-    heads: int
-
-
-# DeiT (Ti, S) and ViT (B, L) sizes; `mu` is for tests.
-VARIANTS = {
-    "mu": Size(32, 1, 2),
-    "Ti": Size(192, 12, 3),
-    "S": Size(384, 12, 6),
-    "B": Size(768, 12, 12),
-    "L": Size(1024, 24, 16),
-}
-
-
-def decode_variant(variant: str) -> tuple[Size, int]:
-    """ "Ti/2" -> (Size(192, 12, 3), 2), the encoder's size and the patch size.
-
-    Raises:
-      ValueError: if the variant is not NAME/PATCH with a known name.
-    """
-    name, _, patch = variant.partition("/")
-    if name not in VARIANTS or not patch.isdecimal() or int(patch) < 1:
-        raise ValueError(
-            f"{variant!r} is not a variant; expected NAME/PATCH such as 'Ti/2', "
-            f"with NAME one of {', '.join(VARIANTS)}"
-        )
-    return VARIANTS[name], int(patch)
-
-
-def _dense(features: int, name: str | None = None) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), name=name)
-
-
-def _layer_norm(name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, name=name)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over axis -2 of [N, T, width], qkv in one product."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, x):
-        batch_size, tokens, width = x.shape
-        qkv = _dense(3 * width, "qkv")(x)
-        qkv = qkv.reshape(batch_size, tokens, 3, self.heads, width // self.heads)
-        x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return _dense(width, "out")(x.reshape(batch_size, tokens, width))
-
-
-class Block(nn.Module):
-    """Pre-LN Transformer block with an MLP of four times the width and exact GELU."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, x):
-        width = x.shape[-1]
-        x = x + Attention(self.heads, name="attention")(_layer_norm("norm_1")(x))
-        hidden = _dense(4 * width, "mlp_in")(_layer_norm("norm_2")(x))
-        return x + _dense(width, "mlp_out")(nn.gelu(hidden, approximate=False))
-
-
-class Transformer(nn.Module):
-    """`depth` blocks and a final LayerNorm."""
-
-    depth: int
-    heads: int
-
-    @nn.compact
-    def __call__(self, x):
-        for layer in range(self.depth):
-            x = Block(self.heads, name=f"block_{layer:02d}")(x)
-        return _layer_norm("norm")(x)
+from imae_jax.transformer import Block, Size, Transformer, decode_variant, dense
 
 
 class Encoder(nn.Module):
@@ -116,7 +35,7 @@ class Encoder(nn.Module):
             # Gathered before they are embedded: removed patches cost nothing.
             patches = take_patches(patches, ids_keep)
             positions = positions[0][ids_keep]
-        x = _dense(self.width, "patch_embed")(patches) + positions
+        x = dense(self.width, "patch_embed")(patches) + positions
         class_token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
         class_token = jnp.broadcast_to(class_token, (batch_size, 1, self.width))
         x = jnp.concatenate([class_token, x], axis=1)
@@ -139,7 +58,7 @@ class Decoder(nn.Module):
         patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
         x = jnp.concatenate([latents[:, :1], patches], axis=1)
         x = Transformer(self.depth, self.heads, name="transformer")(x)
-        return _dense(self.patch_values, "pred")(x[:, 1:])
+        return dense(self.patch_values, "pred")(x[:, 1:])
 
 
 class Autoencoder(nn.Module):
@@ -188,7 +107,7 @@ class MAE(Autoencoder):
 
     def setup(self):
         super().setup()
-        self.decoder_embed = _dense(self.decoder_size.width)
+        self.decoder_embed = dense(self.decoder_size.width)
 
     def __call__(self, images, ids_keep, ids_restore):
         """Encodes the visible patches, rebuilds all of them.
@@ -227,9 +146,9 @@ class IMAE(Autoencoder):
 
     def setup(self):
         super().setup()
-        self.disentangle_subordinate = _dense(self.decoder_size.width)
+        self.disentangle_subordinate = dense(self.decoder_size.width)
         if self.branches == "both":
-            self.disentangle_dominant = _dense(self.decoder_size.width)
+            self.disentangle_dominant = dense(self.decoder_size.width)
 
     def disentangle(self, tokens):
         """[B, 1 + K, D] tokens of mixtures -> [B, S, 1 + K, E] latents of their sources."""
@@ -272,6 +191,32 @@ def forward(
 ) -> dict[str, jax.Array]:
     """The model's named outputs; what a caller leaves unused, jit does not compute."""
     return model.apply({"params": params}, images, mask.ids_keep, mask.ids_restore)
+
+
+def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
+    """What the encoder makes of whole images; deterministic.
+
+    Args:
+      images: [B, H, W, C] standardised pixels.
+    Returns:
+      A dict of `class_token` [B, D], `mean` [B, D] of the patch tokens, and `layers`
+      [B, depth, D], the mean of the patch tokens after each block, before the final
+      LayerNorm.
+    """
+    tokens, state = model.apply(
+        {"params": params},
+        images,
+        method="encode",
+        capture_intermediates=lambda module, _: isinstance(module, Block),
+        mutable=["intermediates"],
+    )
+    blocks = state["intermediates"]["encoder"]["transformer"]
+    layers = [blocks[name]["__call__"][0][:, 1:].mean(axis=1) for name in sorted(blocks)]
+    return dict(
+        class_token=tokens[:, 0],
+        mean=tokens[:, 1:].mean(axis=1),
+        layers=jnp.stack(layers, axis=1),
+    )
 
 
 def build(

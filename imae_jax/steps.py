@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from imae_jax import augment, losses, sharding
 from imae_jax.distill import teacher_latents
+from imae_jax.evaluators.inputs import Network
 from imae_jax.mixing import make_mixtures
-from imae_jax.model import IMAE, MAE, forward
+from imae_jax.model import IMAE, MAE, embed, forward
 from imae_jax.patches import random_mask
 
 
@@ -167,17 +168,22 @@ def make_train_step(loss, optimiser: optax.GradientTransformation, mesh: Mesh):
 
 
 @functools.cache
-def _compiled_forward(model: MAE | IMAE, mesh: Mesh):
+def _compiled(function, model: MAE | IMAE, mesh: Mesh):
     # Cached: networks of the same form, such as a teacher and a random one, share it.
-    copies, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(
-        functools.partial(forward, model),
-        in_shardings=(copies, batch, batch),
-        out_shardings=batch,
+    # Copied to every device and process, which all go on with the same numbers.
+    copies = sharding.replicated(mesh)
+    return jax.jit(functools.partial(function, model), out_shardings=copies)
+
+
+def make_network(model: MAE | IMAE, params, mesh: Mesh) -> Network:
+    """The model as evaluators see it; batches are split over the devices."""
+
+    def run(function, *inputs):
+        batch = sharding.batch_sharding(mesh)
+        return jax.device_get(
+            _compiled(function, model, mesh)(params, *jax.device_put(inputs, batch))
+        )
+
+    return Network(
+        predict=functools.partial(run, forward), embed=functools.partial(run, embed)
     )
-
-
-def make_predict(model: MAE | IMAE, params, mesh: Mesh):
-    """Returns `predict(images [B, H, W, C], mask)`: the model's named outputs in NumPy."""
-    compiled = _compiled_forward(model, mesh)
-    return lambda images, mask: jax.device_get(compiled(params, images, mask))

@@ -1,9 +1,7 @@
-"""Set-up, `train(config, workdir)` and `evaluate(config, workdir)`."""
+"""`train(config, workdir)` and `evaluate(config, workdir)`."""
 
-import dataclasses
 import math
 import time
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -11,124 +9,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import checkpoint, optim, runs, sharding, steps, validate
-from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
+from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
 from imae_jax.data import pairs, sources
 from imae_jax.errors import UserError
-from imae_jax.evaluators import EVALUATORS
-from imae_jax.evaluators.mixtures import HeldOut
+from imae_jax.evaluators import EVALUATORS, NEED_TEACHER
+from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.names import where
 from imae_jax.logs import MetricWriter, Progress, Throughput
-from imae_jax.model import IMAE, MAE
 from imae_jax.report import figures
-
-EVAL_FILE = "eval.json"
-SETTINGS_FILE = "eval_settings.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """All that training and evaluation share, built from a checked config."""
-
-    config: ConfigDict
-    workdir: Path
-    dataset: sources.Dataset
-    mesh: Mesh
-    model: MAE | IMAE
-    teacher: runs.TrainedRun | None
-
-    @property
-    def train_images(self):
-        """[N, H, W, C] uint8."""
-        return self.dataset.splits["train"].images
-
-    @property
-    def is_distilled(self) -> bool:
-        """Whether the teacher takes part in training."""
-        return self.teacher is not None and self.config.loss.distill_weight > 0
-
-
-def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
-    """Checks all that can be said before the teacher is there; returns data and devices."""
-    validate.check_sections(config)
-    runs.check_same_config(config, workdir)
-    dataset = sources.load(config.data.name, config.data.dir)
-    mesh = sharding.make_mesh()
-    validate.check(config, dataset, mesh.size)
-    return dataset, mesh
-
-
-def set_up(config: ConfigDict, workdir: Path) -> Setup:
-    """Checks the config, loads data and teacher; nothing is compiled yet."""
-    dataset, mesh = check(config, workdir)
-    model = runs.build_model(config, dataset.image_shape)
-    teacher = None
-    if config.model.name == "imae" and config.teacher.init:
-        teacher = runs.load_teacher(config.teacher.init, model, "teacher.init", mesh)
-    return Setup(config, workdir, dataset, mesh, model, teacher)
-
-
-def make_loss(setup: Setup):
-    """The loss that the config asks for, see `steps.make_loss`."""
-    config, model, dataset = setup.config, setup.model, setup.dataset
-    common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
-    if config.model.name == "mae":
-        objective = steps.mae_objective(model, **common)
-    else:
-        objective = steps.imae_objective(
-            model,
-            setup.teacher and setup.teacher.model,
-            **common,
-            **config.mix,
-            teacher_input=config.teacher.input,
-            distill_weight=config.loss.distill_weight,
-        )
-    statistics = dict(mean=dataset.mean, std=dataset.std)
-    return steps.make_loss(objective, seed=config.seed, **statistics, **config.augment)
-
-
-def starting_params(setup: Setup):
-    """The parameters that `config.init` names, or None for random ones."""
-    config = setup.config
-    if not config.init:
-        return None
-    if config.init == "teacher":
-        source = setup.teacher
-    else:
-        source = runs.load_run(config.init, "init", setup.mesh)
-    like = runs.abstract_params(setup.model, setup.mesh)
-    return runs.warm_start(like, source.params, f"init={str(source.workdir)!r}")
-
-
-def run_meta(setup: Setup) -> dict:
-    """What a checkpoint says about itself."""
-    teacher, dataset = setup.teacher, setup.dataset
-    return {
-        "image_shape": list(dataset.image_shape),
-        "mean": dataset.mean.tolist(),
-        "std": dataset.std.tolist(),
-        "class_names": list(dataset.class_names),
-        "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
-        "config": runs.as_json(setup.config),
-        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-    }
-
-
-def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.TrainState:
-    """The state to go on from; the first that exists counts:
-
-    the workdir's newest checkpoint; what `config.init` names; random parameters.
-    """
-    step = checkpoints.latest_step()
-    if step is None:
-        params = starting_params(setup)
-        state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
-        return state if params is None else state.replace(params=params)
-    if setup.is_distilled:
-        runs.check_same_teacher(setup.teacher, checkpoints.meta(step)["teacher"]["digest"])
-    state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
-    arrays = checkpoints.restore(step, params=state.params, opt_state=state.opt_state)
-    return state.replace(step=state.step + step, **arrays)
+from imae_jax.setup import initial_state, make_loss, run_meta, set_up
 
 
 def train(
@@ -216,39 +105,59 @@ def check_finite(metrics, step: int, checkpoints: Checkpoints) -> None:
             )
 
 
-def _networks(
+def load_networks(
     config: ConfigDict, run: runs.TrainedRun, mesh: Mesh
-) -> tuple[dict, list[str]]:
-    """The predict functions that the evaluators need, and what is missing."""
-    networks = {"student": steps.make_predict(run.model, run.params, mesh)}
-    missing = []
-    if "separability" not in config.evals:
-        return networks, missing
-    options = config.evals.separability
-    path = options.teacher or config.teacher.init
-    if not path:
-        raise UserError(
-            "evals.separability.teacher and teacher.init are empty: separability is "
-            "measured against a teacher's latents, give the workdir of a MAE run"
-        )
-    key = "evals.separability.teacher" if options.teacher else "teacher.init"
-    teacher = runs.load_teacher(path, run.model, key, mesh)
-    networks["teacher"] = steps.make_predict(teacher.model, teacher.params, mesh)
-    random_seed = teacher.config.seed + 1  # not the one the teacher started from
-    random = jax.jit(
-        lambda: steps.init_params(teacher.model, random_seed),
+) -> dict[str, Network]:
+    """The networks that evaluators compare; a baseline without a run is left out.
+
+    Returns:
+      `student`, the run itself; `random`, untrained; where an evaluator needs one, the
+      `teacher`; and those of `evals.separability.baseline_runs` that are given.
+    Raises:
+      UserError: if a run is missing or does not fit.
+    """
+    found = {"student": run}
+    options = config.evals.get("separability", {})
+    if NEED_TEACHER.intersection(config.evals):
+        found["teacher"] = load_teacher(config, run, mesh)
+    for name, path in options.get("baseline_runs", {}).items():
+        key = f"evals.separability.baseline_runs.{name}"
+        if not path:
+            print(f"no run for baseline {name!r} ({key}): its rows are left out")
+            continue
+        found[name] = runs.load_run(path, key, mesh)
+        runs.check_same_patches(found[name], run.model, key)
+    networks = {
+        name: steps.make_network(other.model, other.params, mesh)
+        for name, other in found.items()
+    }
+    # Of the form that separability compares: with a MAE's `decoder_embed`.
+    untrained = found.get("teacher", run)
+    random_seed = untrained.config.seed + 1  # not the one it started from
+    params = jax.jit(
+        lambda: steps.init_params(untrained.model, random_seed),
         out_shardings=sharding.replicated(mesh),
     )()
-    networks["random"] = steps.make_predict(teacher.model, random, mesh)
-    for name, path in options.baseline_runs.items():
-        if path:
-            key = f"evals.separability.baseline_runs.{name}"
-            baseline = runs.load_run(path, key, mesh)
-            runs.check_same_patches(baseline, run.model, key)
-            networks[name] = steps.make_predict(baseline.model, baseline.params, mesh)
-        else:
-            missing.append(name)
-    return networks, missing
+    return networks | {"random": steps.make_network(untrained.model, params, mesh)}
+
+
+def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.TrainedRun:
+    """The MAE whose latents of each image alone are the evaluators' targets.
+
+    Raises:
+      UserError: if none is named, or it does not fit.
+    """
+    own = config.evals.get("separability", {}).get("teacher")
+    key, path = "evals.separability.teacher", own
+    if not path:
+        key, path = "teacher.init", config.teacher.init
+    if not path:
+        wanting = ", ".join(sorted(NEED_TEACHER.intersection(config.evals)))
+        raise UserError(
+            "evals.separability.teacher and teacher.init are empty: "
+            f"{wanting} measure against a teacher's latents, give the workdir of a MAE run"
+        )
+    return runs.load_teacher(path, run.model, key, mesh)
 
 
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -267,9 +176,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     mesh = sharding.make_mesh()
     validate.check_evals(config, dataset, mesh.size)
     run = runs.load_run(workdir, "workdir", mesh)
-    networks, missing = _networks(config, run, mesh)
-    for name in missing:
-        print(f"no run for baseline {name!r}: its row is left out")
+    networks = load_networks(config, run, mesh)
     held_out = HeldOut(
         dataset=dataset,
         patch_size=run.model.patch_size,
@@ -279,20 +186,23 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     )
     results, settings = {}, {}
     for name, options in config.evals.items():
+        print(f"{workdir.name}: measuring {name}", flush=True)
         used = {
             key: value
             for key, value in options.items()
             if key not in ("teacher", "baseline_runs")
         }
-        for metric, value in EVALUATORS[name](networks, held_out, **used):
+        found = dict(EVALUATORS[name](networks, held_out, **used))
+        measured_on = {
+            "split": options.split,
+            "count": int(found.get("count", held_out.count(options.split))),
+            "alpha": options.get("alpha"),
+            "mask_ratio": config.mask.ratio,
+            "checkpoint": run.step,
+        }
+        for metric, value in found.items():
             results[f"{name}/{metric}"] = value
-            settings[f"{name}/{metric}"] = {
-                "split": options.split,
-                "count": held_out.count(options.split),
-                "alpha": options.get("alpha"),
-                "mask_ratio": config.mask.ratio,
-                "checkpoint": run.step,
-            }
+            settings[f"{name}/{metric}"] = measured_on | where(metric)
     if "reconstruction" in config.evals:
         options = config.evals.reconstruction
         figures.reconstructions(

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
 from imae_jax.evaluators import EVALUATORS
-from imae_jax.model import decode_variant
 from imae_jax.optim import duration_steps
 from imae_jax.patches import grid_size, num_visible
+from imae_jax.transformer import decode_variant
 
 
 def _require(ok: bool, key: str, value, allowed: str) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "patches", "sharding"},
+    {"errors", "patches", "sharding", "transformer"},
     {"augment", "mixing", "optim", "checkpoint"},
     {"losses", "model", "logs", "data"},
     {"distill", "evaluators"},
     {"steps", "report", "validate"},
     {"runs"},
+    {"setup"},
     {"train"},
     {"demo"},
 ]

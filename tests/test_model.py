@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import model, patches
-from imae_jax.model import VARIANTS
+from imae_jax import model, patches, transformer
 from imae_jax.steps import init_params
+from imae_jax.transformer import VARIANTS
 
 UNSET = dict(width=None, depth=None, heads=None)
 # Image and decoder of each variant's preset in the paper's tables; decoder of `mu`: tests.
@@ -83,7 +83,7 @@ def test_output_shapes_of_full_size_models(variant):
 @pytest.mark.parametrize("variant", ["Ti", "Ti/0", "XL/16", "Ti/x", ""])
 def test_unknown_variants_are_refused(variant):
     with pytest.raises(ValueError, match="is not a variant"):
-        model.decode_variant(variant)
+        transformer.decode_variant(variant)
 
 
 def test_initialisation_is_maes():

@@ -5,7 +5,7 @@ import pytest
 from imae_jax import augment, patches
 from imae_jax.data import sources
 from imae_jax.evaluators import reconstruction
-from imae_jax.evaluators.mixtures import HeldOut
+from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.report import figures, summary
 
 
@@ -24,22 +24,26 @@ def held_out(dataset, norm_pix=False):
     )
 
 
+def network(predict):
+    return Network(predict=predict, embed=None)
+
+
 def constant(value):
     """A network that predicts the same everywhere, for both branches."""
-    return lambda images, mask: {
-        "pred": np.full((len(images), 2, 16, 4), value, np.float32)
-    }
+    return network(
+        lambda images, mask: {"pred": np.full((len(images), 2, 16, 4), value, np.float32)}
+    )
 
 
 def test_every_image_is_seen_once_in_each_role_and_padding_is_marked(dataset):
-    batches = list(held_out(dataset).mixtures("test", alpha=0.3, batch_size=128, seed=0))
-    valid = np.concatenate([valid for _, valid in batches])
+    batches = list(held_out(dataset).batches("test", batch_size=128, seed=0))
+    valid = np.concatenate([batch.valid for batch in batches])
     assert len(batches) == 3 and valid.sum() == 300 and not valid[300:].any()
     split = dataset.splits["test"].images
     expected = augment.standardise(split, dataset.mean, dataset.std).reshape(300, -1)
     expected = sorted(map(tuple, np.asarray(expected).tolist()))
     for s in range(2):
-        shown = np.concatenate([mixtures.sources[:, s] for mixtures, _ in batches])[valid]
+        shown = np.concatenate([batch.sources[:, s] for batch in batches])[valid]
         assert sorted(map(tuple, shown.reshape(300, -1).tolist())) == expected
 
 
@@ -51,7 +55,7 @@ def test_numbers_do_not_depend_on_the_batch_size(dataset):
     results = [
         dict(
             reconstruction.evaluate(
-                {"student": predict},
+                {"student": network(predict)},
                 held_out(dataset),
                 split="test",
                 batch_size=n,
@@ -78,9 +82,9 @@ def test_error_against_numpy_on_removed_patches_only(dataset, norm_pix):
             alpha=0.3,
         )
     )
-    (mixtures, _) = next(made.mixtures("test", alpha=0.3, batch_size=300, seed=0))
+    batch = next(made.batches("test", batch_size=300, seed=0))
     train = augment.standardise(dataset.splits["train"].images, dataset.mean, dataset.std)
-    removed = np.asarray(mixtures.mask.mask)
+    removed = batch.mask.mask
 
     def cut(images):
         x = np.asarray(patches.patchify(images, 2), np.float64)
@@ -91,7 +95,7 @@ def test_error_against_numpy_on_removed_patches_only(dataset, norm_pix):
 
     mean = cut(train).mean(axis=0)
     for s, branch in enumerate(("subordinate", "dominant")):
-        target = cut(mixtures.sources[:, s])
+        target = cut(batch.sources[:, s])
         mse = np.square(0.25 - target)[removed].mean()
         baseline = np.square(mean - target)[removed].mean()
         assert found[f"{branch}/mse"] == pytest.approx(mse, rel=1e-5)
@@ -106,7 +110,7 @@ def test_perfect_prediction_has_no_error_for_a_mae(dataset):
     made = held_out(dataset)
     found = dict(
         reconstruction.evaluate(
-            {"student": predict}, made, split="test", batch_size=64, seed=0
+            {"student": network(predict)}, made, split="test", batch_size=64, seed=0
         )
     )
     assert found["mse"] == 0 and found["mse_train_mean"] > 0.3
@@ -127,8 +131,8 @@ def test_pictures_show_what_the_encoder_saw_and_raw_predictions(dataset, tmp_pat
         "subordinate\nraw",
         "dominant\nraw",
     ]
-    mixtures, _ = next(made.mixtures("test", alpha=0.3, batch_size=64, seed=0))
-    removed = np.asarray(mixtures.mask.mask[: figures.NUM_ROWS])
+    batch = next(made.batches("test", batch_size=64, seed=0))
+    removed = batch.mask.mask[: figures.NUM_ROWS]
     masked = np.asarray(patches.patchify(columns["masked"], 2))
     mixture = np.asarray(patches.patchify(columns["mixture"], 2))
     assert np.all(masked[removed] == figures.REMOVED_GREY)
@@ -162,7 +166,7 @@ def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branche
         pred = np.broadcast_to(pred, (3, 16, 4))
         return {"pred": np.stack([pred] * branches, axis=1) if branches else pred}
 
-    rebuilt = figures.rebuild(predict, np.zeros((3, 8, 8, 1)), mask)
+    rebuilt = figures.rebuild(network(predict), np.zeros((3, 8, 8, 1)), mask)
     assert rebuilt.shape == ((3, branches, 16, 4) if branches else (3, 16, 4))
     np.testing.assert_allclose(rebuilt, 7)
 

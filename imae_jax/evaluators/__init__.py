@@ -10,3 +10,6 @@ EVALUATORS = {
     "reconstruction": reconstruction.evaluate,
     "separability": separability.evaluate,
 }
+
+# They compare with what a teacher makes of each image alone.
+NEED_TEACHER = {"separability"}

@@ -5,23 +5,21 @@ from collections.abc import Iterator, Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from imae_jax import augment
-from imae_jax.evaluators.mixtures import HeldOut, Predict
+from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES
 
 
 def mean_target(held_out: HeldOut) -> np.ndarray:
     """The mean of the train split's target patches, [L, P]."""
-    dataset = held_out.dataset
-    images = augment.standardise(dataset.splits["train"].images, dataset.mean, dataset.std)
+    images = held_out.standardised(held_out.dataset.splits["train"].images)
     return np.asarray(
         target_patches(images, held_out.patch_size, held_out.norm_pix).mean(axis=0)
     )
 
 
 def evaluate(
-    networks: Mapping[str, Predict],
+    networks: Mapping[str, Network],
     held_out: HeldOut,
     *,
     split: str,
@@ -34,7 +32,7 @@ def evaluate(
     Args:
       networks: `student`, a MAE or an i-MAE.
       held_out: makes the mixtures.
-      split, batch_size, seed: see `HeldOut.mixtures`.
+      split, batch_size, seed: see `HeldOut.batches`.
       alpha: weight of the subordinate image; None shows a MAE each image alone.
     Yields:
       `mse`, `mse_train_mean` (what the mean image of the train split scores) and their
@@ -43,25 +41,22 @@ def evaluate(
     mean = mean_target(held_out)
     sums = {"mse": 0.0, "mse_train_mean": 0.0}
     count = 0
-    for mixtures, valid in held_out.mixtures(
-        split, alpha=alpha or 0.5, batch_size=batch_size, seed=seed
-    ):
+    predict = networks["student"].predict
+    for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         if alpha is None:
-            images, mask = mixtures.sources[:, 0], mixtures.mask.mask
-            pred = networks["student"](images, mixtures.mask)["pred"]
-            target = target_patches(images, held_out.patch_size, held_out.norm_pix)
+            images, mask = batch.sources[:, 0], batch.mask.mask
+            pred = predict(images, batch.mask)["pred"]
         else:
-            pred = networks["student"](mixtures.mixture, mixtures.mask)["pred"]
-            sources = mixtures.sources[:, : pred.shape[1]]
-            target = target_patches(sources, held_out.patch_size, held_out.norm_pix)
-            mask = mixtures.mask.mask[:, None]
+            pred = predict(batch.mixture(alpha), batch.mask)["pred"]
+            images, mask = batch.sources[:, : pred.shape[1]], batch.mask.mask[:, None]
+        target = target_patches(images, held_out.patch_size, held_out.norm_pix)
         for name, guess in (
             ("mse", pred),
             ("mse_train_mean", jnp.broadcast_to(mean, target.shape)),
         ):
             errors = np.asarray(masked_patch_error(guess, target, mask), np.float64)
-            sums[name] = sums[name] + errors[valid].sum(axis=0)
-        count += valid.sum()
+            sums[name] = sums[name] + errors[batch.valid].sum(axis=0)
+        count += batch.valid.sum()
     errors = {name: np.atleast_1d(total) / count for name, total in sums.items()}
     for s in range(len(errors["mse"])):
         prefix = "" if alpha is None else f"{BRANCHES[s]}/"

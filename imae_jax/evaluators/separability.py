@@ -3,18 +3,23 @@
 The target is what a frozen MAE teacher makes of one image *alone*, under the same mask;
 the input is what a network makes of the mixture. A position says much by itself, so the
 train split's mean of each position is subtracted from both first.
+
+`linear_separability` is the metric on plain arrays, `mixture_separability` measures any
+encoder, `evaluate` a trained run with all its baselines and controls.
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.evaluators.mixtures import HeldOut, Predict
-from imae_jax.mixing import BRANCHES, Mixtures
-
-# Ridge strengths tried on the validation split, relative to the inputs' mean variance.
-RIDGES = tuple(10.0**power for power in range(-8, 2))
+from imae_jax.data.pairs import epoch_pairs
+from imae_jax.errors import UserError
+from imae_jax.evaluators import linear
+from imae_jax.evaluators.inputs import Batch, HeldOut, Network
+from imae_jax.evaluators.latents import TOKENS, Latents, measure
+from imae_jax.evaluators.linear import RIDGES, Moments
+from imae_jax.evaluators.names import at
+from imae_jax.mixing import BRANCHES, mix, pair_sources
 
 # Rows beside the i-MAE's own, and the network each shows the mixture to.
 BASELINES = {
@@ -23,158 +28,158 @@ BASELINES = {
     "random": "random",
 }
 
-
-@dataclasses.dataclass
-class Moments:
-    """Sums over tokens that a least-squares fit and its score need, in float64.
-
-    Attributes:
-      count: [positions] tokens seen at each position.
-      z, h: [positions, D] and [positions, E] sums of inputs and targets.
-      zz, zh: [D, D] and [D, E] sums of products.
-      hh: [E] sum of squared targets.
-    """
-
-    count: np.ndarray
-    z: np.ndarray
-    h: np.ndarray
-    zz: np.ndarray
-    zh: np.ndarray
-    hh: np.ndarray
-
-    @classmethod
-    def zeros(cls, positions: int, inputs: int, outputs: int) -> "Moments":
-        """Nothing seen yet."""
-        shapes = (
-            (positions,),
-            (positions, inputs),
-            (positions, outputs),
-            (inputs, inputs),
-            (inputs, outputs),
-            (outputs,),
-        )
-        return cls(*(np.zeros(shape) for shape in shapes))
-
-    def add(self, z: np.ndarray, h: np.ndarray, position: np.ndarray) -> None:
-        """Adds tokens: z [N, D], h [N, E], position [N] int."""
-        z, h = z.astype(np.float64), h.astype(np.float64)
-        at_position = (position == np.arange(len(self.count))[:, None]).astype(np.float64)
-        self.count += at_position.sum(axis=1)
-        self.z += at_position @ z
-        self.h += at_position @ h
-        self.zz += z.T @ z
-        self.zh += z.T @ h
-        self.hh += np.square(h).sum(axis=0)
-
-    def centred(self, mean_z: np.ndarray, mean_h: np.ndarray) -> "Moments":
-        """The moments of z - mean_z and h - mean_h, means given per position."""
-        n = self.count[:, None]
-
-        def cross(sum_a, mean_a, sum_b, mean_b):
-            return sum_a.T @ mean_b + mean_a.T @ sum_b - (n * mean_a).T @ mean_b
-
-        return Moments(
-            count=self.count,
-            z=self.z - n * mean_z,
-            h=self.h - n * mean_h,
-            zz=self.zz - cross(self.z, mean_z, self.z, mean_z),
-            zh=self.zh - cross(self.z, mean_z, self.h, mean_h),
-            hh=self.hh - (2 * self.h * mean_h - n * mean_h**2).sum(axis=0),
-        )
-
-    def position_means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean input and target of each position."""
-        n = np.maximum(self.count, 1)[:, None]
-        return self.z / n, self.h / n
+# Share of the training examples that choose the ridge where no validation split is given.
+VALIDATION_SHARE = 0.2
 
 
-def fit_ridge(moments: Moments, ridge: float) -> np.ndarray:
-    """W [D, E] minimising ||z W - h||^2 + penalty ||W||^2.
+def linear_separability(
+    train_features: np.ndarray,
+    train_targets: np.ndarray,
+    test_features: np.ndarray,
+    test_targets: np.ndarray,
+    *,
+    ridges: Sequence[float] = RIDGES,
+) -> dict[str, float]:
+    """How well an affine map of the features predicts the targets; any encoder's.
 
-    The penalty is `ridge` times the mean over channels of z's squared norm.
-    """
-    width = len(moments.zz)
-    penalty = ridge * max(np.trace(moments.zz) / width, np.finfo(np.float64).tiny)
-    return np.linalg.solve(moments.zz + penalty * np.eye(width), moments.zh)
+    M_ls = mean ||W z + b - h||^2 and R2 = 1 - M_ls / Var(h), on the test arrays, the
+    variance about the training mean. Positions are not told apart (`evaluate` does).
 
-
-def mean_squared_error(moments: Moments, weights: np.ndarray) -> float:
-    """M_ls: mean of (z W - h)^2 over tokens and channels."""
-    explained = 2 * np.vdot(weights, moments.zh)
-    total = np.vdot(weights, moments.zz @ weights) - explained + moments.hh.sum()
-    return float(total / (moments.count.sum() * moments.hh.size))
-
-
-def score(train: Moments, validation: Moments, test: Moments) -> dict[str, float]:
-    """Fits on train, chooses the ridge on validation, scores on test; all centred.
-
+    Args:
+      train_features, test_features: [N, D], such as tokens of mixtures.
+      train_targets, test_targets: [N, E], such as tokens of one of the images alone.
+      ridges: strengths, relative to the features' mean variance; where there are several,
+        the last fifth of the training rows chooses, then all rows are fitted.
     Returns:
-      `mse` (M_ls) and `r2` = 1 - M_ls / Var(h), both on test.
+      `mse` (M_ls, per row and channel), `r2`, and the `ridge` that was taken.
+    Raises:
+      UserError: for arrays that are not 2-D or do not match, for too few rows, for numbers
+        that are not finite, and for targets that do not vary.
     """
-    means = train.position_means()
-    train, validation, test = (m.centred(*means) for m in (train, validation, test))
-    maps = [fit_ridge(train, ridge) for ridge in RIDGES]
-    weights = min(maps, key=lambda w: mean_squared_error(validation, w))
-    error = mean_squared_error(test, weights)
-    variance = test.hh.sum() / (test.count.sum() * test.hh.size)
-    return {"mse": error, "r2": float(1 - error / variance)}
+    arrays = [train_features, train_targets, test_features, test_targets]
+    arrays = [np.asarray(array) for array in arrays]
+    shapes = [array.shape for array in arrays]
+    (train_z, train_h, test_z, test_h) = arrays
+    if any(len(shape) != 2 for shape in shapes) or not (
+        len(train_z) == len(train_h)
+        and len(test_z) == len(test_h) > 0
+        and train_z.shape[1] == test_z.shape[1]
+        and train_h.shape[1] == test_h.shape[1]
+    ):
+        raise UserError(
+            f"linear separability takes features [N, D] and targets [N, E] of a train and "
+            f"a test split, got {', '.join(map(str, shapes))}"
+        )
+    everything, ridge = Moments.of(train_z, train_h), ridges[0]
+    if len(ridges) > 1:
+        first = round(len(train_z) * (1 - VALIDATION_SHARE))
+        held = Moments.of(train_z[first:], train_h[first:])
+        maps = {
+            ridge: linear.fit(Moments.of(train_z[:first], train_h[:first]), held, [ridge])
+            for ridge in ridges
+        }
+        ridge = min(maps, key=lambda ridge: maps[ridge].score(held)["mse"])
+    chosen = linear.fit(everything, everything, [ridge])
+    return {**chosen.score(Moments.of(test_z, test_h)), "ridge": ridge}
+
+
+def mixture_separability(
+    encode: Callable[[np.ndarray], np.ndarray],
+    train_images: np.ndarray,
+    test_images: np.ndarray,
+    *,
+    target: Callable[[np.ndarray], np.ndarray] | None = None,
+    alpha: float = 0.3,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How well any encoder's features of mixtures tell its features of each image alone.
+
+    Args:
+      encode: [B, H, W, C] images -> [B, D] features, [B, T, D] tokens (centred position by
+        position), or [B, S, T, D] latents of a model with two branches.
+      train_images, test_images: [N, H, W, C] in the encoder's units, paired at random;
+        each pair makes two mixtures. The last fifth of the training images chooses the
+        ridge.
+      target: what an image alone should be told as, [B, E] or [B, T, E]; by default
+        `encode` itself.
+      alpha: weight of the subordinate image, in (0, 0.5].
+      batch_size: images given to `encode` at a time; the last batch may be smaller.
+      seed: of the pairs.
+    Returns:
+      The numbers of `latents.measure`, such as `subordinate/r2` and
+      `assignment_accuracy`.
+    Raises:
+      UserError: as `linear_separability`.
+    """
+    first = round(len(train_images) * (1 - VALIDATION_SHARE))
+    splits = {
+        "train": train_images[:first],
+        "validation": train_images[first:],
+        "test": test_images,
+    }
+    target = target or encode
+
+    def as_tokens(features: np.ndarray, branches: bool) -> np.ndarray:
+        """[B, D], [B, T, D] or [B, S, T, D] -> [B, (S,) T, D]."""
+        features = np.asarray(features)
+        features = features[:, None] if features.ndim == 2 else features
+        if not branches or features.ndim == 4:
+            return features
+        return np.stack([features] * len(BRANCHES), axis=1)
+
+    def stream(split: str) -> Iterator[Latents]:
+        images = splits[split]
+        indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
+        for start in range(0, len(indices), batch_size):
+            own = indices[start : start + batch_size]
+            sources = np.asarray(pair_sources(images[own]))
+            mixtures = np.asarray(mix(sources, np.full(len(own), alpha, np.float32)))
+            targets = [as_tokens(target(sources[:, s]), False) for s in (0, 1)]
+            tokens = np.arange(targets[0].shape[1])
+            yield Latents(
+                {"": as_tokens(encode(mixtures), True)},
+                np.stack(targets, axis=1),
+                np.broadcast_to(tokens, (len(own), len(tokens))),
+            )
+
+    num_tokens = next(stream("test")).position.shape[1]
+    return dict(measure(stream, num_tokens))
 
 
 def rows(
-    networks: Mapping[str, Predict], mixtures: Mixtures
+    networks: Mapping[str, Network], batch: Batch, alpha: float
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields each row of the table: its prefix and its features [B, S, 1 + K, D or E].
 
     A network without heads offers one embedding to both branches: what its
     `decoder_embed` gives and, as a row of its own, its tokens.
     """
-    out = networks["student"](mixtures.mixture, mixtures.mask)
-    yield "", out["latents"]
+    mixture = batch.mixture(alpha)
+    yield "", networks["student"].predict(mixture, batch.mask)["latents"]
     for baseline, network in BASELINES.items():
         if network not in networks:
             continue
-        out = networks[network](mixtures.mixture, mixtures.mask)
+        out = networks[network].predict(mixture, batch.mask)
         if out["latents"].ndim == 4:
             yield f"baselines/{baseline}/", out["latents"]
             continue
-        for suffix, features in (("", out["latents"]), ("_tokens", out["tokens"])):
+        for suffix, features in (("/", out["latents"]), (TOKENS, out["tokens"])):
             both = np.stack([features] * len(BRANCHES), axis=1)
-            yield f"baselines/{baseline}{suffix}/", both
-
-
-def add_batch(
-    moments: dict[str, Moments],
-    networks: Mapping[str, Predict],
-    mixtures: Mixtures,
-    valid: np.ndarray,
-) -> None:
-    """Adds a batch of mixtures to the moments of every row and branch."""
-    targets = [
-        networks["teacher"](mixtures.sources[:, s], mixtures.mask)["latents"]
-        for s in range(len(BRANCHES))
-    ]
-    ids_keep = np.asarray(mixtures.mask.ids_keep)[valid]
-    # Position 0 is the class token's.
-    position = np.pad(ids_keep + 1, ((0, 0), (1, 0))).reshape(-1)
-    num_positions = 1 + mixtures.mask.mask.shape[1]
-    for prefix, features in rows(networks, mixtures):
-        for s in range(features.shape[1]):
-            z = features[valid, s].reshape(-1, features.shape[-1])
-            h = targets[s][valid].reshape(-1, targets[s].shape[-1])
-            empty = Moments.zeros(num_positions, z.shape[1], h.shape[1])
-            moments.setdefault(prefix + BRANCHES[s], empty).add(z, h, position)
+            yield f"baselines/{baseline}{suffix}", both
 
 
 def evaluate(
-    networks: Mapping[str, Predict],
+    networks: Mapping[str, Network],
     held_out: HeldOut,
     *,
     split: str,
     alpha: float,
+    alphas: Sequence[float],
     batch_size: int,
     seed: int,
 ) -> Iterator[tuple[str, float]]:
-    """Scores every row and branch.
+    """Scores every row and branch, at `alpha` and over a sweep.
 
     Args:
       networks: `student` (an i-MAE) and `teacher` (a MAE), and any of the baselines
@@ -182,19 +187,32 @@ def evaluate(
       held_out: makes the mixtures.
       split: what is scored; the map is fitted on `train`, its ridge on `validation`.
       alpha: weight of the subordinate image.
-      batch_size, seed: see `HeldOut.mixtures`.
+      alphas: weights of the sweep, below `alpha_<weight>/`.
+      batch_size, seed: see `HeldOut.batches`.
     Yields:
-      `mse` and `r2` below `<branch>` and `baselines/<row>/<branch>`.
+      The numbers of `latents.measure`; those of the baselines below `baselines/<row>/`.
     """
-    by_split = []
-    for part in ("train", "validation", split):
-        moments: dict[str, Moments] = {}
-        for mixtures, valid in held_out.mixtures(
-            part, alpha=alpha, batch_size=batch_size, seed=seed
-        ):
-            add_batch(moments, networks, mixtures, valid)
-        by_split.append(moments)
-    for name in by_split[0]:
-        scores = score(*(moments[name] for moments in by_split))
-        for metric, value in scores.items():
-            yield f"{name}/{metric}", value
+
+    def stream(part: str) -> Iterator[Latents]:
+        part = split if part == "test" else part
+        for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
+            valid = batch.valid
+            targets = [
+                networks["teacher"].predict(batch.sources[:, s], batch.mask)["latents"]
+                for s in range(len(BRANCHES))
+            ]
+            features = {
+                f"{at(alpha=weight)}{row}": found[valid]
+                for weight in sorted({alpha, *alphas})
+                for row, found in rows(networks, batch, weight)
+            }
+            # Position 0 is the class token's.
+            position = np.pad(batch.mask.ids_keep + 1, ((0, 0), (1, 0)))
+            yield Latents(features, np.stack(targets, axis=1)[valid], position[valid])
+
+    own, swept = at(alpha=alpha), tuple(at(alpha=weight) for weight in alphas)
+    for name, value in measure(stream, 1 + held_out.num_patches):
+        if name.startswith(own):
+            yield name.removeprefix(own), value
+        if not name.startswith("alpha_") or name.startswith(swept):
+            yield name, value

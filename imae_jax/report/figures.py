@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from imae_jax import augment
 from imae_jax.checkpoint import write_bytes
-from imae_jax.evaluators.mixtures import HeldOut, Predict
+from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import Mask, covering_masks, patchify, unpatchify
 
@@ -17,11 +16,11 @@ NUM_ROWS = 10
 REMOVED_GREY = 127.5  # on the 0..255 scale
 
 
-def rebuild(predict: Predict, images: np.ndarray, mask: Mask) -> np.ndarray:
+def rebuild(network: Network, images: np.ndarray, mask: Mask) -> np.ndarray:
     """Every patch as predicted when it was removed: the mean over `covering_masks`.
 
     Args:
-      predict: a MAE or an i-MAE.
+      network: a MAE or an i-MAE.
       images: [B, H, W, C] standardised pixels, for an i-MAE mixtures.
       mask: the first pass's.
     Returns:
@@ -29,7 +28,7 @@ def rebuild(predict: Predict, images: np.ndarray, mask: Mask) -> np.ndarray:
     """
     total, count = 0.0, 0
     for turned in covering_masks(mask):
-        pred = predict(images, turned)["pred"]
+        pred = network.predict(images, turned)["pred"]
         removed = np.asarray(turned.mask)[..., None]
         removed = removed.reshape(
             len(removed), *[1] * (pred.ndim - removed.ndim), *removed.shape[1:]
@@ -39,7 +38,7 @@ def rebuild(predict: Predict, images: np.ndarray, mask: Mask) -> np.ndarray:
 
 
 def picture_columns(
-    predict: Predict,
+    network: Network,
     held_out: HeldOut,
     *,
     split: str,
@@ -53,35 +52,31 @@ def picture_columns(
     it was never trained to say. `rebuilt` comes from `rebuild`. Neither takes a pixel from
     a target. With `norm_pix` both are in the units of their own patches.
     """
-    dataset = held_out.dataset
-    mixtures, valid = next(
-        held_out.mixtures(split, alpha=alpha or 0.5, batch_size=batch_size, seed=seed)
-    )
-    rows = slice(0, min(NUM_ROWS, valid.sum()))
-    image_size = dataset.image_shape[:2]
+    batch = next(held_out.batches(split, batch_size=batch_size, seed=seed))
+    rows = slice(0, min(NUM_ROWS, batch.valid.sum()))
+    image_size = held_out.dataset.image_shape[:2]
 
     def pixels(images):
-        shown = augment.unstandardise(images[rows], dataset.mean, dataset.std)
-        return np.clip(np.asarray(shown), 0, 255)
+        return held_out.pixels(images[rows])
 
     def from_patches(pred):
         return pixels(unpatchify(pred, held_out.patch_size, image_size))
 
-    images = mixtures.sources[:, 0] if alpha is None else mixtures.mixture
+    images = batch.sources[:, 0] if alpha is None else batch.mixture(alpha)
     seen = patchify(pixels(images), held_out.patch_size)
-    seen = np.where(mixtures.mask.mask[rows, :, None], REMOVED_GREY, seen)
+    seen = np.where(batch.mask.mask[rows, :, None], REMOVED_GREY, seen)
     columns = {
         "image" if alpha is None else "mixture": pixels(images),
         "masked": np.asarray(unpatchify(seen, held_out.patch_size, image_size)),
     }
-    raw = predict(images, mixtures.mask)["pred"]
-    rebuilt = rebuild(predict, images, mixtures.mask)
+    raw = network.predict(images, batch.mask)["pred"]
+    rebuilt = rebuild(network, images, batch.mask)
     if alpha is None:
         return columns | {"raw": from_patches(raw), "rebuilt": from_patches(rebuilt)}
     branches = list(enumerate(BRANCHES[: raw.shape[1]]))
     for s, branch in branches:
         columns[f"{branch}\nrebuilt"] = from_patches(rebuilt[:, s])
-        columns[f"{branch}\ntarget"] = pixels(mixtures.sources[:, s])
+        columns[f"{branch}\ntarget"] = pixels(batch.sources[:, s])
     for s, branch in branches:
         columns[f"{branch}\nraw"] = from_patches(raw[:, s])
     return columns
@@ -108,11 +103,11 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def reconstructions(predict: Predict, held_out: HeldOut, folder: Path, **options) -> Path:
+def reconstructions(network: Network, held_out: HeldOut, folder: Path, **options) -> Path:
     """Writes the picture grid to `folder/reconstructions.png`; see `picture_columns`."""
     folder.mkdir(exist_ok=True)
     path = folder / "reconstructions.png"
-    write_bytes(path, as_png(draw_grid(picture_columns(predict, held_out, **options))))
+    write_bytes(path, as_png(draw_grid(picture_columns(network, held_out, **options))))
     return path
 
 

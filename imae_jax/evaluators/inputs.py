@@ -1,0 +1,128 @@
+"""What an evaluator is given: frozen networks, and held-out images and mixtures.
+
+The mixtures are the same each time: same pairs, alphas and masks.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from imae_jax import augment
+from imae_jax.data.pairs import epoch_pairs
+from imae_jax.data.sources import Dataset
+from imae_jax.mixing import mix, pair_sources
+from imae_jax.patches import Mask, random_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen network, as functions from standardised images to NumPy arrays.
+
+    Attributes:
+      predict: (images [B, H, W, C], mask) -> the model's named outputs, see `MAE` and
+        `IMAE`.
+      embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
+        of the patch tokens, and `layers` [B, depth, D], the patch tokens' mean after each
+        block of the encoder.
+    """
+
+    predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]]
+    embed: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """B held-out mixtures, not yet mixed.
+
+    Attributes:
+      sources: [B, S, H, W, C] standardised pixels.
+      labels: [B, S] int, the sources' classes.
+      mask: one `Mask` per mixture, shared by everything that is shown of it.
+      valid: [B] bool, False where the batch was only filled up.
+    """
+
+    sources: np.ndarray
+    labels: np.ndarray
+    mask: Mask
+    valid: np.ndarray
+
+    def mixture(self, alpha: float) -> np.ndarray:
+        """[B, H, W, C] at weight `alpha` of the subordinate image."""
+        alphas = np.full(len(self.sources), alpha, np.float32)
+        return np.asarray(mix(self.sources, alphas))
+
+    @property
+    def different_classes(self) -> np.ndarray:
+        """[B] bool, valid mixtures of two classes."""
+        return self.valid & (self.labels[:, 0] != self.labels[:, 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Makes images and mixtures of a data set's splits, in batches of one shape.
+
+    Attributes:
+      dataset: where the images come from.
+      patch_size, num_patches: p and L.
+      mask_ratio: share of patches removed, as in training.
+      norm_pix: whether the models predict patches standardised one by one.
+    """
+
+    dataset: Dataset
+    patch_size: int
+    num_patches: int
+    mask_ratio: float
+    norm_pix: bool
+
+    def count(self, split: str) -> int:
+        """How many mixtures a split gives: one per image, an odd one left out."""
+        return len(self.dataset.splits[split].images) // 2 * 2
+
+    def standardised(self, images: np.ndarray) -> np.ndarray:
+        """[..., C] uint8 pixels in the units that networks see."""
+        return np.asarray(augment.standardise(images, self.dataset.mean, self.dataset.std))
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """Inverse of `standardised`, clipped to 0..255: [..., C] float."""
+        shown = augment.unstandardise(images, self.dataset.mean, self.dataset.std)
+        return np.clip(np.asarray(shown), 0, 255)
+
+    def images(
+        self, split: str, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields every image once, [B, H, W, C], and which of the B are real, [B] bool."""
+        images = self.dataset.splits[split].images
+        for places, valid in _places(len(images), batch_size):
+            yield self.standardised(images[places]), valid
+
+    def batches(self, split: str, *, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Yields the split's mixtures; every image is once in each role.
+
+        `seed` decides pairs and masks; neither depends on the batch size.
+        """
+        images, labels = (
+            self.dataset.splits[split].images,
+            self.dataset.splits[split].labels,
+        )
+        count = self.count(split)
+        indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
+        key = jax.random.key(seed)
+        masks = random_mask(key, count, self.num_patches, self.mask_ratio)
+        masks = jax.tree.map(np.asarray, masks)
+        for places, valid in _places(count, batch_size):
+            own = indices[places]
+            yield Batch(
+                sources=np.asarray(pair_sources(self.standardised(images[own]))),
+                labels=np.asarray(pair_sources(labels[own])),
+                mask=jax.tree.map(lambda x, places=places: x[places], masks),
+                valid=valid,
+            )
+
+
+def _places(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """0..count - 1 in batches, the last filled up from the front, and what is real."""
+    for start in range(0, count, batch_size):
+        places = np.arange(start, start + batch_size)
+        yield places % count, places < count

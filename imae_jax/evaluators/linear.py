@@ -1,0 +1,189 @@
+"""Linear least squares on streams of tokens, in float64 on the host."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from imae_jax.errors import UserError
+
+# Ridge strengths tried on the validation split, relative to the inputs' mean variance.
+RIDGES = tuple(10.0**power for power in range(-8, 2))
+
+
+@dataclasses.dataclass
+class Moments:
+    """Sums over tokens that a least-squares fit and its score need.
+
+    Attributes:
+      count: [positions] tokens seen at each position.
+      z, h: [positions, D] and [positions, E] sums of inputs and targets.
+      zz, zh: [D, D] and [D, E] sums of products.
+      hh: [E] sum of squared targets.
+    """
+
+    count: np.ndarray
+    z: np.ndarray
+    h: np.ndarray
+    zz: np.ndarray
+    zh: np.ndarray
+    hh: np.ndarray
+
+    @classmethod
+    def zeros(cls, positions: int, inputs: int, outputs: int) -> "Moments":
+        """Nothing seen yet."""
+        shapes = (
+            (positions,),
+            (positions, inputs),
+            (positions, outputs),
+            (inputs, inputs),
+            (inputs, outputs),
+            (outputs,),
+        )
+        return cls(*(np.zeros(shape) for shape in shapes))
+
+    @classmethod
+    def of(cls, z: np.ndarray, h: np.ndarray) -> "Moments":
+        """Of all tokens at once, z [N, D] and h [N, E], positions not told apart."""
+        moments = cls.zeros(1, z.shape[1], h.shape[1])
+        moments.add(z, h, np.zeros(len(z), int))
+        return moments
+
+    def add(self, z: np.ndarray, h: np.ndarray, position: np.ndarray) -> None:
+        """Adds tokens: z [N, D], h [N, E], position [N] int."""
+        z, h = z.astype(np.float64), h.astype(np.float64)
+        at_position = (position == np.arange(len(self.count))[:, None]).astype(np.float64)
+        self.count += at_position.sum(axis=1)
+        self.z += at_position @ z
+        self.h += at_position @ h
+        with np.errstate(invalid="ignore"):  # `fit` says what is not finite
+            self.zz += z.T @ z
+            self.zh += z.T @ h
+        self.hh += np.square(h).sum(axis=0)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Of the tokens of both."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return Moments(*(getattr(self, name) + getattr(other, name) for name in fields))
+
+    def pooled(self) -> "Moments":
+        """The same tokens, positions no longer told apart."""
+        return dataclasses.replace(
+            self,
+            count=self.count.sum(keepdims=True),
+            z=self.z.sum(axis=0, keepdims=True),
+            h=self.h.sum(axis=0, keepdims=True),
+        )
+
+    def targets(self, columns: slice) -> "Moments":
+        """The same tokens with only some of the targets' channels."""
+        return dataclasses.replace(
+            self, h=self.h[:, columns], zh=self.zh[:, columns], hh=self.hh[columns]
+        )
+
+    def centred(self, mean_z: np.ndarray, mean_h: np.ndarray) -> "Moments":
+        """The moments of z - mean_z and h - mean_h, means given per position."""
+        n = self.count[:, None]
+
+        def cross(sum_a, mean_a, sum_b, mean_b):
+            return sum_a.T @ mean_b + mean_a.T @ sum_b - (n * mean_a).T @ mean_b
+
+        return Moments(
+            count=self.count,
+            z=self.z - n * mean_z,
+            h=self.h - n * mean_h,
+            zz=self.zz - cross(self.z, mean_z, self.z, mean_z),
+            zh=self.zh - cross(self.z, mean_z, self.h, mean_h),
+            hh=self.hh - (2 * self.h * mean_h - n * mean_h**2).sum(axis=0),
+        )
+
+    def position_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean input and target of each position."""
+        n = np.maximum(self.count, 1)[:, None]
+        return self.z / n, self.h / n
+
+    def variance(self) -> float:
+        """Mean over tokens and channels of the squared target."""
+        return float(self.hh.sum() / (self.count.sum() * self.hh.size))
+
+    def error(self, weights: np.ndarray) -> float:
+        """Mean over tokens and channels of (z W - h)^2."""
+        explained = 2 * np.vdot(weights, self.zh)
+        total = np.vdot(weights, self.zz @ weights) - explained + self.hh.sum()
+        return float(total / (self.count.sum() * self.hh.size))
+
+
+def solve_ridge(
+    moments: Moments, ridges: Sequence[float], floor: float
+) -> list[np.ndarray]:
+    """For each ridge, W [D, E] minimising ||z W - h||^2 + penalty ||W||^2.
+
+    The penalty is the ridge times the mean over channels of z's squared norm, and at least
+    `floor`.
+    """
+    values, vectors = np.linalg.eigh(moments.zz)
+    projected = vectors.T @ moments.zh
+    penalties = [max(ridge * values.mean(), floor) for ridge in ridges]
+    return [
+        vectors @ (projected / (np.maximum(values, 0) + penalty)[:, None])
+        for penalty in penalties
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineMap:
+    """h = (z - mean_z[position]) W + mean_h[position].
+
+    Attributes:
+      weights: W, [D, E].
+      mean_z, mean_h: [positions, D] and [positions, E].
+    """
+
+    weights: np.ndarray
+    mean_z: np.ndarray
+    mean_h: np.ndarray
+
+    def __call__(self, z: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """[N, D] inputs at positions [N] -> [N, E]."""
+        return (z - self.mean_z[position]) @ self.weights + self.mean_h[position]
+
+    def score(self, test: Moments) -> dict[str, float]:
+        """`mse`, and `r2` = 1 - mse / Var(h), the variance about `mean_h`.
+
+        Raises:
+          UserError: if the targets have no variance.
+        """
+        centred = test.centred(self.mean_z, self.mean_h)
+        error, variance = centred.error(self.weights), centred.variance()
+        if not variance > 1e-12 * test.variance():
+            raise UserError("the targets do not vary: there is nothing to explain")
+        return {"mse": error, "r2": 1 - error / variance}
+
+
+def fit(
+    train: Moments,
+    validation: Moments,
+    ridges: Sequence[float] = RIDGES,
+    what: str = "the linear map",
+) -> AffineMap:
+    """Least squares on `train`, with the ridge that does best on `validation`.
+
+    Raises:
+      UserError: if there are fewer tokens than inputs, or numbers that are not finite.
+    """
+    count, width = int(train.count.sum()), len(train.zz)
+    if count <= width or not validation.count.sum():
+        raise UserError(
+            f"{what}: {count} training and {int(validation.count.sum())} validation "
+            f"tokens are too few for a fit of {width} inputs; it needs more than {width} "
+            "and at least one"
+        )
+    for moments in (train, validation):
+        if not (np.isfinite(moments.zz).all() and np.isfinite(moments.hh).all()):
+            raise UserError(f"{what}: features or targets are not finite (NaN or inf)")
+    means = train.position_means()
+    centred, held = train.centred(*means), validation.centred(*means)
+    # What centring leaves of a constant is rounding, and must not be fitted.
+    floor = 1e-12 * np.trace(train.zz) / width + np.finfo(np.float64).tiny
+    weights = min(solve_ridge(centred, ridges, floor), key=held.error)
+    return AffineMap(weights, *means)
