@@ -32,21 +32,31 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.loss.branches = "both"
     config.loss.distill_weight = 1.0  # of each branch's latent error (code); 0: off
 
-    # alpha 0.3: ours, inside the range the paper shows.
-    config.evals.reconstruction = ConfigDict()
-    config.evals.reconstruction.split = "test"
-    config.evals.reconstruction.batch_size = 256
-    config.evals.reconstruction.seed = 0  # of pairs and masks: the same for every run
-    config.evals.reconstruction.alpha = 0.3
-
-    config.evals.separability = ConfigDict()
-    config.evals.separability.split = "test"  # the map is fitted on the train split
-    config.evals.separability.batch_size = 256
-    config.evals.separability.seed = 0  # of pairs and masks: the same for every run
-    config.evals.separability.alpha = 0.3
-    # The sweep: ours.
-    config.evals.separability.alphas = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+    # alpha 0.3: ours, inside the range the paper shows; the sweeps: ours.
+    config.evals.reconstruction = common.evaluator(alpha=0.3)
+    sweep = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+    config.evals.separability = common.evaluator(alpha=0.3, alphas=sweep)
     config.evals.separability.teacher = ""  # workdir; empty: teacher.init
     config.evals.separability.baseline_runs = ConfigDict()
     config.evals.separability.baseline_runs.without_distillation = ""  # workdir
+    config.evals.semantics = common.evaluator(alpha=0.3, alphas=(0.1, 0.2, 0.3, 0.4, 0.5))
+    config.evals.representation = common.evaluator(alpha=0.3)
+    # The reader of reconstructions: ours, tuned on the validation split of digits.
+    config.evals.recognition = common.evaluator(alpha=0.3)
+    config.evals.recognition.classifier = ConfigDict()
+    config.evals.recognition.classifier.width = 256
+    config.evals.recognition.classifier.epochs = 60
+    config.evals.recognition.classifier.batch_size = 128
+    config.evals.recognition.classifier.blr = 4e-3  # lr = blr * batch_size / 256
+    config.evals.recognition.classifier.weight_decay = 0.05
+    config.evals.quality = common.evaluator(
+        alphas=(0.1, 0.2, 0.3, 0.4, 0.5), mask_ratios=(0.25, 0.5, 0.75)
+    )
+    if runlocal:
+        config.evals.separability.alphas = (0.3, 0.45)
+        config.evals.semantics.alphas = (0.3,)
+        config.evals.quality.alphas = (0.3,)
+        config.evals.quality.mask_ratios = (0.25, 0.5)
+        config.evals.recognition.classifier.width = 16
+        config.evals.recognition.classifier.epochs = 1
     return config

@@ -13,8 +13,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     dataset, runlocal = common.parse_arg(arg)
     # Epochs: ours; the validation error still falls, slowly.
     config = common.get_config("mae", dataset, epochs=150.0, runlocal=runlocal)
-    config.evals.reconstruction = ConfigDict()
-    config.evals.reconstruction.split = "test"
-    config.evals.reconstruction.batch_size = 256
-    config.evals.reconstruction.seed = 0  # of pairs and masks: the same for every run
+    config.evals.reconstruction = common.evaluator()
     return config

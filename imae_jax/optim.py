@@ -62,3 +62,14 @@ def adamw(
     """AdamW with `decay_mask`."""
     b1, b2 = betas
     return optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+
+
+def lars(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """LARS as MAE's linear probe has it: no weight decay, momentum before the rate.
+
+    Weights take steps in proportion to their own norm (trust coefficient 0.001); biases
+    are plain momentum SGD. (`optax.lars` multiplies by the rate before the momentum, which
+    differs while the rate changes.)
+    """
+    trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask)
+    return optax.chain(trust, optax.trace(0.9), optax.scale_by_learning_rate(schedule))

@@ -52,14 +52,21 @@ def open_workdir(workdir: str | Path) -> Path:
 
 def read_config(workdir: Path) -> ConfigDict:
     """The stored config of a run; raises UserError if there is none."""
-    return ConfigDict(checkpoint.read_json(workdir / CONFIG_FILE))
+    return ConfigDict(_lists_as_tuples(checkpoint.read_json(workdir / CONFIG_FILE)))
+
+
+def _lists_as_tuples(value):
+    """JSON has no tuples, and flags override no lists."""
+    if isinstance(value, dict):
+        return {key: _lists_as_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_same_config(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError if the workdir holds a run of another config, naming the keys."""
     if not (workdir / CONFIG_FILE).exists():
         return
-    stored = checkpoint.flatten(read_config(workdir).to_dict())
+    stored = checkpoint.flatten(as_json(read_config(workdir)))
     given = checkpoint.flatten(as_json(config))
     differences = [
         f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"

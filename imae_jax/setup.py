@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import runs, sharding, steps, validate
+from imae_jax import runs, sharding, steps, validate, validate_evals
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.data import sources
 from imae_jax.model import IMAE, MAE
@@ -45,6 +45,8 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     dataset = sources.load(config.data.name, config.data.dir)
     mesh = sharding.make_mesh()
     validate.check(config, dataset, mesh.size)
+    model = runs.build_model(config, dataset.image_shape)
+    validate_evals.check_evals(config, model, dataset, mesh.size)
     return dataset, mesh
 
 

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, optim, runs, sharding, steps, validate
+from imae_jax import checkpoint, optim, runs, sharding, steps, validate, validate_evals
 from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
 from imae_jax.data import pairs, sources
 from imae_jax.errors import UserError
@@ -117,10 +117,10 @@ def load_networks(
       UserError: if a run is missing or does not fit.
     """
     found = {"student": run}
-    options = config.evals.get("separability", {})
+    options = config.evals.get("separability") or {}
     if NEED_TEACHER.intersection(config.evals):
         found["teacher"] = load_teacher(config, run, mesh)
-    for name, path in options.get("baseline_runs", {}).items():
+    for name, path in (options.get("baseline_runs") or {}).items():
         key = f"evals.separability.baseline_runs.{name}"
         if not path:
             print(f"no run for baseline {name!r} ({key}): its rows are left out")
@@ -147,8 +147,8 @@ def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.T
     Raises:
       UserError: if none is named, or it does not fit.
     """
-    own = config.evals.get("separability", {}).get("teacher")
-    key, path = "evals.separability.teacher", own
+    options = config.evals.get("separability") or {}
+    key, path = "evals.separability.teacher", options.get("teacher")
     if not path:
         key, path = "teacher.init", config.teacher.init
     if not path:
@@ -174,8 +174,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     runs.check_same_config(config, workdir)
     dataset = sources.load(config.data.name, config.data.dir)
     mesh = sharding.make_mesh()
-    validate.check_evals(config, dataset, mesh.size)
     run = runs.load_run(workdir, "workdir", mesh)
+    validate_evals.check_evals(config, run.model, dataset, mesh.size)
     networks = load_networks(config, run, mesh)
     held_out = HeldOut(
         dataset=dataset,
@@ -187,11 +187,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     results, settings = {}, {}
     for name, options in config.evals.items():
         print(f"{workdir.name}: measuring {name}", flush=True)
-        used = {
-            key: value
-            for key, value in options.items()
-            if key not in ("teacher", "baseline_runs")
-        }
+        used = validate_evals.options_of(options)
         found = dict(EVALUATORS[name](networks, held_out, **used))
         measured_on = {
             "split": options.split,

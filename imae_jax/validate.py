@@ -6,13 +6,13 @@ from ml_collections import ConfigDict
 
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
-from imae_jax.evaluators import EVALUATORS
 from imae_jax.optim import duration_steps
 from imae_jax.patches import grid_size, num_visible
 from imae_jax.transformer import decode_variant
 
 
-def _require(ok: bool, key: str, value, allowed: str) -> None:
+def require(ok: bool, key: str, value, allowed: str) -> None:
+    """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
     if not ok:
         raise UserError(f"{key}={value!r} is not possible: it must be {allowed}")
 
@@ -20,9 +20,9 @@ def _require(ok: bool, key: str, value, allowed: str) -> None:
 def _check_transformer(size, section: str) -> None:
     for name in ("width", "depth", "heads"):
         key, value = f"model.{section}.{name}", size[name]
-        _require(value >= 1, key, value, "at least 1")
+        require(value >= 1, key, value, "at least 1")
     width, heads = size["width"], size["heads"]
-    _require(
+    require(
         width % heads == 0 and width % 4 == 0,
         f"model.{section}.width",
         width,
@@ -46,24 +46,28 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
             f"model.variant={config.model.variant!r} does not fit "
             f"{config.data.name}: {error}"
         ) from None
-    ratio = config.mask.ratio
-    _require(0 <= ratio < 1, "mask.ratio", ratio, "in [0, 1)")
+    check_mask_ratio(config.mask.ratio, "mask.ratio", rows * columns)
     values = patch_size**2 * image_shape[2]
-    _require(
+    require(
         values > 1 or not config.loss.norm_pix,
         "loss.norm_pix",
         config.loss.norm_pix,
         "False where a patch has one value: it has no variance",
     )
+
+
+def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
+    """Raises UserError unless it leaves a patch and removes one."""
+    require(0 <= ratio < 1, key, ratio, "in [0, 1)")
     try:
-        visible = num_visible(rows * columns, ratio)
+        visible = num_visible(num_patches, ratio)
     except ValueError as error:
-        raise UserError(f"mask.ratio={ratio!r}: {error}") from None
-    _require(
-        visible < rows * columns,
-        "mask.ratio",
+        raise UserError(f"{key}={ratio!r}: {error}") from None
+    require(
+        visible < num_patches,
+        key,
         ratio,
-        f"large enough to remove at least one of {rows * columns} patches",
+        f"large enough to remove at least one of {num_patches} patches",
     )
 
 
@@ -71,8 +75,8 @@ def check_mixtures(config: ConfigDict) -> None:
     """What only i-MAE has: mixing, branches, teacher."""
     mix, loss, teacher = config.mix, config.loss, config.teacher
     in_range = mix.alpha is None or 0 < mix.alpha <= 0.5
-    _require(in_range, "mix.alpha", mix.alpha, "in (0, 0.5], or unset to draw it")
-    _require(
+    require(in_range, "mix.alpha", mix.alpha, "in (0, 0.5], or unset to draw it")
+    require(
         mix.alpha is None or not mix.per_batch,
         "mix.per_batch",
         mix.per_batch,
@@ -80,12 +84,12 @@ def check_mixtures(config: ConfigDict) -> None:
     )
     choices = "'image' or 'mixture'"
     valid = teacher.input in ("image", "mixture")
-    _require(valid, "teacher.input", teacher.input, choices)
+    require(valid, "teacher.input", teacher.input, choices)
     choices = "'both' or 'subordinate'"
     valid = loss.branches in ("both", "subordinate")
-    _require(valid, "loss.branches", loss.branches, choices)
+    require(valid, "loss.branches", loss.branches, choices)
     weight = loss.distill_weight
-    _require(weight >= 0, "loss.distill_weight", weight, "0 or more")
+    require(weight >= 0, "loss.distill_weight", weight, "0 or more")
     if weight and not teacher.init:
         raise UserError(
             "teacher.init is empty, but distillation needs a teacher: give the workdir of "
@@ -98,9 +102,9 @@ def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
     batch_size = config.train.batch_size
     sizes = dict(batch_size=batch_size, num_examples=num_examples)
     total = duration_steps(config.train, "total", **sizes)
-    _require(total >= 1, "train.total", total, "at least one step")
+    require(total >= 1, "train.total", total, "at least one step")
     warmup = duration_steps(config.optim, "warmup", **sizes, total_steps=total)
-    _require(
+    require(
         0 <= warmup < total,
         "optim.warmup",
         warmup,
@@ -109,14 +113,15 @@ def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
     return total, warmup
 
 
-def _check_batch(batch_size: int, key: str, num_devices: int) -> None:
-    _require(
+def check_batch(batch_size: int, key: str, num_devices: int) -> None:
+    """Raises UserError unless whole pairs fall on every device."""
+    require(
         batch_size >= 2 and batch_size % 2 == 0,
         key,
         batch_size,
         "even and at least 2: images are fed in pairs",
     )
-    _require(
+    require(
         batch_size % (2 * num_devices) == 0,
         key,
         batch_size,
@@ -126,16 +131,16 @@ def _check_batch(batch_size: int, key: str, num_devices: int) -> None:
 
 def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
     """Batch, optimiser and everything that only says how a run is kept and logged."""
-    _check_batch(config.train.batch_size, "train.batch_size", num_devices)
+    check_batch(config.train.batch_size, "train.batch_size", num_devices)
     run_steps(config, num_examples)
     optim = config.optim
-    _require(0 < optim.blr < math.inf, "optim.blr", optim.blr, "above 0 and finite")
+    require(0 < optim.blr < math.inf, "optim.blr", optim.blr, "above 0 and finite")
     betas = len(optim.betas) == 2 and all(
         isinstance(beta, float | int) and 0 <= beta < 1 for beta in optim.betas
     )
-    _require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
+    require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
     decay = optim.weight_decay
-    _require(decay >= 0, "optim.weight_decay", decay, "0 or more")
+    require(decay >= 0, "optim.weight_decay", decay, "0 or more")
     for key, low in (
         ("seed", 0),
         ("augment.pad", 0),
@@ -147,7 +152,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         value = config
         for part in key.split("."):
             value = value[part]
-        _require(value >= low, key, value, f"at least {low}")
+        require(value >= low, key, value, f"at least {low}")
 
 
 def check_sections(config: ConfigDict) -> None:
@@ -155,23 +160,6 @@ def check_sections(config: ConfigDict) -> None:
     for section in ("data", "model", "train", "optim"):
         if section not in config:
             raise UserError(f"--config describes no run: it has no section {section!r}")
-
-
-def check_evals(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
-    """Splits, batches and weights of the evaluators."""
-    for name, options in config.evals.items():
-        _require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
-        held_out = [split for split in dataset.splits if split != "train"]
-        _require(
-            options.split in held_out,
-            f"evals.{name}.split",
-            options.split,
-            f"one of {', '.join(held_out)}",
-        )
-        _check_batch(options.batch_size, f"evals.{name}.batch_size", num_devices)
-        if "alpha" in options:
-            alpha = options.alpha
-            _require(0 < alpha <= 0.5, f"evals.{name}.alpha", alpha, "in (0, 0.5]")
 
 
 def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
@@ -190,4 +178,3 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         )
     num_examples = len(dataset.splits["train"].images)
     check_training(config, num_examples, num_devices)
-    check_evals(config, dataset, num_devices)

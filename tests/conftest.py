@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 
 # Before JAX is imported. Child processes inherit the platform, not the device count.
@@ -90,3 +91,11 @@ def parity():
         return pytest.importorskip(name, reason=reason)
 
     return require
+
+
+@pytest.fixture
+def unused_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

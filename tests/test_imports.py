@@ -10,7 +10,7 @@ LAYERS = [
     {"losses", "model", "logs", "data"},
     {"distill", "evaluators"},
     {"steps", "report", "validate"},
-    {"runs"},
+    {"runs", "validate_evals"},
     {"setup"},
     {"train"},
     {"demo"},

@@ -6,6 +6,7 @@ from imae_jax import augment, patches
 from imae_jax.data import sources
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.rebuild import rebuild
 from imae_jax.report import figures, summary
 
 
@@ -166,7 +167,7 @@ def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branche
         pred = np.broadcast_to(pred, (3, 16, 4))
         return {"pred": np.stack([pred] * branches, axis=1) if branches else pred}
 
-    rebuilt = figures.rebuild(network(predict), np.zeros((3, 8, 8, 1)), mask)
+    rebuilt = rebuild(network(predict), np.zeros((3, 8, 8, 1)), mask)
     assert rebuilt.shape == ((3, branches, 16, 4) if branches else (3, 16, 4))
     np.testing.assert_allclose(rebuilt, 7)
 

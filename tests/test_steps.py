@@ -4,20 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import optim, sharding, steps, train
+from imae_jax import optim, sharding, steps
 from imae_jax.checkpoint import flatten
 from imae_jax.data import pairs
+from imae_jax.setup import make_loss, set_up
 
 
 def make_step(config, workdir, mesh=None):
     """The set-up, a fresh state, and the jitted step of a config."""
-    setup = train.set_up(config, workdir)
+    setup = set_up(config, workdir)
     if mesh is not None:
         setup = dataclasses.replace(setup, mesh=mesh)
     schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
     optimiser = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
     state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
-    step = steps.make_train_step(train.make_loss(setup), optimiser, setup.mesh)
+    step = steps.make_train_step(make_loss(setup), optimiser, setup.mesh)
     return setup, state, step
 
 
@@ -86,9 +87,9 @@ def test_teacher_changes_the_loss_only_through_distillation(imae_config, tmp_pat
 
 
 def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
-    setup = train.set_up(mae_config(), tmp_path)
+    setup = set_up(mae_config(), tmp_path)
     params = steps.init_params(setup.model, 0)
-    loss = jax.jit(train.make_loss(setup))
+    loss = jax.jit(make_loss(setup))
     first, second, again = (
         float(loss(params, None, batch(setup, 0), step)[0]) for step in (0, 1, 0)
     )
@@ -120,10 +121,10 @@ KNOBS = {
 
 def first_loss(config, workdir):
     """The total loss of step 0, without its gradient."""
-    setup = train.set_up(config, workdir)
+    setup = set_up(config, workdir)
     teacher = setup.teacher.params if setup.teacher else None
     params = steps.init_params(setup.model, config.seed)
-    return jax.jit(train.make_loss(setup))(params, teacher, batch(setup, 0), 0)[0]
+    return jax.jit(make_loss(setup))(params, teacher, batch(setup, 0), 0)[0]
 
 
 @pytest.fixture(scope="module")

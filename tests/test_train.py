@@ -7,6 +7,7 @@ import pytest
 from imae_jax import runs, train
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
+from imae_jax.setup import set_up, starting_params
 
 MEASURED = ("images_per_second",)
 
@@ -106,8 +107,8 @@ def test_a_changed_teacher_refuses_a_resume(imae_config, mae_config, tmp_path):
 def test_warm_start_copies_the_teachers_embedding_into_both_heads(imae_config, tmp_path):
     config = imae_config()
     config.init = "teacher"
-    setup = train.set_up(config, tmp_path)
-    params, loaded = train.starting_params(setup), setup.teacher.params
+    setup = set_up(config, tmp_path)
+    params, loaded = starting_params(setup), setup.teacher.params
     for head in ("disentangle_subordinate", "disentangle_dominant"):
         jax.tree.map(np.testing.assert_array_equal, params[head], loaded["decoder_embed"])
     for part in ("encoder", "decoder"):
@@ -121,7 +122,7 @@ def test_warm_start_copies_the_teachers_embedding_into_both_heads(imae_config, t
 def test_init_from_a_run_and_from_one_that_does_not_fit(imae_config, undisturbed, tmp_path):
     config = imae_config()
     config.init = str(undisturbed[0])
-    params = train.starting_params(train.set_up(config, tmp_path))
+    params = starting_params(set_up(config, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, params, undisturbed[1].params)
 
     config.model.encoder.depth = 2

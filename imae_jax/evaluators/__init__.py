@@ -1,15 +1,32 @@
 """What a trained run is measured by.
 
-An evaluator is a function of predict functions and held-out mixtures, and yields
-`(name, value)`; it knows neither models nor parameters.
+An evaluator is a function of networks (their predict functions) and held-out images and
+mixtures, and yields `(name, value)`; it knows neither models nor parameters. Every process
+sees every example and adds up the same sums, whatever number of devices predicted.
 """
 
-from imae_jax.evaluators import reconstruction, separability
+from imae_jax.evaluators import (
+    probes,
+    quality,
+    recognition,
+    reconstruction,
+    representation,
+    semantics,
+    separability,
+)
 
 EVALUATORS = {
     "reconstruction": reconstruction.evaluate,
     "separability": separability.evaluate,
+    "semantics": semantics.evaluate,
+    "recognition": recognition.evaluate,
+    "probes": probes.evaluate,
+    "representation": representation.evaluate,
+    "quality": quality.evaluate,
 }
 
+# They need an i-MAE.
+OF_MIXTURES = frozenset(EVALUATORS) - {"reconstruction", "probes"}
+
 # They compare with what a teacher makes of each image alone.
-NEED_TEACHER = {"separability"}
+NEED_TEACHER = frozenset({"separability", "semantics", "representation"})

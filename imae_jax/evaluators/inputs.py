@@ -102,11 +102,8 @@ class HeldOut:
 
         `seed` decides pairs and masks; neither depends on the batch size.
         """
-        images, labels = (
-            self.dataset.splits[split].images,
-            self.dataset.splits[split].labels,
-        )
-        count = self.count(split)
+        examples, count = self.dataset.splits[split], self.count(split)
+        images, labels = examples.images, examples.labels
         indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
         key = jax.random.key(seed)
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)

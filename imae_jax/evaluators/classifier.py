@@ -1,0 +1,72 @@
+"""A small supervised classifier of pixels: the reader of what networks rebuild."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from imae_jax.optim import adamw, learning_rate
+
+
+class Classifier(nn.Module):
+    """A perceptron of two hidden layers: [B, H, W, C] pixels -> [B, heads, classes]."""
+
+    width: int
+    heads: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        for _ in range(2):
+            x = nn.gelu(nn.Dense(self.width)(x))
+        x = nn.Dense(self.heads * self.num_classes)(x)
+        return x.reshape(len(x), self.heads, self.num_classes)
+
+
+def train_classifier(
+    batch_at: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    *,
+    num_classes: int,
+    steps: int,
+    batch_size: int,
+    width: int,
+    blr: float,
+    weight_decay: float,
+    seed: int,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Trains a classifier with AdamW.
+
+    Args:
+      batch_at: step -> images [B, H, W, C] and labels [B, heads].
+      num_classes: of every head.
+      steps, batch_size, width, blr, weight_decay, seed: how.
+    Returns:
+      images [N, H, W, C] -> the classes it names, [N, heads].
+    """
+    images, labels = batch_at(0)
+    model = Classifier(width, labels.shape[1], num_classes)
+    params = model.init(jax.random.key(seed), images[:1])["params"]
+    schedule = learning_rate(blr, batch_size, steps // 10, steps)
+    optimiser = adamw(schedule, (0.9, 0.999), weight_decay)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, opt_state, images, labels):
+        def loss(params):
+            logits = model.apply({"params": params}, images)
+            return optax.losses.softmax_cross_entropy_with_integer_labels(
+                logits, labels
+            ).mean()
+
+        updates, opt_state = optimiser.update(jax.grad(loss)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    opt_state = optimiser.init(params)
+    for number in range(steps):
+        params, opt_state = step(params, opt_state, *batch_at(number))
+    apply = jax.jit(lambda images: jnp.argmax(model.apply({"params": params}, images), -1))
+    return lambda images: np.asarray(apply(images))

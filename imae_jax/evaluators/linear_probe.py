@@ -1,0 +1,124 @@
+"""The linear probe by MAE's protocol: BatchNorm without affine, a linear layer, LARS.
+
+On features computed once, so without MAE's augmentation of the probe's training images.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from imae_jax.evaluators.labelled import Splits
+from imae_jax.optim import lars, learning_rate
+
+
+class Probe(nn.Module):
+    """[B, D] features -> [B, classes] (MAE: head std 0.01, BatchNorm eps 1e-6)."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-6,
+            use_bias=False,
+            use_scale=False,
+        )(x)
+        init = nn.initializers.truncated_normal(0.01)
+        return nn.Dense(self.num_classes, kernel_init=init, name="head")(x)
+
+
+def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) -> np.ndarray:
+    """Every step's examples, [steps, batch]; the rest of an epoch is dropped (MAE)."""
+    random = np.random.default_rng(seed)
+    batch_size = min(batch_size, num_examples)
+    whole = num_examples // batch_size * batch_size
+    orders = [random.permutation(num_examples)[:whole] for _ in range(epochs)]
+    return np.concatenate(orders).reshape(-1, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "warmup_steps"))
+def fit_probe(features, labels, batches, blr, seed, *, num_classes: int, warmup_steps: int):
+    """Trains one probe.
+
+    Args:
+      features, labels: [N, D] and [N].
+      batches: [steps, batch] indices.
+      blr: lr = blr * batch / 256, after warm-up.
+      seed: of the initial weights.
+      num_classes, warmup_steps: see `Probe` and `optim.learning_rate`.
+    Returns:
+      The variables of `Probe`.
+    """
+    steps, batch_size = batches.shape
+    probe = Probe(num_classes)
+    variables = probe.init(jax.random.key(seed), features[:2], train=False)
+    shape = learning_rate(1.0, batch_size, warmup_steps, steps)
+    optimiser = lars(lambda step: blr * shape(step))
+
+    def step(carry, indices):
+        variables, opt_state = carry
+
+        def loss(params):
+            logits, changed = probe.apply(
+                variables | {"params": params},
+                features[indices],
+                train=True,
+                mutable=["batch_stats"],
+            )
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(
+                logits, labels[indices]
+            )
+            return losses.mean(), changed
+
+        params = variables["params"]
+        grads, changed = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = optimiser.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return ({"params": params, **changed}, opt_state), None
+
+    start = variables, optimiser.init(variables["params"])
+    return jax.lax.scan(step, start, batches)[0][0]
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes",))
+def hits(variables, features, labels, *, num_classes: int):
+    """Share of [N, D] features whose class a trained probe names."""
+    logits = Probe(num_classes).apply(variables, features, train=False)
+    return jnp.mean(jnp.argmax(logits, axis=1) == labels)
+
+
+def lars_accuracy(
+    splits: Splits,
+    *,
+    blrs: Sequence[float],
+    batch_size: int,
+    epochs: int,
+    warmup_epochs: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Test accuracy of the probe, at the learning rate that does best on validation.
+
+    Args:
+      splits: features of a frozen encoder.
+      blrs: base learning rates tried, all trained side by side.
+      batch_size, epochs, warmup_epochs: as in MAE; a batch is at most the train split.
+      seed: of initial weights and order.
+    Returns:
+      (accuracy, the chosen blr).
+    """
+    (features, labels), validation, test = jax.tree.map(jnp.asarray, splits)
+    batches = epoch_batches(len(labels), batch_size, epochs, seed)
+    sizes = dict(num_classes=splits.num_classes)
+    warmup = dict(warmup_steps=len(batches) * warmup_epochs // epochs)
+    train = functools.partial(fit_probe, features, labels, batches, **sizes, **warmup)
+    probes = jax.vmap(train, in_axes=(0, None))(jnp.asarray(blrs, jnp.float32), seed)
+    score = jax.vmap(functools.partial(hits, **sizes), in_axes=(0, None, None))
+    best = int(np.argmax(score(probes, *validation)))
+    return float(score(probes, *test)[best]), float(blrs[best])

@@ -1,0 +1,88 @@
+"""What a frozen encoder knows about classes: linear probe, ridge probe, k-NN.
+
+Every network sees whole, unmasked images, without augmentation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.knn import knn_accuracy
+from imae_jax.evaluators.labelled import Labelled, Splits, chance, ridge_accuracy
+from imae_jax.evaluators.linear_probe import lars_accuracy
+
+POOLS = ("class_token", "mean")
+
+# Rows beside the run's own, by network.
+BASELINES = {
+    "teacher": "teacher",
+    "without_distillation": "without_distillation",
+    "random": "random",
+}
+
+
+def embedded(
+    network: Network, held_out: HeldOut, split: str, batch_size: int
+) -> dict[str, np.ndarray]:
+    """A network's pooled features of a split's images, [N, D] by pool."""
+    parts = [
+        {pool: found[pool][valid] for pool in POOLS}
+        for images, valid in held_out.images(split, batch_size=batch_size)
+        for found in [network.embed(images)]
+    ]
+    return {pool: np.concatenate([part[pool] for part in parts]) for pool in POOLS}
+
+
+def evaluate(
+    networks: Mapping[str, Network],
+    held_out: HeldOut,
+    *,
+    split: str,
+    batch_size: int,
+    seed: int,
+    neighbours: int,
+    temperature: float,
+    lars: Mapping,
+) -> Iterator[tuple[str, float]]:
+    """Accuracies of each probe on each network's features, and on raw pixels.
+
+    Args:
+      networks: `student`, and any of the baselines.
+      held_out: gives images and labels; strengths are chosen on `validation`.
+      split: what is scored; probes are trained on `train`.
+      batch_size: images embedded at a time.
+      seed: of the linear probe.
+      neighbours, temperature: see `knn.votes`.
+      lars: options of `linear_probe.lars_accuracy`.
+    Yields:
+      `{linear,ridge,knn}/<pool>/accuracy` and the linear probe's `linear/<pool>/blr`, for
+      baselines below `baselines/<row>/`; raw pixels have no pool. `chance` is the accuracy
+      of always naming the commonest class, `count` the number of images.
+    """
+    parts = ("train", "validation", split)
+    labels = [held_out.dataset.splits[part].labels for part in parts]
+    sizes = dict(neighbours=neighbours, temperature=temperature)
+
+    def probe(features: Sequence[np.ndarray], prefix: str, pool: str):
+        labelled = map(Labelled, features, labels)
+        splits = Splits(*labelled).checked(f"probes, {prefix}{pool.strip('/')}")
+        found, blr = lars_accuracy(splits, **lars, seed=seed)
+        yield f"{prefix}linear/{pool}accuracy", found
+        yield f"{prefix}linear/{pool}blr", blr
+        yield f"{prefix}ridge/{pool}accuracy", ridge_accuracy(splits)
+        yield f"{prefix}knn/{pool}accuracy", knn_accuracy(splits, **sizes)
+
+    names = {"": "student"} | {f"baselines/{row}/": name for row, name in BASELINES.items()}
+    for prefix, name in names.items():
+        if name not in networks:
+            continue
+        found = [embedded(networks[name], held_out, part, batch_size) for part in parts]
+        for pool in POOLS:
+            yield from probe([features[pool] for features in found], prefix, f"{pool}/")
+    images = [held_out.dataset.splits[part].images for part in parts]
+    pixels = [held_out.standardised(x).reshape(len(x), -1) for x in images]
+    yield from probe(pixels, "baselines/raw_pixels/", "")
+    splits = Splits(*map(Labelled, pixels, labels))
+    yield "chance", chance(splits)
+    yield "count", len(labels[-1])

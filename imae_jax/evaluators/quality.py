@@ -1,0 +1,97 @@
+"""PSNR and SSIM of both reconstructions over alpha and mask ratio.
+
+A reconstruction here is made of predictions of removed patches alone (`rebuild`): a window
+of SSIM never holds a pixel that was copied.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import dm_pix
+import jax
+import numpy as np
+
+from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.names import at
+from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.mixing import BRANCHES
+from imae_jax.patches import unpatchify
+
+SSIM_WINDOW = 11  # pixels (Wang et al. 2004), or the largest odd number that fits
+
+
+@jax.jit
+def compare(images: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    """PSNR in dB and SSIM of each of [B, H, W, C] images with values in [0, 1]: [B]."""
+    side = min(*images.shape[1:3], SSIM_WINDOW)
+    window = side - 1 + side % 2
+    return {
+        "psnr": dm_pix.psnr(images, targets),
+        "ssim": dm_pix.ssim(images, targets, filter_size=window),
+    }
+
+
+def evaluate(
+    networks: Mapping[str, Network],
+    held_out: HeldOut,
+    *,
+    split: str,
+    alphas: Sequence[float],
+    mask_ratios: Sequence[float],
+    batch_size: int,
+    seed: int,
+) -> Iterator[tuple[str, float]]:
+    """Means over images of PSNR and SSIM, pixels clipped to the range an image can have.
+
+    Args:
+      networks: `student`, an i-MAE.
+      held_out: makes the mixtures.
+      split, batch_size, seed: see `HeldOut.batches`.
+      alphas: weights of the subordinate image.
+      mask_ratios: shares of patches removed.
+    Yields:
+      `alpha_<weight>/mask_<ratio>/<branch>/{psnr,ssim}`; what the mixture itself scores
+      as a guess below `alpha_<weight>/baselines/mixture/`, and the mean training image
+      below `baselines/train_mean/`. Nothing for a model trained with `norm_pix`: its
+      predictions have no scale of pixels, and to give them one would leak the target's.
+    """
+    if held_out.norm_pix:
+        print("quality: left out, a model trained with norm_pix predicts no pixels")
+        return
+    sums, counts = {}, {}
+
+    def unit(images):
+        return held_out.pixels(images) / 255
+
+    mean = unit(held_out.standardised(held_out.dataset.splits["train"].images)).mean(axis=0)
+    image_size = held_out.dataset.image_shape[:2]
+
+    def add(name, images, targets, valid):
+        for metric, values in compare(images, targets).items():
+            key = f"{name}/{metric}"
+            sums[key] = sums.get(key, 0.0) + float(np.asarray(values)[valid].sum())
+            counts[key] = counts.get(key, 0) + int(valid.sum())
+
+    for ratio in mask_ratios:
+        masked = dataclasses.replace(held_out, mask_ratio=ratio)
+        for batch in masked.batches(split, batch_size=batch_size, seed=seed):
+            targets = unit(batch.sources)
+            for alpha in alphas:
+                mixture = batch.mixture(alpha)
+                patches = rebuild(networks["student"], mixture, batch.mask)
+                rebuilt = unit(unpatchify(patches, held_out.patch_size, image_size))
+                where = at(alpha=alpha, mask_ratio=ratio)
+                for s in range(rebuilt.shape[1]):
+                    name = f"{where}{BRANCHES[s]}"
+                    add(name, rebuilt[:, s], targets[:, s], batch.valid)
+    # Neither guess has a mask.
+    for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
+        targets = unit(batch.sources)
+        for s, branch in enumerate(BRANCHES):
+            guess = np.broadcast_to(mean, targets[:, s].shape)
+            add(f"baselines/train_mean/{branch}", guess, targets[:, s], batch.valid)
+            for alpha in alphas:
+                name = f"{at(alpha=alpha)}baselines/mixture/{branch}"
+                add(name, unit(batch.mixture(alpha)), targets[:, s], batch.valid)
+    for key, total in sums.items():
+        yield key, total / counts[key]

@@ -1,0 +1,27 @@
+"""Whole pictures of a masked autoencoder, without a pixel of the target."""
+
+import numpy as np
+
+from imae_jax.evaluators.inputs import Network
+from imae_jax.patches import Mask, covering_masks
+
+
+def rebuild(network: Network, images: np.ndarray, mask: Mask) -> np.ndarray:
+    """Every patch as predicted when it was removed: the mean over `covering_masks`.
+
+    Args:
+      network: a MAE or an i-MAE.
+      images: [B, H, W, C] standardised pixels, for an i-MAE mixtures.
+      mask: the first pass's.
+    Returns:
+      [B, L, P], or [B, S, L, P] for an i-MAE.
+    """
+    total, count = 0.0, 0
+    for turned in covering_masks(mask):
+        pred = network.predict(images, turned)["pred"]
+        removed = np.asarray(turned.mask)[..., None]
+        removed = removed.reshape(
+            len(removed), *[1] * (pred.ndim - removed.ndim), *removed.shape[1:]
+        )
+        total, count = total + pred * removed, count + removed
+    return total / count

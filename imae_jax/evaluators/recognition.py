@@ -1,0 +1,92 @@
+"""Does a rebuilt image look like its class to a classifier that saw only clean images?
+
+Beside it: that classifier shown the mixture itself, and one that was trained on mixtures to
+name both classes, which says what a mixture holds at best. Only mixtures of two different
+classes count.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from imae_jax.data.pairs import batch_indices
+from imae_jax.evaluators.classifier import train_classifier
+from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.mixing import BRANCHES, mix, pair_sources
+from imae_jax.patches import unpatchify
+
+
+def evaluate(
+    networks: Mapping[str, Network],
+    held_out: HeldOut,
+    *,
+    split: str,
+    alpha: float,
+    batch_size: int,
+    seed: int,
+    classifier: Mapping,
+) -> Iterator[tuple[str, float]]:
+    """How often a classifier reads the right class from each reconstruction.
+
+    Args:
+      networks: `student`, an i-MAE.
+      held_out: makes the mixtures; classifiers are trained on `train`.
+      split: what is read.
+      alpha: weight of the subordinate image, also of the mixtures trained on.
+      batch_size, seed: see `HeldOut.batches`; the seed is also the classifiers'.
+      classifier: options of `classifier.train_classifier`, with `epochs` for its steps.
+    Yields:
+      Below `<branch>/`: `accuracy` of reading the reconstruction, in which every patch was
+      removed when it was predicted; below `baselines/{mixture,mixture_classifier}/<branch>`
+      of reading the mixture with the same classifier, and with one trained on mixtures.
+      `clean_accuracy`: of reading the image itself. Nothing for a model trained with
+      `norm_pix`: it predicts no pixels.
+    """
+    if held_out.norm_pix:
+        print("recognition: left out, a model trained with norm_pix predicts no pixels")
+        return
+    train = held_out.dataset.splits["train"]
+    options = {key: value for key, value in classifier.items() if key != "epochs"}
+    options |= dict(
+        num_classes=1 + int(train.labels.max()),
+        steps=round(classifier["epochs"] * len(train.images) / options["batch_size"]),
+        seed=seed,
+    )
+
+    def drawn(step: int) -> tuple[np.ndarray, np.ndarray]:
+        own = batch_indices(len(train.images), options["batch_size"], seed, step)
+        return held_out.standardised(train.images[own]), train.labels[own]
+
+    def clean(step: int):
+        images, labels = drawn(step)
+        return images, labels[:, None]
+
+    def mixed(step: int):
+        images, labels = drawn(step)
+        alphas = np.full(len(images), alpha, np.float32)
+        return mix(pair_sources(images), alphas), pair_sources(labels)
+
+    read = train_classifier(clean, **options)
+    read_mixture = train_classifier(mixed, **options)
+    hits, count = {}, 0
+    for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
+        counted, mixture = batch.different_classes, batch.mixture(alpha)
+        patches = rebuild(networks["student"], mixture, batch.mask)
+        size = held_out.dataset.image_shape[:2]
+        rebuilt = unpatchify(patches, held_out.patch_size, size)
+        both = read_mixture(mixture)
+        named = {}
+        for s in range(rebuilt.shape[1]):
+            named[s, f"{BRANCHES[s]}/accuracy"] = read(rebuilt[:, s])[:, 0]
+        for s, branch in enumerate(BRANCHES):
+            named[s, f"baselines/mixture/{branch}/accuracy"] = read(mixture)[:, 0]
+            named[s, f"baselines/mixture_classifier/{branch}/accuracy"] = both[:, s]
+        named[0, "clean_accuracy"] = read(batch.sources[:, 0])[:, 0]
+        for (s, name), classes in named.items():
+            right = (classes == batch.labels[:, s])[counted].sum()
+            hits[name] = hits.get(name, 0) + right
+        count += counted.sum()
+    for name, number in hits.items():
+        yield name, float(number / count)
+    yield "count", int(count)

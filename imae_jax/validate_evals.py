@@ -1,0 +1,104 @@
+"""What the `evals` sections of a config may say, checked before anything is compiled."""
+
+import inspect
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from imae_jax.data.sources import Dataset
+from imae_jax.errors import UserError
+from imae_jax.evaluators import EVALUATORS, OF_MIXTURES
+from imae_jax.evaluators.names import at
+from imae_jax.model import IMAE, MAE
+from imae_jax.validate import check_batch, check_mask_ratio, require
+
+# They name other runs; the networks are loaded from them.
+RUN_KEYS = ("teacher", "baseline_runs")
+
+
+def options_of(section: ConfigDict) -> dict:
+    """The arguments of the evaluator itself."""
+    return {key: value for key, value in section.items() if key not in RUN_KEYS}
+
+
+def _check_names(section: ConfigDict, name: str) -> None:
+    """Raises UserError unless the options are those of the evaluator, no more, no less."""
+    parameters = inspect.signature(EVALUATORS[name]).parameters.values()
+    known = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for key in options_of(section):
+        allowed = f"one of {', '.join(known)}"
+        require(key in known, f"evals.{name}", key, allowed)
+    for key, needed in known.items():
+        if needed and key not in section:
+            raise UserError(f"evals.{name}.{key} is missing")
+
+
+def check_alphas(alphas: Iterable[float], key: str) -> None:
+    """Raises UserError unless all are weights with names of their own."""
+    for alpha in alphas:
+        require(0 < alpha <= 0.5, key, alpha, "in (0, 0.5]")
+    names = {at(alpha=alpha) for alpha in alphas}
+    distinct = len(names) == len(tuple(alphas))
+    require(distinct, key, alphas, "numbers that differ in their first two digits")
+
+
+def _check_counts(section: ConfigDict, key: str, lows: dict[str, float]) -> None:
+    for name, low in lows.items():
+        require(section[name] >= low, f"{key}.{name}", section[name], f"at least {low}")
+
+
+def _check_lars(lars: ConfigDict, key: str) -> None:
+    _check_counts(lars, key, {"batch_size": 1, "epochs": 1, "warmup_epochs": 0})
+    rates = len(lars.blrs) > 0 and all(blr > 0 for blr in lars.blrs)
+    require(rates, f"{key}.blrs", lars.blrs, "one or more numbers above 0")
+    require(
+        lars.warmup_epochs < lars.epochs,
+        f"{key}.warmup_epochs",
+        lars.warmup_epochs,
+        f"less than the {lars.epochs} epochs",
+    )
+
+
+def _check_classifier(classifier: ConfigDict, key: str) -> None:
+    _check_counts(classifier, key, {"width": 1, "epochs": 1, "weight_decay": 0})
+    check_batch(classifier.batch_size, f"{key}.batch_size", num_devices=1)
+    require(classifier.blr > 0, f"{key}.blr", classifier.blr, "above 0")
+
+
+def check_evals(
+    config: ConfigDict, model: MAE | IMAE, dataset: Dataset, num_devices: int
+) -> None:
+    """Checks every section of `config.evals`.
+
+    Raises:
+      UserError: naming the key, its value and what is allowed.
+    """
+    for name, section in config.evals.items():
+        key = f"evals.{name}"
+        require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
+        is_imae = isinstance(model, IMAE)
+        if name in OF_MIXTURES and not is_imae:
+            raise UserError(f"{key} is about mixtures: only an i-MAE run has it")
+        _check_names(section, name)
+        held_out = [split for split in dataset.splits if split != "train"]
+        allowed = f"one of {', '.join(held_out)}"
+        require(section.split in held_out, f"{key}.split", section.split, allowed)
+        check_batch(section.batch_size, f"{key}.batch_size", num_devices)
+        require(section.seed >= 0, f"{key}.seed", section.seed, "at least 0")
+        if "alpha" in section:
+            check_alphas((section.alpha,), f"{key}.alpha")
+        if name == "reconstruction":
+            weight = section.get("alpha")
+            allowed = "a weight for an i-MAE, absent for a MAE"
+            require(is_imae == (weight is not None), f"{key}.alpha", weight, allowed)
+        check_alphas(section.get("alphas", ()), f"{key}.alphas")
+        for ratio in section.get("mask_ratios", ()):
+            check_mask_ratio(ratio, f"{key}.mask_ratios", model.num_patches)
+        if "neighbours" in section:
+            _check_counts(section, key, {"neighbours": 1})
+            heat = section.temperature
+            require(heat > 0, f"{key}.temperature", heat, "above 0")
+        if "lars" in section:
+            _check_lars(section.lars, f"{key}.lars")
+        if "classifier" in section:
+            _check_classifier(section.classifier, f"{key}.classifier")

@@ -1,0 +1,240 @@
+"""Probes and classifiers against scikit-learn and NumPy."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
+
+from imae_jax import optim
+from imae_jax.errors import UserError
+from imae_jax.evaluators import labelled, linear_probe
+from imae_jax.evaluators.classifier import train_classifier
+from imae_jax.evaluators.knn import knn_accuracy, votes
+from imae_jax.evaluators.labelled import Labelled, Splits
+
+CLASSES, WIDTH = 4, 6
+CENTRES = np.random.default_rng(0).normal(size=(CLASSES, WIDTH))
+
+
+def blobs(seed, count=300, noise=0.8):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, count)
+    features = CENTRES[labels] + noise * random.normal(size=(count, WIDTH))
+    return Labelled(features.astype(np.float32), labels)
+
+
+def splits(**options):
+    return Splits(blobs(1, **options), blobs(2, count=100), blobs(3, count=200))
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+def test_logistic_regression_is_scikit_learns(l2):
+    x, y = blobs(1)
+    weights, bias = labelled.fit_logistic(x, y, l2, num_classes=CLASSES, tolerance=1e-6)
+    model = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-10, max_iter=10000)
+    expected = model.fit(x.astype(np.float64), y)
+    scores = np.asarray(x @ weights + bias)
+    np.testing.assert_allclose(jax.nn.softmax(scores), expected.predict_proba(x), atol=1e-4)
+    np.testing.assert_allclose(weights, expected.coef_.T, atol=2e-4)
+
+
+def test_logistic_probe_chooses_its_strength_on_validation():
+    few = splits(count=12)
+    found = labelled.logistic_accuracy(few)
+    train, validation, test = few.standardised()
+    best = max(
+        (
+            LogisticRegression(C=1 / (l2 * 12), tol=1e-10, max_iter=10000).fit(*train)
+            for l2 in labelled.L2_STRENGTHS
+        ),
+        key=lambda model: model.score(*validation),
+    )
+    assert found == pytest.approx(best.score(*test), abs=1e-4)
+
+
+def test_ridge_probe_is_scikit_learns():
+    made = splits()
+    (x, y), _, test = made
+    spread = np.square(x - x.mean(axis=0)).sum() / WIDTH
+    scores = {
+        ridge: RidgeClassifier(alpha=ridge * spread).fit(x, y).score(*test)
+        for ridge in labelled.linear.RIDGES
+    }
+    assert labelled.ridge_accuracy(made) in scores.values()
+    assert labelled.ridge_accuracy(made) > 0.7
+
+
+def test_knn_is_scikit_learns():
+    made = splits()
+    (x, y), _, test = made
+    expected = KNeighborsClassifier(
+        20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    ).fit(x, y)
+    found = votes(test.features, x, y, neighbours=20, temperature=0.07, num_classes=CLASSES)
+    shares = np.asarray(found / found.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(shares, expected.predict_proba(test.features), atol=1e-4)
+    accuracy = knn_accuracy(made, neighbours=20, temperature=0.07)
+    assert accuracy == pytest.approx(expected.score(*test))
+
+
+def test_knn_of_many_queries_is_cut_into_chunks(monkeypatch):
+    made = splits()
+    whole = knn_accuracy(made, neighbours=5, temperature=0.1)
+    monkeypatch.setattr("imae_jax.evaluators.knn.CHUNK", 64)
+    assert knn_accuracy(made, neighbours=5, temperature=0.1) == whole
+
+
+def test_lars_is_the_numpy_rendering_of_maes():
+    """Trust ratio on weights only, momentum before the rate (MAE's util/lars.py)."""
+    random = np.random.default_rng(0)
+    shapes = {"bias": (3,), "kernel": (4, 3)}
+    params = {k: random.normal(size=x).astype(np.float32) for k, x in shapes.items()}
+    grads = [jax.tree.map(lambda x: 2 * x + random.normal(), params) for _ in range(5)]
+    schedule = lambda step: 0.5 * (step + 1)  # noqa: E731
+
+    optimiser = optim.lars(schedule)
+    found, state = params, optimiser.init(params)
+    for grad in grads:
+        updates, state = optimiser.update(grad, state, found)
+        found = optax.apply_updates(found, updates)
+
+    expected, momentum = dict(params), {"bias": 0.0, "kernel": 0.0}
+    for step, grad in enumerate(grads):
+        for name, gradient in grad.items():
+            if name == "kernel":
+                norms = np.linalg.norm(expected[name]) / np.linalg.norm(gradient)
+                gradient = 0.001 * norms * gradient
+            momentum[name] = 0.9 * momentum[name] + gradient
+            expected[name] = expected[name] - schedule(step) * momentum[name]
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
+def test_the_linear_probe_is_its_numpy_rendering():
+    """BatchNorm without affine in training, LARS, warm-up and cosine: MAE's protocol."""
+    (x, y), *_ = splits()
+    batches = linear_probe.epoch_batches(len(x), 100, 4, seed=0)
+    assert batches.shape == (12, 100)
+    fitted = linear_probe.fit_probe(
+        x, y, batches, 10.0, 0, num_classes=CLASSES, warmup_steps=3
+    )
+    start = linear_probe.Probe(CLASSES).init(jax.random.key(0), x[:2], train=False)
+    kernel = np.asarray(start["params"]["head"]["kernel"], np.float64)
+    assert 0.005 < kernel.std() < 0.015
+    bias, moving = np.zeros(CLASSES), [np.zeros(WIDTH), np.ones(WIDTH)]
+    velocity = [np.zeros_like(kernel), np.zeros_like(bias)]
+    for step, indices in enumerate(batches):
+        batch, one_hot = x[indices].astype(np.float64), np.eye(CLASSES)[y[indices]]
+        mean, variance = batch.mean(axis=0), batch.var(axis=0)
+        moving = [0.9 * moving[0] + 0.1 * mean, 0.9 * moving[1] + 0.1 * variance]
+        normal = (batch - mean) / np.sqrt(variance + 1e-6)
+        logits = normal @ kernel + bias
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        error = (shares - one_hot) / len(batch)
+        gradient = normal.T @ error
+        trust = 0.001 * np.linalg.norm(kernel) / np.linalg.norm(gradient)
+        peak = 10.0 * 100 / 256
+        rate = (
+            peak * step / 3
+            if step < 3
+            else peak * 0.5 * (1 + np.cos(np.pi * (step - 3) / 9))
+        )
+        velocity = [
+            0.9 * velocity[0] + trust * gradient,
+            0.9 * velocity[1] + error.sum(axis=0),
+        ]
+        kernel, bias = kernel - rate * velocity[0], bias - rate * velocity[1]
+    head = fitted["params"]["head"]
+    np.testing.assert_allclose(head["kernel"], kernel, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(head["bias"], bias, rtol=1e-3, atol=1e-5)
+    stats = fitted["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(stats["mean"], moving[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats["var"], moving[1], rtol=1e-4)
+    # And what it then names, with the moving statistics.
+    logits = (x - moving[0]) / np.sqrt(moving[1] + 1e-6) @ kernel + bias
+    expected = np.mean(logits.argmax(axis=1) == y)
+    assert linear_probe.hits(fitted, x, y, num_classes=CLASSES) == pytest.approx(
+        expected, abs=0.011
+    )
+
+
+def test_the_linear_probe_takes_the_rate_that_validation_prefers():
+    options = dict(batch_size=100, epochs=20, warmup_epochs=2, seed=0)
+    found, blr = linear_probe.lars_accuracy(splits(), blrs=(1e-6, 300.0), **options)
+    assert blr == 300.0 and found > 0.7
+    assert linear_probe.lars_accuracy(splits(), blrs=(300.0,), **options)[0] == found
+
+
+def test_classes_without_structure_are_read_by_chance():
+    random = np.random.default_rng(5)
+
+    def shuffled(split):
+        return Labelled(split.features, random.permutation(split.labels))
+
+    made = Splits(*map(shuffled, splits()))
+    for found in (
+        labelled.ridge_accuracy(made),
+        labelled.logistic_accuracy(made),
+        knn_accuracy(made, neighbours=20, temperature=0.07),
+    ):
+        assert abs(found - 1 / CLASSES) < 0.12
+
+
+def test_features_in_other_units_change_nothing():
+    made = splits()
+    scaled = Splits(*(Labelled(1000 * x + 7, y) for x, y in made))
+    with_constant = Splits(*(Labelled(np.pad(x, ((0, 0), (0, 1))), y) for x, y in made))
+    expected = labelled.logistic_accuracy(made)
+    assert labelled.logistic_accuracy(scaled) == pytest.approx(expected, abs=0.011)
+    assert labelled.logistic_accuracy(with_constant) == pytest.approx(expected, abs=0.011)
+
+
+def test_chance_names_the_commonest_class_of_train():
+    features = np.zeros((5, 1))
+    train = Labelled(features, np.array([1, 1, 1, 0, 2]))
+    test = Labelled(features, np.array([1, 0, 0, 1, 2]))
+    assert labelled.chance(Splits(train, test, test)) == 0.4
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda x, y: (x, 0 * y + 3), "rows: all training examples are of class 3"),
+        (lambda x, y: (np.where(x > 1, np.nan, x), y), "not finite .* in train"),
+        (lambda x, y: (x[:0], y[:0]), "no examples in the train split"),
+    ],
+)
+def test_bad_examples_get_one_line(change, message):
+    train, validation, test = splits()
+    with pytest.raises(UserError, match=message):
+        Splits(Labelled(*change(*train)), validation, test).checked("rows")
+
+
+def test_too_few_neighbours_get_one_line():
+    with pytest.raises(UserError, match="300 neighbours .* among 20 training"):
+        knn_accuracy(splits(count=20), neighbours=300, temperature=0.07)
+
+
+def test_a_classifier_of_two_heads_learns_both():
+    """Both classes of x = (first, second) can be read off its two halves."""
+    random = np.random.default_rng(0)
+
+    def batch_at(step):
+        labels = random.integers(0, 3, (64, 2))
+        images = np.eye(3, dtype=np.float32)[labels] + 0.1 * random.normal(size=(64, 2, 3))
+        return images[..., None].astype(np.float32), labels
+
+    read = train_classifier(
+        batch_at,
+        num_classes=3,
+        steps=60,
+        batch_size=64,
+        width=16,
+        blr=0.1,
+        weight_decay=0.0,
+        seed=0,
+    )
+    images, labels = batch_at(0)
+    assert np.mean(read(images) == labels) > 0.95
