@@ -46,8 +46,6 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
             f"model.variant={config.model.variant!r} does not fit "
             f"{config.data.name}: {error}"
         ) from None
-    ratio = config.mask.ratio
-    _require(0 <= ratio < 1, "mask.ratio", ratio, "in [0, 1)")
     values = patch_size**2 * image_shape[2]
     _require(
         values > 1 or not config.loss.norm_pix,
@@ -55,15 +53,20 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         config.loss.norm_pix,
         "False where a patch has one value: it has no variance",
     )
+    _check_mask_ratio("mask.ratio", config.mask.ratio, rows * columns)
+
+
+def _check_mask_ratio(key: str, ratio: float, num_patches: int) -> None:
+    _require(0 <= ratio < 1, key, ratio, "in [0, 1)")
     try:
-        visible = num_visible(rows * columns, ratio)
+        visible = num_visible(num_patches, ratio)
     except ValueError as error:
-        raise UserError(f"mask.ratio={ratio!r}: {error}") from None
+        raise UserError(f"{key}={ratio!r}: {error}") from None
     _require(
-        visible < rows * columns,
-        "mask.ratio",
+        visible < num_patches,
+        key,
         ratio,
-        f"large enough to remove at least one of {rows * columns} patches",
+        f"large enough to remove at least one of {num_patches} patches",
     )
 
 
@@ -158,20 +161,46 @@ def check_sections(config: ConfigDict) -> None:
 
 
 def check_evals(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
-    """Splits, batches and weights of the evaluators."""
+    """Splits, batches and weights of the evaluators and of the report's panel."""
     for name, options in config.evals.items():
         _require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
-        held_out = [split for split in dataset.splits if split != "train"]
-        _require(
-            options.split in held_out,
-            f"evals.{name}.split",
-            options.split,
-            f"one of {', '.join(held_out)}",
-        )
+        _check_split(options.split, f"evals.{name}.split", dataset)
         _check_batch(options.batch_size, f"evals.{name}.batch_size", num_devices)
         if "alpha" in options:
             alpha = options.alpha
             _require(0 < alpha <= 0.5, f"evals.{name}.alpha", alpha, "in (0, 0.5]")
+    if "explorer" in config:
+        _check_explorer(config, dataset, num_devices)
+
+
+def _check_split(split: str, key: str, dataset: Dataset) -> None:
+    held_out = [name for name in dataset.splits if name != "train"]
+    _require(split in held_out, key, split, f"one of {', '.join(held_out)}")
+
+
+def _check_explorer(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
+    options = config.explorer
+    _check_split(options.split, "explorer.split", dataset)
+    _check_batch(options.batch_size, "explorer.batch_size", num_devices)
+    num_images = min(options.batch_size, len(dataset.splits[options.split].images))
+    _require(
+        1 <= options.pairs <= num_images // 2,
+        "explorer.pairs",
+        options.pairs,
+        f"1 to {num_images // 2}: one batch of the split holds them all",
+    )
+    _require(options.seed >= 0, "explorer.seed", options.seed, "at least 0")
+    for key in ("alphas", "mask_ratios"):
+        values = options[key]
+        is_range = all(isinstance(value, float | int) for value in values)
+        is_range = is_range and list(values) == sorted(set(values)) and values
+        _require(is_range, f"explorer.{key}", values, "one or more increasing numbers")
+    for alpha in options.alphas:
+        _require(0 < alpha <= 0.5, "explorer.alphas", alpha, "in (0, 0.5]")
+    _, patch_size = decode_variant(config.model.variant)
+    rows, columns = grid_size(dataset.image_shape[:2], patch_size)
+    for ratio in options.mask_ratios:
+        _check_mask_ratio("explorer.mask_ratios", ratio, rows * columns)
 
 
 def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
