@@ -6,13 +6,11 @@ import re
 import shutil
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
 
 from imae_jax import train
 from imae_jax.report import html
-
-# Beside the package: `pip install -r requirements-test.txt`.
-sync_api = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 FLAGS = [
     "--headless",
@@ -27,7 +25,8 @@ FLAGS = [
 PICTURES = ("mixture", "masked", "rebuilt", "target", "difference")
 
 
-@pytest.fixture(scope="session")
+# Not longer than the module: it leaves an event loop running, which disturbs others.
+@pytest.fixture(scope="module")
 def browser():
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
@@ -36,17 +35,18 @@ def browser():
         if os.environ.get("IMAE_REQUIRE_BROWSER"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(imae_config, tmp_path_factory):
     """The report of a folder with two i-MAE runs, so that nothing may clash."""
     workdir = tmp_path_factory.mktemp("report")
     config = imae_config()
+    del config.evals.separability  # the slowest, and nothing here shows it
     train.train(config, workdir / "imae")
     train.evaluate(config, workdir / "imae")
     shutil.copytree(workdir / "imae", workdir / "imae_again")
@@ -54,8 +54,8 @@ def report(imae_config, tmp_path_factory):
 
 
 @pytest.fixture
-def open_page(browser, report):
-    """Opens the report in a fresh context; complaints and requests are checked at the end."""
+def open_page(report, browser):
+    """Opens the report in a fresh context; checks complaints and requests at the end."""
     complaints, requests, contexts = [], [], []
 
     def open_page(width=1440, **options):
@@ -194,7 +194,7 @@ def test_axe_finds_nothing_serious(open_page, scheme):
     page = open_page()
     page.emulate_media(color_scheme=scheme)
     panel(page)
-    found = axe.Axe().run(page).response["violations"]
+    found = Axe().run(page).response["violations"]
     assert not [v for v in found if v["impact"] in ("serious", "critical")]
 
 
@@ -227,5 +227,6 @@ def test_print_shows_the_panel_as_it_stands(open_page):
 
 def test_without_javascript_it_says_so(open_page):
     page = open_page(java_script_enabled=False)
-    assert page.get_by_text("This panel needs JavaScript").first.is_visible()
+    note = page.locator("section.explorer noscript").first
+    assert note.is_visible() and "needs JavaScript" in note.inner_text()
     assert not page.locator("section.explorer form").first.is_visible()

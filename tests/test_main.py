@@ -147,7 +147,7 @@ def test_demo_writes_what_it_promises(demo):
         "checkpoint": 4,
     }
     page = (workdir / "report.html").read_text()
-    assert "Linear separability" in page and page.count("data:image/png") == 4
+    assert "Linear separability" in page and page.count("data:image/png") == 6
     assert "http" not in page.replace("http-equiv", "")
     for name in ("teacher", "imae", "imae_without_distillation"):
         assert (workdir / name / "figures" / "reconstructions.png").stat().st_size > 5000

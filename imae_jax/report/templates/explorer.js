@@ -34,7 +34,8 @@ for (const section of document.querySelectorAll(".explorer")) {
     const [rows, across] = layout.patches;
     const high = canvas.height / rows;
     const wide = canvas.width / across;
-    context.strokeStyle = "#606060";
+    context.strokeStyle = "#585858";
+    context.lineWidth = 2;
     for (let patch = 0; patch < mask.length; patch++) {
       if (mask[patch] === "0") continue;
       const [x, y] = [(patch % across) * wide, Math.floor(patch / across) * high];
