@@ -4,9 +4,12 @@ import json
 import os
 import re
 import shutil
+import urllib.request
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from imae_jax import train
@@ -153,6 +156,41 @@ def test_pair_by_keyboard_alone(open_page):
     assert f"subordinate {subordinate} " in words and f"dominant {dominant} " in words
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.name") == "alpha"
+
+
+def test_pictures_are_the_states_own_tiles(open_page, report):
+    """In the order that `explorer.write` documents, told at an uneven state."""
+    folder = report.parent / "imae" / "figures"
+    layout = json.loads((folder / "explorer.json").read_text())
+    sprite = np.asarray(Image.open(folder / "explorer.png"))
+    found = panel(open_page())
+    pair, r, a = 1, 1, 0
+    found.get_by_role("radio").nth(pair).check()
+    found.get_by_role("slider", name="Alpha").press("Home")
+    found.get_by_role("slider", name="Mask ratio").press("End")
+    shown = {
+        name: [np.asarray(Image.open(urllib.request.urlopen(uri)))[..., 0] for uri in uris]
+        for name, uris in pictures(found).items()
+    }
+
+    def tile(place):
+        n = pair * (2 + 2 + 2 * 2 * 2) + place
+        y, x = np.array(divmod(n, layout["columns"])) * 8
+        return sprite[y : y + 8, x : x + 8]
+
+    np.testing.assert_array_equal(shown["target"], [tile(0), tile(1)])
+    np.testing.assert_array_equal(shown["mixture"], [tile(2 + a)])
+    rebuilt = np.stack([tile(4 + (r * 2 + a) * 2 + s) for s in range(2)])
+    np.testing.assert_array_equal(shown["rebuilt"], rebuilt)
+    difference = np.abs(rebuilt.astype(int) - shown["target"])
+    np.testing.assert_array_equal(shown["difference"], np.clip(2 * difference, 0, 255))
+    # Of the masked mixture, a point in the upper left of each patch, beside its stroke.
+    removed = np.array([int(c) for c in layout["masks"][pair][r]], bool).reshape(4, 4)
+    masked = shown["masked"][0]
+    side = len(masked) // 4
+    beside = masked[side // 4 :: side, side // 4 :: side]
+    assert (beside[removed] == 128).all() and removed.sum() == 8
+    np.testing.assert_array_equal(beside[~removed], tile(2 + a)[::2, ::2][~removed])
 
 
 def test_the_numbers_are_the_layouts(open_page):

@@ -28,7 +28,7 @@ for (const section of document.querySelectorAll(".explorer")) {
     return context;
   }
 
-  /** Draws a mixture with removed patches grey, crossed out to tell them from grey pixels. */
+  /** Draws a mixture with removed patches grey, struck out to tell them from grey pixels. */
   function drawMasked(canvas, tile, mask) {
     const context = draw(canvas, tile, Math.ceil(288 / Math.max(width, height)));
     const [rows, across] = layout.patches;
