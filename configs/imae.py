@@ -52,6 +52,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evals.quality = common.evaluator(
         alphas=(0.1, 0.2, 0.3, 0.4, 0.5), mask_ratios=(0.25, 0.5, 0.75)
     )
+    # The report's interactive panel. All values: ours.
+    config.explorer = ConfigDict()
+    config.explorer.split = "test"
+    config.explorer.pairs = 8
+    config.explorer.alphas = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+    config.explorer.mask_ratios = (0.25, 0.5, 0.75)
+    config.explorer.batch_size = 64  # holds every pair; more would only be thrown away
+    config.explorer.seed = 0  # of pairs and masks: the same for every run
     if runlocal:
         config.evals.separability.alphas = (0.3, 0.45)
         config.evals.semantics.alphas = (0.3,)
@@ -59,4 +67,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.evals.quality.mask_ratios = (0.25, 0.5)
         config.evals.recognition.classifier.width = 16
         config.evals.recognition.classifier.epochs = 1
+        config.explorer.pairs = 2
+        config.explorer.alphas = (0.1, 0.3)
+        config.explorer.mask_ratios = (0.25, 0.5)
     return config

@@ -16,7 +16,7 @@ from imae_jax.evaluators import EVALUATORS, NEED_TEACHER
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.names import where
 from imae_jax.logs import MetricWriter, Progress, Throughput
-from imae_jax.report import figures
+from imae_jax.report import explorer, figures
 from imae_jax.setup import initial_state, make_loss, run_meta, set_up
 
 
@@ -204,6 +204,11 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         figures.reconstructions(
             networks["student"], held_out, workdir / "figures", **options
         )
+    if "explorer" in config:
+        print(f"{workdir.name}: drawing the report's panel", flush=True)
+        folder = workdir / "figures"
+        if not explorer.write(networks["student"], held_out, folder, **config.explorer):
+            print("no panel: with loss.norm_pix predictions have no units to show them in")
     checkpoint.write_json(workdir / SETTINGS_FILE, settings)
     checkpoint.write_json(workdir / EVAL_FILE, results)
     return results

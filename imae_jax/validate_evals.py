@@ -65,10 +65,43 @@ def _check_classifier(classifier: ConfigDict, key: str) -> None:
     require(classifier.blr > 0, f"{key}.blr", classifier.blr, "above 0")
 
 
+def _check_split(split: str, key: str, dataset: Dataset) -> None:
+    held_out = [name for name in dataset.splits if name != "train"]
+    require(split in held_out, key, split, f"one of {', '.join(held_out)}")
+
+
+def check_explorer(
+    options: ConfigDict, model: IMAE, dataset: Dataset, num_devices: int
+) -> None:
+    """Checks the section of the report's interactive panel.
+
+    Raises:
+      UserError: naming the key, its value and what is allowed.
+    """
+    _check_split(options.split, "explorer.split", dataset)
+    check_batch(options.batch_size, "explorer.batch_size", num_devices)
+    num_images = min(options.batch_size, len(dataset.splits[options.split].images))
+    require(
+        1 <= options.pairs <= num_images // 2,
+        "explorer.pairs",
+        options.pairs,
+        f"1 to {num_images // 2}: one batch of the split holds them all",
+    )
+    require(options.seed >= 0, "explorer.seed", options.seed, "at least 0")
+    for key in ("alphas", "mask_ratios"):
+        values = options[key]
+        is_range = all(isinstance(value, float | int) for value in values)
+        is_range = is_range and list(values) == sorted(set(values)) and values
+        require(is_range, f"explorer.{key}", values, "one or more increasing numbers")
+    check_alphas(options.alphas, "explorer.alphas")
+    for ratio in options.mask_ratios:
+        check_mask_ratio(ratio, "explorer.mask_ratios", model.num_patches)
+
+
 def check_evals(
     config: ConfigDict, model: MAE | IMAE, dataset: Dataset, num_devices: int
 ) -> None:
-    """Checks every section of `config.evals`.
+    """Checks every section of `config.evals`, and that of the report's panel.
 
     Raises:
       UserError: naming the key, its value and what is allowed.
@@ -80,9 +113,7 @@ def check_evals(
         if name in OF_MIXTURES and not is_imae:
             raise UserError(f"{key} is about mixtures: only an i-MAE run has it")
         _check_names(section, name)
-        held_out = [split for split in dataset.splits if split != "train"]
-        allowed = f"one of {', '.join(held_out)}"
-        require(section.split in held_out, f"{key}.split", section.split, allowed)
+        _check_split(section.split, f"{key}.split", dataset)
         check_batch(section.batch_size, f"{key}.batch_size", num_devices)
         require(section.seed >= 0, f"{key}.seed", section.seed, "at least 0")
         if "alpha" in section:
@@ -102,3 +133,5 @@ def check_evals(
             _check_lars(section.lars, f"{key}.lars")
         if "classifier" in section:
             _check_classifier(section.classifier, f"{key}.classifier")
+    if "explorer" in config:
+        check_explorer(config.explorer, model, dataset, num_devices)

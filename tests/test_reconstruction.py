@@ -167,7 +167,9 @@ def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branche
         pred = np.broadcast_to(pred, (3, 16, 4))
         return {"pred": np.stack([pred] * branches, axis=1) if branches else pred}
 
-    rebuilt = rebuild(network(predict), np.zeros((3, 8, 8, 1)), mask)
+    images = np.zeros((3, 8, 8, 1))
+    rebuilt, raw = rebuild(network(predict), images, mask)
+    np.testing.assert_array_equal(raw, predict(images, mask)["pred"])
     assert rebuilt.shape == ((3, branches, 16, 4) if branches else (3, 16, 4))
     np.testing.assert_allclose(rebuilt, 7)
 

@@ -44,6 +44,19 @@ BAD_VALUES = [
     ("evals.separability.split", "tset", "evals.separability.split='tset' .* one of"),
     ("evals.reconstruction.alpha", 0.6, "evals.reconstruction.alpha=0.6"),
     ("evals.reconstruction.batch_size", 15, "evals.reconstruction.batch_size=15"),
+    ("explorer.split", "train", "explorer.split='train' .* one of"),
+    ("explorer.pairs", 0, "explorer.pairs=0 .* 1 to 32"),
+    ("explorer.pairs", 33, "explorer.pairs=33 .* 1 to 32: one batch"),
+    ("explorer.batch_size", 24, "explorer.batch_size=24 .* divisible by 16"),
+    ("explorer.seed", -1, "explorer.seed=-1"),
+    ("explorer.alphas", (), r"explorer.alphas=\(\) .* one or more increasing numbers"),
+    ("explorer.alphas", (0.3, 0.1), "explorer.alphas=.* increasing"),
+    ("explorer.alphas", ("a", "b"), "explorer.alphas=.* numbers"),
+    ("explorer.alphas", (0.0, 0.3), r"explorer.alphas=0.0 .* \(0, 0.5\]"),
+    ("explorer.alphas", (0.3, 0.6), "explorer.alphas=0.6"),
+    ("explorer.mask_ratios", (0.0, 0.5), "explorer.mask_ratios=0.0 .* remove at least one"),
+    ("explorer.mask_ratios", (0.5, 0.99), "mask_ratios=0.99: .* leaves 0 of 16 patches"),
+    ("explorer.mask_ratios", (0.5, 1.5), r"explorer.mask_ratios=1.5 .* in \[0, 1\)"),
 ]
 
 

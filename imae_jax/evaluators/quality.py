@@ -78,7 +78,7 @@ def evaluate(
             targets = unit(batch.sources)
             for alpha in alphas:
                 mixture = batch.mixture(alpha)
-                patches = rebuild(networks["student"], mixture, batch.mask)
+                patches, _ = rebuild(networks["student"], mixture, batch.mask)
                 rebuilt = unit(unpatchify(patches, held_out.patch_size, image_size))
                 where = at(alpha=alpha, mask_ratio=ratio)
                 for s in range(rebuilt.shape[1]):

@@ -6,7 +6,9 @@ from imae_jax.evaluators.inputs import Network
 from imae_jax.patches import Mask, covering_masks
 
 
-def rebuild(network: Network, images: np.ndarray, mask: Mask) -> np.ndarray:
+def rebuild(
+    network: Network, images: np.ndarray, mask: Mask
+) -> tuple[np.ndarray, np.ndarray]:
     """Every patch as predicted when it was removed: the mean over `covering_masks`.
 
     Args:
@@ -14,14 +16,16 @@ def rebuild(network: Network, images: np.ndarray, mask: Mask) -> np.ndarray:
       images: [B, H, W, C] standardised pixels, for an i-MAE mixtures.
       mask: the first pass's.
     Returns:
-      [B, L, P], or [B, S, L, P] for an i-MAE.
+      That, and what the first pass alone predicts, each [B, L, P], or [B, S, L, P] for an
+      i-MAE.
     """
+    passes = covering_masks(mask)
+    preds = [network.predict(images, turned)["pred"] for turned in passes]
     total, count = 0.0, 0
-    for turned in covering_masks(mask):
-        pred = network.predict(images, turned)["pred"]
+    for pred, turned in zip(preds, passes, strict=True):
         removed = np.asarray(turned.mask)[..., None]
         removed = removed.reshape(
             len(removed), *[1] * (pred.ndim - removed.ndim), *removed.shape[1:]
         )
         total, count = total + pred * removed, count + removed
-    return total / count
+    return total / count, preds[0]

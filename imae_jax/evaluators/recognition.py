@@ -72,7 +72,7 @@ def evaluate(
     hits, count = {}, 0
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         counted, mixture = batch.different_classes, batch.mixture(alpha)
-        patches = rebuild(networks["student"], mixture, batch.mask)
+        patches, _ = rebuild(networks["student"], mixture, batch.mask)
         size = held_out.dataset.image_shape[:2]
         rebuilt = unpatchify(patches, held_out.patch_size, size)
         both = read_mixture(mixture)

@@ -49,8 +49,7 @@ def picture_columns(
         "image" if alpha is None else "mixture": pixels(images),
         "masked": np.asarray(unpatchify(seen, held_out.patch_size, image_size)),
     }
-    raw = network.predict(images, batch.mask)["pred"]
-    rebuilt = rebuild(network, images, batch.mask)
+    rebuilt, raw = rebuild(network, images, batch.mask)
     if alpha is None:
         return columns | {"raw": from_patches(raw), "rebuilt": from_patches(rebuilt)}
     branches = list(enumerate(BRANCHES[: raw.shape[1]]))

@@ -9,7 +9,7 @@ from imae_jax import checkpoint
 from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
-from imae_jax.report import figures, summary
+from imae_jax.report import explorer, figures, summary
 
 REPORT_FILE = "report.html"
 
@@ -78,6 +78,7 @@ def write_report(workdir: str | Path) -> Path:
     page = environment.get_template("report.html").render(
         title=workdir.name,
         tables=summary.tables(results),
+        explorers=explorer.read_runs(runs),
         pictures=pictures,
         curves=_png(figures.as_png(figures.draw_curves(metrics))),
         runs={name: describe(path) for name, path in runs.items()},

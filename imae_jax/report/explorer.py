@@ -1,0 +1,201 @@
+"""The report's interactive panel: pairs of images at many alphas and mask ratios.
+
+Its pictures are made at evaluation time, while networks are at hand, and wait in a run's
+folder as one sprite image and the layout that says what each tile is.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from imae_jax import checkpoint
+from imae_jax.errors import UserError
+from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.reconstruction import mean_target
+from imae_jax.losses import masked_patch_error, target_patches
+from imae_jax.mixing import BRANCHES
+from imae_jax.patches import grid_size, unpatchify
+
+LAYOUT_FILE = "explorer.json"
+LOSSLESS_SIDE = 32  # pixels; larger images become JPEG
+MAX_SIDE = 96  # pixels; larger images are shrunk
+JPEG_BLOCK = 8
+JPEG_QUALITIES = (85, 60, 30)  # the first that fits
+MAX_SPRITE_BYTES = 2_000_000
+# What all panels of a page may take, as text; the rest of its 8 MB is for everything else.
+MAX_PANELS_CHARS = 6_000_000
+
+
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which an image is kept, at most `MAX_SIDE`.
+
+    Above `LOSSLESS_SIDE` both are whole JPEG blocks, so that no tile shares one with its
+    neighbour: a target's pixels would shine through into a reconstruction.
+    """
+    longest = max(height, width)
+    if longest <= LOSSLESS_SIDE:
+        return height, width
+    limit = min(longest, MAX_SIDE)
+    blocks = [side * limit // longest // JPEG_BLOCK for side in (height, width)]
+    return tuple(max(1, count) * JPEG_BLOCK for count in blocks)
+
+
+def draw_sprite(pictures: np.ndarray) -> tuple[bytes, str, dict]:
+    """Lays [N, H, W, C] pictures in 0..255 out as the tiles of one image.
+
+    Returns:
+      The image file, its type ("png" or "jpg"), and where tiles are: `tile`, the (height,
+      width) of one, and `columns`; they are in raster order.
+    """
+    height, width = tile_size(*pictures.shape[1:3])
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    places = {"tile": (height, width), "columns": columns}
+    pictures = np.rint(pictures).astype(np.uint8)
+    mode = "L" if pictures.shape[-1] == 1 else "RGB"
+    sprite = Image.new(mode, (columns * width, rows * height))
+    for n, picture in enumerate(pictures):
+        tile = Image.fromarray(picture.squeeze(-1) if mode == "L" else picture)
+        tile = tile.resize((width, height), Image.Resampling.LANCZOS)
+        sprite.paste(tile, (n % columns * width, n // columns * height))
+    if max(pictures.shape[1:3]) <= LOSSLESS_SIDE:
+        file = io.BytesIO()
+        sprite.save(file, format="png", optimize=True)
+        return file.getvalue(), "png", places
+    for quality in JPEG_QUALITIES:
+        file = io.BytesIO()
+        sprite.save(file, format="jpeg", quality=quality, subsampling=0)  # see tile_size
+        if file.tell() <= MAX_SPRITE_BYTES:
+            break
+    return file.getvalue(), "jpg", places
+
+
+def write(
+    network: Network,
+    held_out: HeldOut,
+    folder: Path,
+    *,
+    split: str,
+    pairs: int,
+    alphas: Sequence[float],
+    mask_ratios: Sequence[float],
+    batch_size: int,
+    seed: int,
+) -> Path | None:
+    """Writes the sprite and its layout for the first N = `pairs` pairs of a split.
+
+    Each pair is shown once, as the mixture in which its first image is subordinate. The
+    tiles of a pair are both targets, the mixture at each alpha, then, by mask ratio, alpha
+    and branch, what `rebuild` makes of it: no pixel is copied from a target. Errors are
+    those of the `reconstruction` evaluator, of one pass, in standardised units.
+
+    Args:
+      network: an i-MAE.
+      held_out: makes the mixtures; its own mask ratio is the one of training.
+      folder: made if need be; gets `explorer.json` and `explorer.png` or `explorer.jpg`.
+      split, batch_size, seed: see `HeldOut.batches`; a batch holds all pairs.
+      alphas, mask_ratios: increasing; A and R of them.
+    Returns:
+      The layout's path; None, and nothing is written, for models trained with `norm_pix`.
+      They predict patches in the patches' own units, and to show those as pixels would
+      take mean and deviation from the very target.
+    """
+    if held_out.norm_pix:
+        return None
+    image_size = held_out.dataset.image_shape[:2]
+    rows = slice(0, 2 * pairs, 2)
+    mean = mean_target(held_out)
+    rebuilt, mse, mse_train_mean, masks = [], [], [], []
+    for ratio in mask_ratios:
+        options = dataclasses.replace(held_out, mask_ratio=ratio)
+        batch = next(options.batches(split, batch_size=batch_size, seed=seed))
+        removed = batch.mask.mask[rows]
+        masks.append(removed)
+        mixtures = [batch.mixture(alpha) for alpha in alphas]
+        for mixture in mixtures:
+            # Whole batches, one shape: the network is compiled, and split over devices.
+            whole, pred = (out[rows] for out in rebuild(network, mixture, batch.mask))
+            rebuilt.append(whole)
+            sources = batch.sources[rows, : pred.shape[1]]
+            target = target_patches(sources, held_out.patch_size, held_out.norm_pix)
+            mse.append(masked_patch_error(pred, target, removed[:, None]))
+        guess = np.broadcast_to(mean, target.shape)
+        mse_train_mean.append(masked_patch_error(guess, target, removed[:, None]))
+
+    rebuilt = np.stack(rebuilt, axis=1)  # [N, R * A, S, L, P]
+    rebuilt = np.asarray(unpatchify(rebuilt, held_out.patch_size, image_size))
+    mixtures = np.stack([mixture[rows] for mixture in mixtures], axis=1)
+    tiles = (batch.sources[rows], mixtures, rebuilt)
+    shape = held_out.dataset.image_shape
+    tiles = np.concatenate([part.reshape(pairs, -1, *shape) for part in tiles], axis=1)
+    data, kind, places = draw_sprite(held_out.pixels(tiles.reshape(-1, *shape)))
+
+    names = held_out.dataset.class_names
+    counts = len(mask_ratios), len(alphas), pairs, -1
+    layout = places | {
+        "image": f"explorer.{kind}",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "patches": grid_size(image_size, held_out.patch_size),
+        "alphas": list(alphas),
+        "mask_ratios": list(mask_ratios),
+        "trained_mask_ratio": held_out.mask_ratio,
+        "branches": BRANCHES[: rebuilt.shape[2]],
+        "labels": [[names[label] for label in pair] for pair in batch.labels[rows]],
+        # [N][R], a character per patch, 1 where it is removed.
+        "masks": [
+            ["".join(map(str, mask.astype(int))) for mask in pair]
+            for pair in np.stack(masks, axis=1)
+        ],
+        # [N][R][A][S] and [N][R][S].
+        "mse": _moved(np.reshape(mse, counts), 2),
+        "mse_train_mean": _moved(np.stack(mse_train_mean), 1),
+    }
+    folder.mkdir(exist_ok=True)
+    checkpoint.write_bytes(folder / layout["image"], data)
+    checkpoint.write_json(folder / LAYOUT_FILE, layout)
+    return folder / LAYOUT_FILE
+
+
+def _moved(numbers: np.ndarray, axis: int) -> list:
+    """As nested lists, with the pairs, that lie along `axis`, first."""
+    return np.moveaxis(np.asarray(numbers, np.float64).round(5), axis, 0).tolist()
+
+
+def read(folder: Path) -> dict | None:
+    """What `write` left in a folder, for the page.
+
+    Returns:
+      `layout`, and `image`, the sprite as a data URI; None where a file is missing, broken
+      or of another evaluation.
+    """
+    try:
+        layout = checkpoint.read_json(folder / LAYOUT_FILE)
+        data = (folder / layout["image"]).read_bytes()
+        if hashlib.sha256(data).hexdigest() != layout["sha256"]:
+            return None
+    except (UserError, OSError, KeyError, TypeError):
+        return None
+    kind = "png" if layout["image"].endswith("png") else "jpeg"
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"image": uri, "layout": layout}
+
+
+def read_runs(runs: Mapping[str, Path]) -> dict[str, dict | None]:
+    """The panels of those runs that have one, by name; None where the page is full."""
+    panels, room = {}, MAX_PANELS_CHARS
+    for name, run in runs.items():
+        panel = read(run / "figures")
+        if panel is None:
+            continue
+        size = len(panel["image"])
+        panels[name] = panel if size <= room else None
+        room -= size if size <= room else 0
+    return panels

@@ -1,0 +1,270 @@
+"""The report as a reader meets it: in a browser, from disk, with no network."""
+
+import json
+import os
+import re
+import shutil
+import urllib.request
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from imae_jax import train
+from imae_jax.report import html
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PICTURES = ("mixture", "masked", "rebuilt", "target", "difference")
+
+
+# Not longer than the module: it leaves an event loop running, which disturbs others.
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        reason = f"no browser: install Chromium, so that one of {', '.join(names)} is found"
+        if os.environ.get("IMAE_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(imae_config, tmp_path_factory):
+    """The report of a folder with two i-MAE runs, so that nothing may clash."""
+    workdir = tmp_path_factory.mktemp("report")
+    config = imae_config()
+    del config.evals.separability  # the slowest, and nothing here shows it
+    train.train(config, workdir / "imae")
+    train.evaluate(config, workdir / "imae")
+    shutil.copytree(workdir / "imae", workdir / "imae_again")
+    return html.write_report(workdir)
+
+
+@pytest.fixture
+def open_page(report, browser):
+    """Opens the report in a fresh context; checks complaints and requests at the end."""
+    complaints, requests, contexts = [], [], []
+
+    def open_page(width=1440, **options):
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": 900}, **options)
+        )
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints
+    assert requests
+    assert {url.partition(":")[0] for url in requests} <= {"file", "data"}
+
+
+def panel(page):
+    """The first panel, drawn."""
+    found = page.locator("section.explorer").first
+    found.locator("form").wait_for(state="visible")
+    return found
+
+
+def pictures(panel):
+    """Every picture's pixels, as data URIs, by name."""
+    return {
+        name: panel.locator(f"[data-picture={name}]").evaluate_all(
+            "all => all.map(canvas => canvas.toDataURL())"
+        )
+        for name in PICTURES
+    }
+
+
+def changed(before, after):
+    return {name for name in PICTURES if before[name] != after[name]}
+
+
+def state(panel):
+    return pictures(panel), panel.get_by_role("status").inner_text()
+
+
+def test_alpha_by_keyboard(open_page):
+    found = panel(open_page())
+    slider = found.get_by_role("slider", name="Alpha")
+    # Starts in the middle: the upper of two.
+    assert slider.get_attribute("aria-valuetext") == "alpha 0.30"
+    before, words = state(found)
+    assert "alpha 0.30" in words
+    slider.focus()
+    slider.press("ArrowLeft")
+    assert slider.get_attribute("aria-valuetext") == "alpha 0.10"
+    after, others = state(found)
+    assert changed(before, after) == {"mixture", "masked", "rebuilt", "difference"}
+    assert "alpha 0.10" in others
+    label = found.locator("[data-picture=mixture]").get_attribute("aria-label")
+    assert re.fullmatch(r"Mixture: 0.10 of subordinate \d, 0.90 of dominant \d", label)
+    slider.press("ArrowRight")
+    assert state(found) == (before, words)
+
+
+def test_mask_ratio_by_keyboard(open_page):
+    found = panel(open_page())
+    slider = found.get_by_role("slider", name="Mask ratio")
+    assert slider.get_attribute("aria-valuetext") == "mask ratio 0.25, as in training"
+    before, words = state(found)
+    assert "4 of 16 patches removed" in words
+    slider.focus()
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "mask ratio 0.50"
+    after, others = state(found)
+    assert changed(before, after) == {"masked", "rebuilt", "difference"}
+    assert "8 of 16 patches removed" in others
+
+
+def test_pair_by_keyboard_alone(open_page):
+    page = open_page()
+    found = panel(page)
+    before, _ = state(found)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == "pair":
+            break
+    outline = "getComputedStyle(document.activeElement.nextElementSibling).outlineStyle"
+    assert page.evaluate(outline) == "solid"
+    page.keyboard.press("ArrowRight")
+    after, words = state(found)
+    assert changed(before, after) == set(PICTURES)
+    layout = json.loads(found.locator("script").inner_text())
+    subordinate, dominant = layout["labels"][1]
+    assert f"subordinate {subordinate} " in words and f"dominant {dominant} " in words
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.name") == "alpha"
+
+
+def test_pictures_are_the_states_own_tiles(open_page, report):
+    """In the order that `explorer.write` documents, told at an uneven state."""
+    folder = report.parent / "imae" / "figures"
+    layout = json.loads((folder / "explorer.json").read_text())
+    sprite = np.asarray(Image.open(folder / "explorer.png"))
+    found = panel(open_page())
+    pair, r, a = 1, 1, 0
+    found.get_by_role("radio").nth(pair).check()
+    found.get_by_role("slider", name="Alpha").press("Home")
+    found.get_by_role("slider", name="Mask ratio").press("End")
+    shown = {
+        name: [np.asarray(Image.open(urllib.request.urlopen(uri)))[..., 0] for uri in uris]
+        for name, uris in pictures(found).items()
+    }
+
+    def tile(place):
+        n = pair * (2 + 2 + 2 * 2 * 2) + place
+        y, x = np.array(divmod(n, layout["columns"])) * 8
+        return sprite[y : y + 8, x : x + 8]
+
+    np.testing.assert_array_equal(shown["target"], [tile(0), tile(1)])
+    np.testing.assert_array_equal(shown["mixture"], [tile(2 + a)])
+    rebuilt = np.stack([tile(4 + (r * 2 + a) * 2 + s) for s in range(2)])
+    np.testing.assert_array_equal(shown["rebuilt"], rebuilt)
+    difference = np.abs(rebuilt.astype(int) - shown["target"])
+    np.testing.assert_array_equal(shown["difference"], np.clip(2 * difference, 0, 255))
+    # Of the masked mixture, a point in the upper left of each patch, beside its stroke.
+    removed = np.array([int(c) for c in layout["masks"][pair][r]], bool).reshape(4, 4)
+    masked = shown["masked"][0]
+    side = len(masked) // 4
+    beside = masked[side // 4 :: side, side // 4 :: side]
+    assert (beside[removed] == 128).all() and removed.sum() == 8
+    np.testing.assert_array_equal(beside[~removed], tile(2 + a)[::2, ::2][~removed])
+
+
+def test_the_numbers_are_the_layouts(open_page):
+    found = panel(open_page())
+    layout = json.loads(found.locator("script").inner_text())
+    for s, branch in enumerate(("subordinate", "dominant")):
+        mse, mean = layout["mse"][0][0][1][s], layout["mse_train_mean"][0][0][s]
+        row = found.locator(f"[data-branch={branch}]")
+        assert row.locator("strong").inner_text() == f"{mse / mean:.2f}×"
+        all_mse = sum(pair[0][1][s] for pair in layout["mse"])
+        all_mean = sum(pair[0][s] for pair in layout["mse_train_mean"])
+        assert row.locator("small").inner_text() == (
+            f"error {mse:.3f}; all 2 pairs together {all_mse / all_mean:.2f}×"
+        )
+
+
+def test_panels_of_two_runs_do_not_touch_each_other(open_page):
+    page = open_page()
+    first, second = page.locator("section.explorer").all()
+    panel(page)
+    second.locator("form").wait_for(state="visible")
+    before = state(first)
+    second.get_by_role("radio").nth(1).check()
+    second.get_by_role("slider", name="Alpha").press("ArrowLeft")
+    assert state(first) == before and state(second) != before
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_scrolls_sideways(open_page, width):
+    page = open_page(width)
+    panel(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page, scheme):
+    page = open_page()
+    page.emulate_media(color_scheme=scheme)
+    panel(page)
+    found = Axe().run(page).response["violations"]
+    assert not [v for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_headline_table_agrees_with_eval_json(open_page, report):
+    results = json.loads((report.parent / "imae" / "eval.json").read_text())
+    page = open_page()
+    table = page.get_by_role("table").filter(has_text="share of the mean image's")
+    for label, metric, unit in (
+        ("i-MAE", "mse", ""),
+        ("i-MAE, share of the mean image's", "ratio", "x"),
+    ):
+        head = page.get_by_role("rowheader", name=label, exact=True)
+        shown = table.get_by_role("row").filter(has=head).get_by_role("cell").all()
+        assert [cell.inner_text() for cell in shown] == [
+            f"{results[f'reconstruction/{branch}/{metric}']:.3f}{unit}"
+            for branch in ("subordinate", "dominant")
+        ]
+
+
+def test_print_shows_the_panel_as_it_stands(open_page):
+    page = open_page()
+    found = panel(page)
+    found.get_by_role("slider", name="Alpha").press("ArrowLeft")
+    page.emulate_media(media="print")
+    for name in PICTURES:
+        assert found.locator(f"[data-picture={name}]").first.is_visible()
+    assert "alpha 0.10" in found.get_by_role("status").inner_text()
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_without_javascript_it_says_so(open_page):
+    page = open_page(java_script_enabled=False)
+    note = page.locator("section.explorer noscript").first
+    assert note.is_visible() and "needs JavaScript" in note.inner_text()
+    assert not page.locator("section.explorer form").first.is_visible()
