@@ -96,7 +96,8 @@ def run(command: str) -> None:
     elif command == "train":
         train.train(config, workdir)
     elif command == "eval":
-        print(summary.as_text(train.evaluate(config, workdir)))
+        results = train.evaluate(config, workdir)
+        print("\n" + summary.as_text({Path(workdir).name: results}))
     else:
         print(html.write_report(workdir))
 

@@ -15,7 +15,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.teacher = mae.get_config(arg)
     config.imae_without_distillation = imae.get_config(arg)
     config.imae_without_distillation.loss.distill_weight = 0.0
-    evals = config.imae_without_distillation.evals
-    del evals.separability.baseline_runs.without_distillation  # it is that run itself
+    # The i-MAE run's tables have a row for the other two.
+    for name in list(config.imae_without_distillation.evals):
+        if name != "reconstruction":
+            del config.imae_without_distillation.evals[name]
+    del config.imae_without_distillation.explorer
+    del config.teacher.evals.probes
     config.imae = imae.get_config(arg)
     return config

@@ -33,7 +33,7 @@ def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
     return {name: config[name] for name in ("teacher", *STUDENTS)}
 
 
-def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, float], Path]:
+def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, dict], Path]:
     """Trains and evaluates the teacher and the i-MAE runs, then writes the report.
 
     Killed and called again, it goes on where it was.
@@ -42,8 +42,8 @@ def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, float], Pat
       config: a section per run, see `configs/demo.py`.
       workdir: gets a folder per run, `eval.json`, `eval_settings.json` and `report.html`.
     Returns:
-      The numbers of `eval.json`, and the report's path. The i-MAE run's stand under their
-      own names, the other runs' below the run's name.
+      Each run's numbers by its name, and the report's path. In `eval.json` the i-MAE run's
+      stand under their own names, the other runs' below the run's name.
     Raises:
       UserError: for bad input, before the first run is trained.
     """
@@ -54,14 +54,14 @@ def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, float], Pat
             setup.check(run_config, workdir / name)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    results, settings = {}, {}
+    found, results, settings = {}, {}, {}
     for name, run_config in configs.items():
         train.train(run_config, workdir / name)
-        numbers = train.evaluate(run_config, workdir / name)
+        found[name] = numbers = train.evaluate(run_config, workdir / name)
         used = checkpoint.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}
         settings |= {prefix + key: value for key, value in used.items()}
     checkpoint.write_json(workdir / SETTINGS_FILE, settings)
     checkpoint.write_json(workdir / EVAL_FILE, results)
-    return results, html.write_report(workdir)
+    return found, html.write_report(workdir)

@@ -31,11 +31,12 @@ class MetricWriter:
     """Appends to metrics.jsonl and TensorBoard events, from `first_step` on.
 
     What an earlier, killed run wrote beyond its last checkpoint is taken back first, so
-    every step stands there once.
+    every step stands there once. `seconds` is what the lines that stay say the run took.
     """
 
     def __init__(self, workdir: Path, first_step: int):
         kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_text(workdir / METRICS_FILE, text)
         self._file = open(workdir / METRICS_FILE, "a")
@@ -60,20 +61,25 @@ class MetricWriter:
 
 
 class Throughput:
-    """Images per second between two readings; compilation does not count."""
+    """Images per second between two readings, and the seconds a run has taken in all.
 
-    def __init__(self):
+    Compilation does not count as to the first, but does as to the second.
+    """
+
+    def __init__(self, seconds: float):
+        """`seconds` that the run took before it was interrupted."""
+        self._began = time.perf_counter() - seconds
         self._step = None
 
     def read(self, step: int, batch_size: int) -> dict[str, float]:
-        """{"images_per_second": rate since the last call}; nothing at the first."""
+        """`seconds` and, from the second call on, `images_per_second` since the last."""
         now = time.perf_counter()
-        rate = {}
+        found = {"seconds": now - self._began}
         if self._step is not None:
             images = (step - self._step) * batch_size
-            rate["images_per_second"] = images / (now - self._time)
+            found["images_per_second"] = images / (now - self._time)
         self._step, self._time = step, now
-        return rate
+        return found
 
 
 class Progress:

@@ -57,12 +57,12 @@ def _loop(setup, state, train_step, schedule, checkpoints, last_step):
     teacher_params = setup.teacher.params if setup.is_distilled else None
     meta = run_meta(setup)
     first_step = int(state.step)
-    throughput = Throughput()
     saved_at = time.monotonic()
     with (
         MetricWriter(setup.workdir, first_step) as writer,
         Progress(setup.workdir.name, first_step, last_step) as progress,
     ):
+        throughput = Throughput(writer.seconds)
         for step in range(first_step + 1, last_step + 1):
             indices = pairs.batch_indices(num_examples, batch_size, config.seed, step - 1)
             state, metrics = train_step(state, teacher_params, images[indices])

@@ -81,6 +81,16 @@ def imae_config(data_dir, teacher):
 
 
 @pytest.fixture(scope="session")
+def evaluated(imae_config, tmp_path_factory):
+    """The workdir of an i-MAE run, trained and evaluated; to be read, not written."""
+    workdir = tmp_path_factory.mktemp("runs") / "imae"
+    config = imae_config()
+    train.train(config, workdir)
+    train.evaluate(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
 def parity():
     """Imports what only comparisons need; in CI its absence is a failure."""
 

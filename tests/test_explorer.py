@@ -263,19 +263,23 @@ def test_reading_back(held_out, tmp_path):
     assert explorer.read(tmp_path) is None
 
 
-def test_evaluating_a_run_draws_its_panel(imae_config, tmp_path, capsys, monkeypatch):
+def test_evaluating_a_run_draws_its_panel(evaluated, imae_config):
     config = imae_config()
-    config.evals = {}
-    train.train(config, tmp_path, stop_at=1)
-    train.evaluate(config, tmp_path)
-    panel = explorer.read(tmp_path / "figures")
+    panel = explorer.read(evaluated / "figures")
     assert panel["layout"]["alphas"] == list(config.explorer.alphas)
     assert panel["layout"]["trained_mask_ratio"] == config.mask.ratio
     assert np.isfinite(panel["layout"]["mse"]).all()
-    assert "no panel" not in capsys.readouterr().out
-    monkeypatch.setattr(explorer, "write", lambda *args, **options: None)
+    sheet = Image.open(evaluated / "figures" / explorer.SWEEP_FILE)
+    assert min(sheet.size) > 300
+
+
+def test_a_run_without_a_panel(imae_config, tmp_path, capsys):
+    config = imae_config()
+    config.evals = {}
+    config.loss.norm_pix = True
+    train.train(config, tmp_path, stop_at=1)
     train.evaluate(config, tmp_path)
     assert "no panel: with loss.norm_pix" in capsys.readouterr().out
-    del config.explorer  # a run of before there were panels
+    del config.explorer
     train.evaluate(config, tmp_path)
     assert "panel" not in capsys.readouterr().out

@@ -22,11 +22,11 @@ def test_no_metrics_yet(tmp_path):
 
 
 def test_throughput_counts_images_after_the_first_reading(monkeypatch):
-    now = iter([10.0, 12.0])
+    now = iter([9.0, 10.0, 12.0])
     monkeypatch.setattr("imae_jax.logs.time.perf_counter", lambda: next(now))
-    throughput = Throughput()
-    assert throughput.read(1, 32) == {}
-    assert throughput.read(11, 32) == {"images_per_second": 160.0}
+    throughput = Throughput(seconds=100.0)  # before it was interrupted
+    assert throughput.read(1, 32) == {"seconds": 101.0}
+    assert throughput.read(11, 32) == {"seconds": 103.0, "images_per_second": 160.0}
 
 
 def test_progress_prints_lines_where_no_one_watches(capsys):

@@ -7,7 +7,7 @@ from imae_jax.data import sources
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.rebuild import rebuild
-from imae_jax.report import figures, summary
+from imae_jax.report import figures
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +172,3 @@ def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branche
     np.testing.assert_array_equal(raw, predict(images, mask)["pred"])
     assert rebuilt.shape == ((3, branches, 16, 4) if branches else (3, 16, 4))
     np.testing.assert_allclose(rebuilt, 7)
-
-
-def test_summary_says_only_what_was_measured():
-    assert summary.tables({}) == []
-    text = summary.as_text(
-        {"reconstruction/mse": 0.25, "reconstruction/mse_train_mean": 0.5}
-    )
-    assert "MAE" in text and "0.250" in text and "separability" not in text

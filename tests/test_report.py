@@ -1,34 +1,79 @@
+"""What the report and the tables say, from numbers alone."""
+
+import base64
+import re
+
 import pytest
 
 from imae_jax import checkpoint, runs, train
 from imae_jax.errors import UserError
-from imae_jax.report import html
+from imae_jax.report import charts, explorer, figures, headlines, html, summary
+
+NUMBERS = {
+    "reconstruction/subordinate/mse": 0.3,
+    "reconstruction/subordinate/mse_train_mean": 0.5,
+    "reconstruction/subordinate/ratio": 0.6,
+    "reconstruction/dominant/mse": 0.1,
+    "reconstruction/dominant/mse_train_mean": 0.4,
+    "reconstruction/dominant/ratio": 0.25,
+    "separability/subordinate/r2": 0.34,
+    "separability/dominant/r2": 0.78,
+    "separability/subordinate/cross_r2": 0.5,
+    "separability/dominant/cross_r2": 0.2,
+    "separability/assignment_accuracy": 0.97,
+    "separability/baselines/random/subordinate/r2": 0.06,
+    "separability/baselines/random/dominant/r2": 0.43,
+    "separability/baselines/random/assignment_accuracy": 0.9,
+    "separability/alpha_0.40/subordinate/r2": 0.4,
+    "separability/alpha_0.10/subordinate/r2": 0.1,
+    "separability/alpha_0.10/baselines/random/subordinate/r2": 0.01,
+    "recognition/subordinate/accuracy": 0.6,
+    "recognition/dominant/accuracy": 0.9,
+    "recognition/clean_accuracy": 0.99,
+    "recognition/baselines/mixture_classifier/subordinate/accuracy": 0.7,
+    "recognition/baselines/mixture_classifier/dominant/accuracy": 0.95,
+    "probes/linear/class_token/accuracy": 0.8,
+    "probes/baselines/random/linear/class_token/accuracy": 0.5,
+    "probes/baselines/raw_pixels/linear/accuracy": 0.6,
+    "quality/alpha_0.10/mask_0.25/dominant/psnr": 17.0,
+    "quality/alpha_0.10/mask_0.75/dominant/psnr": 13.0,
+}
+
+
+def with_config(config, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(folder / "config.json", runs.as_json(config))
+    return folder
 
 
 def test_report_of_a_run_that_has_only_begun(mae_config, tmp_path):
     """Killed before its first checkpoint: a config, and nothing else."""
-    checkpoint.write_json(tmp_path / "config.json", runs.as_json(mae_config()))
+    with_config(mae_config(), tmp_path)
     page = html.write_report(tmp_path).read_text()
-    assert "0 steps, 0.0 epochs, unknown" in page and "<table>" not in page
+    assert "digits, 0 steps, 0.0 epochs, 0.0 minutes of training, unknown" in page
+    assert "<table" not in page and "What was found" not in page
 
 
-def test_report_takes_the_numbers_of_the_imae_run_among_several(tmp_path):
-    both = {"reconstruction/dominant/mse": 0.1234, "reconstruction/subordinate/mse": 0.2}
-    found = {"a": {"reconstruction/mse": 0.5}, "b": both, "c": {}}
-    for name, numbers in found.items():
-        (tmp_path / name).mkdir()
-        checkpoint.write_json(tmp_path / name / "eval.json", numbers)
-    folders = {name: tmp_path / name for name in found}
-    assert html.find_results(tmp_path, folders) == both
-    checkpoint.write_json(tmp_path / "eval.json", {"reconstruction/mse": 1.0})
-    assert html.find_results(tmp_path, folders) == {"reconstruction/mse": 1.0}
-    assert html.find_results(tmp_path / "c", {}) == {}
+def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
+    for name, error in (("first", 0.1234), ("second", 0.5678)):
+        numbers = NUMBERS | {"reconstruction/dominant/mse": error}
+        folder = with_config(imae_config(), tmp_path / name)
+        checkpoint.write_json(folder / "eval.json", numbers)
+    (tmp_path / "no_run").mkdir()
+    page = html.write_report(tmp_path).read_text()
+    assert "What was found: first" in page and "What was found: second" in page
+    assert "0.123" in page and "0.568" in page
+    assert "<h3>Linear separability (second)</h3>" in page
+    assert page.count("<h3>Rebuilding both images from their mixture</h3>") == 1
+    # A run's own folder reports on that run.
+    own = html.write_report(tmp_path / "second").read_text()
+    assert "0.568" in own and "0.123" not in own
 
 
 def test_settings_with_markup_are_escaped(mae_config, tmp_path):
     config = mae_config()
     config.init = "<script>alert(1)</script>"
-    checkpoint.write_json(tmp_path / "config.json", runs.as_json(config))
+    with_config(config, tmp_path)
     assert "<script>" not in html.write_report(tmp_path).read_text()
 
 
@@ -38,6 +83,16 @@ def test_report_of_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_static_pictures_are_in_the_page(imae_config, tmp_path):
+    with_config(imae_config(), tmp_path)
+    (tmp_path / "figures").mkdir()
+    for name in html.PICTURES:
+        (tmp_path / "figures" / name).write_bytes(name.encode())
+    page = html.write_report(tmp_path).read_text()
+    for name in ("reconstructions.png", explorer.SWEEP_FILE):
+        assert base64.b64encode(name.encode()).decode() in page
+
+
 def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
     config = imae_config()
     train.train(config, tmp_path / "imae", stop_at=1)
@@ -45,8 +100,94 @@ def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
     other.model.variant = "mu/4"
     other.teacher.init = ""
     other.loss.distill_weight = 0.0
+    other.evals.quality.mask_ratios = (0.25, 0.5)
     train.train(other, tmp_path / "other", stop_at=1)
     baselines = config.evals.separability.baseline_runs
     baselines.without_distillation = str(tmp_path / "other")
     with pytest.raises(UserError, match="without_distillation=.* its patch size is 4"):
         train.evaluate(config, tmp_path / "imae")
+
+
+def test_tables_say_only_what_was_measured():
+    assert summary.tables({"run": {}}) == []
+    (table,) = summary.tables(
+        {"run": {"reconstruction/mse": 0.25, "reconstruction/mse_train_mean": 0.5}}
+    )
+    assert table.rows == [
+        ("the mean training image", ["0.500", "1.000"]),
+        ("run", ["0.250", "–"]),
+    ]
+
+
+def test_tables_of_a_run():
+    tables = {table.title: table for table in summary.tables({"mine": NUMBERS})}
+    separability = tables["Linear separability"]
+    assert separability.rows == [
+        ("mine", ["0.340", "0.780", "0.500", "0.200", "0.970"]),
+        ("random weights", ["0.060", "0.430", "–", "–", "0.900"]),
+    ]
+    probes = tables["Class of whole images, from the frozen encoder"]
+    assert dict(probes.rows)["raw pixels, no network"][:2] == ["0.600", "–"]
+    assert all(len(cells) == len(probes.columns) for _, cells in probes.rows)
+
+
+def test_text_is_aligned_and_fits():
+    text = summary.as_text({"mine": NUMBERS})
+    lines = text.splitlines()
+    (row,) = (line for line in lines if line.startswith("  mine: what"))
+    head = lines[lines.index(row) - 1]
+    assert len(row) == len(head) and row.endswith("0.900") and head.endswith("dominant")
+
+
+def test_headlines_in_plain_words():
+    said = " ".join(headlines.sentences(NUMBERS))
+    assert "explains 34 % of what the teacher makes of the subordinate image alone" in said
+    assert "An untrained network: 6 % and 43 %." in said
+    assert "explains 50 % of the dominant image, more than of its own" in said
+    assert "In 97 % of the mixtures" in said and "untrained: 90 %" in said
+    assert "0.60 times the error of the mean training image" in said
+    assert "from 60 % of the rebuilt subordinate and 90 % of the dominant" in said
+    assert "names the class of 80 % of whole images" in said
+    assert "proves nothing" not in said
+    easy = NUMBERS | {"probes/baselines/raw_pixels/linear/accuracy": 0.8}
+    assert "on these images a probe proves nothing" in " ".join(headlines.sentences(easy))
+    separated = NUMBERS | {"separability/subordinate/cross_r2": 0.1}
+    assert "10 % of the dominant image, less than" in " ".join(
+        headlines.sentences(separated)
+    )
+    assert headlines.sentences({}) == []
+
+
+def test_charts_show_the_sweep_and_its_numbers():
+    assert charts.sweep(NUMBERS, "separability", "subordinate/r2") == [
+        (0.1, 0.1),
+        (0.4, 0.4),
+    ]
+    found = {chart.title: chart for chart in charts.of_run(NUMBERS, "mine")}
+    assert found.keys() == {"Separability over alpha", "PSNR of the reconstructions"}
+    chart = found["Separability over alpha"]
+    (table,) = chart.tables  # nothing was measured of the dominant branch
+    assert table.title == "subordinate" and list(table.columns) == ["0.10", "0.40"]
+    assert table.rows == [
+        ("mine", ["0.100", "0.400"]),
+        ("random weights", ["0.010", "–"]),
+    ]
+    svg = base64.b64decode(chart.image.partition(",")[2]).decode()
+    # Follows the page into dark mode.
+    assert charts.INK not in svg and "currentColor" in svg
+    assert re.search(r"<svg [^>]*><style>.*prefers-color-scheme", svg)
+    assert ">subordinate</text>" in svg and "http-equiv" not in svg
+    assert charts.of_run({}, "mine") == []
+
+
+def test_losses_are_drawn_for_runs_of_any_age():
+    lines = [
+        {"epoch": 1.0, "loss/total": 2.0, "loss/reconstruction": 2.0},
+        {"epoch": 2.0, "loss/total": 1.0, "loss/reconstruction": 1.0},
+    ]
+    figure = charts.training({"mae": lines, "begun": []}).figure
+    first, second = figure.axes
+    # The sum of one part is not drawn over it.
+    assert [line.get_label() for line in first.lines] == ["reconstruction"]
+    assert not second.lines
+    assert figures.as_png(figure).startswith(b"\x89PNG")

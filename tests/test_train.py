@@ -9,7 +9,7 @@ from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.setup import set_up, starting_params
 
-MEASURED = ("images_per_second",)
+MEASURED = ("images_per_second", "seconds")
 
 
 def numbers(workdir):
@@ -58,6 +58,7 @@ def test_what_a_workdir_holds(undisturbed):
         "lr",
         "grad_norm",
         "images_per_second",
+        "seconds",
         "loss/total",
         "loss/reconstruction_subordinate",
         "loss/reconstruction_dominant",

@@ -12,7 +12,7 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators import linear
 from imae_jax.evaluators.linear import Moments
 
-# L2 strengths tried on the validation split, per example, for standardised features; ours.
+# L2 strengths tried on the validation split, per example, for whitened features; ours.
 L2_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -50,11 +50,18 @@ class Splits(NamedTuple):
         """One more than the largest label."""
         return 1 + int(max(split.labels.max() for split in self))
 
-    def standardised(self) -> "Splits":
-        """Each feature with the train split's mean 0 and deviation 1 (constant ones: 0)."""
-        mean, std = self.train.features.mean(axis=0), self.train.features.std(axis=0)
-        scale = np.where(std > 1e-6 * np.abs(mean) + 1e-12, std, np.inf)
-        return Splits(*(Labelled((x - mean) / scale, y) for x, y in self))
+    def whitened(self) -> "Splits":
+        """Features rotated and scaled so that train's are uncorrelated, of variance 1.
+
+        A linear probe loses nothing by it, and converges in tens of steps. Directions in
+        which train does not vary are left out.
+        """
+        x = self.train.features.astype(np.float64)
+        mean = x.mean(axis=0)
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x, rowvar=False)))
+        kept = values > 1e-7 * values[-1]
+        scaled = vectors[:, kept] / np.sqrt(values[kept])
+        return Splits(*(Labelled((x - mean) @ scaled, y) for x, y in self))
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -84,7 +91,7 @@ def fit_logistic(
     l2: float,
     *,
     num_classes: int,
-    max_steps: int = 300,
+    max_steps: int = 100,
     tolerance: float = 1e-5,
 ) -> tuple[jax.Array, jax.Array]:
     """Multinomial logistic regression by L-BFGS.
@@ -128,8 +135,8 @@ def fit_logistic(
 
 
 def logistic_accuracy(splits: Splits) -> float:
-    """Logistic regression on standardised features; strength chosen on validation."""
-    train, validation, test = splits.standardised()
+    """Logistic regression on whitened features; strength chosen on validation."""
+    train, validation, test = splits.whitened()
 
     def score(params, split: Labelled) -> float:
         weights, bias = jax.device_get(params)

@@ -23,8 +23,10 @@ from imae_jax.evaluators.reconstruction import mean_target
 from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import grid_size, unpatchify
+from imae_jax.report import figures
 
 LAYOUT_FILE = "explorer.json"
+SWEEP_FILE = "alpha_by_mask_ratio.png"
 LOSSLESS_SIDE = 32  # pixels; larger images become JPEG
 MAX_SIDE = 96  # pixels; larger images are shrunk
 JPEG_BLOCK = 8
@@ -100,7 +102,8 @@ def write(
     Args:
       network: an i-MAE.
       held_out: makes the mixtures; its own mask ratio is the one of training.
-      folder: made if need be; gets `explorer.json` and `explorer.png` or `explorer.jpg`.
+      folder: made if need be; gets `explorer.json`, `explorer.png` or `explorer.jpg`, and
+        the first pair as a sheet, `alpha_by_mask_ratio.png`.
       split, batch_size, seed: see `HeldOut.batches`; a batch holds all pairs.
       alphas, mask_ratios: increasing; A and R of them.
     Returns:
@@ -136,7 +139,8 @@ def write(
     tiles = (batch.sources[rows], mixtures, rebuilt)
     shape = held_out.dataset.image_shape
     tiles = np.concatenate([part.reshape(pairs, -1, *shape) for part in tiles], axis=1)
-    data, kind, places = draw_sprite(held_out.pixels(tiles.reshape(-1, *shape)))
+    tiles = held_out.pixels(tiles)
+    data, kind, places = draw_sprite(tiles.reshape(-1, *shape))
 
     names = held_out.dataset.class_names
     counts = len(mask_ratios), len(alphas), pairs, -1
@@ -158,7 +162,11 @@ def write(
         "mse": _moved(np.reshape(mse, counts), 2),
         "mse_train_mean": _moved(np.stack(mse_train_mean), 1),
     }
+    targets, mixed, whole = np.split(tiles[0], [len(BRANCHES), len(BRANCHES) + len(alphas)])
+    whole = whole.reshape(len(mask_ratios), len(alphas), -1, *shape)
+    sheet = figures.draw_sweep(mixed, whole, targets, alphas, mask_ratios)
     folder.mkdir(exist_ok=True)
+    checkpoint.write_bytes(folder / SWEEP_FILE, figures.as_png(sheet))
     checkpoint.write_bytes(folder / layout["image"], data)
     checkpoint.write_json(folder / LAYOUT_FILE, layout)
     return folder / LAYOUT_FILE

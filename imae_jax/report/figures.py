@@ -90,19 +90,36 @@ def reconstructions(network: Network, held_out: HeldOut, folder: Path, **options
     return path
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Draws every run's losses over epochs, a panel per run."""
-    figure = Figure(figsize=(4.2 * len(runs), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(runs), squeeze=False)[0]
-    for axis, (title, metrics) in zip(axes, runs.items(), strict=True):
-        names = sorted(
-            {name for line in metrics for name in line if name.startswith("loss/")}
-        )
-        for name in names:
-            points = [(line["epoch"], line[name]) for line in metrics if name in line]
-            axis.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), lw=1)
-        axis.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
-        axis.grid(alpha=0.3)
-        if names:
-            axis.legend(fontsize=7)
+def draw_sweep(
+    mixtures: np.ndarray,
+    rebuilt: np.ndarray,
+    targets: np.ndarray,
+    alphas: Sequence[float],
+    mask_ratios: Sequence[float],
+) -> Figure:
+    """Draws one pair over alpha (columns) and mask ratio (rows), targets at the right.
+
+    Args:
+      mixtures: [A, H, W, C] in 0..255.
+      rebuilt: [R, A, S, H, W, C].
+      targets: [S, H, W, C].
+      alphas, mask_ratios: A and R of them.
+    """
+    rows = [("mixture", list(mixtures))]
+    for ratio, by_alpha in zip(mask_ratios, rebuilt, strict=True):
+        for s, branch in enumerate(BRANCHES[: by_alpha.shape[1]]):
+            label = f"{branch}\nmask {ratio:.2f}"
+            rows.append((label, [*by_alpha[:, s], targets[s]]))
+    columns = [f"alpha {alpha:.2f}" for alpha in alphas] + ["target"]
+    size = (1.0 * len(columns) + 1, 1.0 * len(rows) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=8)
+    for row, (label, images) in zip(axes, rows, strict=True):
+        row[0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+        for axis, image in zip(row, images, strict=False):
+            axis.imshow(image.astype(np.uint8).squeeze(), cmap="gray", vmin=0, vmax=255)
     return figure

@@ -6,16 +6,26 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax import checkpoint
-from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
+from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
-from imae_jax.report import explorer, figures, summary
+from imae_jax.report import charts, explorer, headlines, summary
 
 REPORT_FILE = "report.html"
 
-
-def _png(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+# Pictures of a run's figures/, and what they show.
+PICTURES = {
+    "reconstructions.png": (
+        "Held-out images. Grey squares are removed patches. Raw is what the decoder says "
+        "in one pass; about the patches the encoder saw it was never trained to say "
+        "anything. Rebuilt shows every patch as predicted in passes in which it was "
+        "removed. No pixel of either is copied from a target."
+    ),
+    explorer.SWEEP_FILE: (
+        "One pair of held-out images over alpha, the subordinate image's weight, and the "
+        "share of patches removed. Every patch as predicted when it was removed."
+    ),
+}
 
 
 def find_runs(workdir: Path) -> dict[str, Path]:
@@ -24,34 +34,58 @@ def find_runs(workdir: Path) -> dict[str, Path]:
     return {path.name: path for path in folders if (path / CONFIG_FILE).exists()}
 
 
-def find_results(workdir: Path, runs: dict[str, Path]) -> dict[str, float]:
-    """The folder's own eval.json; else an i-MAE run's; else any; else nothing."""
-    found = [
-        checkpoint.read_json(path / "eval.json")
-        for path in (workdir, *runs.values())
-        if (path / "eval.json").exists()
-    ]
-    if (workdir / "eval.json").exists():
-        return found[0]
-    return max(
-        found, key=lambda results: "reconstruction/subordinate/mse" in results, default={}
+def find_results(runs: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """The numbers of the runs that have any, by name."""
+    return {
+        name: checkpoint.read_json(path / EVAL_FILE)
+        for name, path in runs.items()
+        if (path / EVAL_FILE).exists()
+    }
+
+
+def find_pictures(run: Path) -> list[tuple[str, str]]:
+    """(data URI, what it shows) of those of PICTURES that a run has."""
+    found = []
+    for name, shows in PICTURES.items():
+        path = run / "figures" / name
+        if path.exists():
+            data = base64.b64encode(path.read_bytes()).decode()
+            found.append((f"data:image/png;base64,{data}", shows))
+    return found
+
+
+def measured_on(run: Path) -> str:
+    """On what a run's numbers were found, in words; empty if that is not known."""
+    if not (run / SETTINGS_FILE).exists():
+        return ""
+    settings = checkpoint.read_json(run / SETTINGS_FILE)
+    found = settings.get("reconstruction/subordinate/mse")
+    if not found:
+        return ""
+    return (
+        f"{found['count']} mixtures of the {found['split']} split, none trained on; alpha "
+        f"{found['alpha']:g}, mask ratio {found['mask_ratio']:g}, step "
+        f"{found['checkpoint']}; one run, so no spread over seeds"
     )
 
 
 def describe(run: Path) -> dict:
-    """What the report says of a run: steps, data, device, versions, every setting."""
+    """What the report says of a run: steps, data, device, time, versions, every setting."""
     step, meta = None, {}
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
             step = checkpoints.latest_step()
             meta = checkpoints.meta(step) if step is not None else {}
-    metrics = read_metrics(run)
+    config, metrics = checkpoint.read_json(run / CONFIG_FILE), read_metrics(run)
+    last = metrics[-1] if metrics else {}
     return {
+        "data": config["data"]["name"],
         "step": step,
-        "epochs": metrics[-1]["epoch"] if metrics else 0,
+        "epochs": last.get("epoch", 0),
+        "minutes": last.get("seconds", 0) / 60,
         "device": meta.get("device", "unknown"),
         "versions": meta.get("versions", {}),
-        "settings": checkpoint.flatten(checkpoint.read_json(run / CONFIG_FILE)),
+        "settings": checkpoint.flatten(config),
     }
 
 
@@ -65,22 +99,29 @@ def write_report(workdir: str | Path) -> Path:
     runs = find_runs(workdir) if workdir.is_dir() else {}
     if not runs:
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on")
-    results = find_results(workdir, runs)
-    pictures = {
-        name: _png((path / "figures" / "reconstructions.png").read_bytes())
-        for name, path in runs.items()
-        if (path / "figures" / "reconstructions.png").exists()
-    }
-    metrics = {name: read_metrics(path) for name, path in runs.items()}
+    results = find_results(runs)
     environment = Environment(
-        loader=PackageLoader("imae_jax.report"), autoescape=select_autoescape()
+        loader=PackageLoader("imae_jax.report"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
         title=workdir.name,
-        tables=summary.tables(results),
+        headlines={
+            name: (sentences, measured_on(runs[name]))
+            for name, numbers in results.items()
+            if (sentences := headlines.sentences(numbers))
+        },
         explorers=explorer.read_runs(runs),
-        pictures=pictures,
-        curves=_png(figures.as_png(figures.draw_curves(metrics))),
+        tables=summary.tables(results),
+        charts=[
+            chart
+            for name, numbers in results.items()
+            for chart in charts.of_run(numbers, name)
+        ],
+        losses=charts.training({name: read_metrics(path) for name, path in runs.items()}),
+        pictures={name: find_pictures(path) for name, path in runs.items()},
         runs={name: describe(path) for name, path in runs.items()},
     )
     checkpoint.write_text(workdir / REPORT_FILE, page)

@@ -1,104 +1,284 @@
-"""The numbers of eval.json as short tables in plain words, for terminal and report."""
+"""The numbers of eval.json files as short tables in plain words, for terminal and report.
+
+Everywhere `results` are the numbers of several runs, by the run's name, and `numbers` those
+of one of them.
+"""
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from imae_jax.mixing import BRANCHES
 
+Numbers = Mapping[str, float]
+Results = Mapping[str, Numbers]
+
 ROWS = {
-    "": "i-MAE",
+    "": "{run}",
     "baselines/without_distillation/": "i-MAE without distillation",
     "baselines/mae_on_mixture/": "MAE, shown the mixture",
     "baselines/mae_on_mixture_tokens/": "MAE, shown the mixture (tokens)",
+    "baselines/teacher/": "its teacher",
     "baselines/random/": "random weights",
     "baselines/random_tokens/": "random weights (tokens)",
+    "baselines/raw_pixels/": "raw pixels, no network",
+    "teacher_on_image/": "its teacher, shown the image alone",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A title, a sentence on how to read it, column heads, and labelled rows of cells."""
+    """A title, a sentence on how to read it, column heads, and labelled rows of cells.
+
+    Attributes:
+      run: the run it is about, whose row comes first; empty if it is about several.
+      is_control: whether it only backs up another table.
+    """
 
     title: str
     note: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, list[str]] | None]
+    columns: Sequence[str]
+    rows: list[tuple[str, list[str]]]
+    run: str = ""
+    is_control: bool = False
 
 
-def _row(label: str, results, keys, unit: str = "") -> tuple[str, list[str]] | None:
-    if not any(key in results for key in keys):
-        return None
-    cells = [f"{results[key]:.3f}{unit}" if key in results else "–" for key in keys]
-    return label, cells
+def cell(value: float | None) -> str:
+    """A number as every table shows it."""
+    return "–" if value is None else f"{value:.3f}"
 
 
-IN_VARIANCES = (
+def _rows(numbers: Numbers, labels: Mapping[str, Sequence[str]]):
+    """Rows of the given keys, those without any number left out."""
+    return [
+        (label, [cell(numbers.get(key)) for key in keys])
+        for label, keys in labels.items()
+        if any(key in numbers for key in keys)
+    ]
+
+
+def _baseline_rows(numbers: Numbers, run: str, keys: Sequence[str]):
+    """A row for each of ROWS; `keys` have `{row}` where its prefix goes."""
+    labels = {
+        label.format(run=run): [key.format(row=row) for key in keys]
+        for row, label in ROWS.items()
+    }
+    return _rows(numbers, labels)
+
+
+ERROR_NOTE = (
     "Squared error on the patches the encoder did not see, in units of the data set's "
-    "variance. Lower is better."
+    "variance, and as a share of what the mean training image scores. Lower is better."
 )
 
 
-def single_image_table(results: Mapping[str, float]) -> Table:
-    """What a MAE rebuilds of one image; in a demo it is the teacher."""
-    prefix = "" if "reconstruction/mse" in results else "teacher/"
-    name = f"{prefix}reconstruction/mse"
-    rows = [
-        _row("the mean training image", results, [f"{name}_train_mean"]),
-        _row("MAE", results, [name]),
-    ]
-    return Table("Rebuilding one image", IN_VARIANCES, ("error",), rows)
-
-
-def mixture_table(results: Mapping[str, float]) -> Table:
-    """What the i-MAE runs rebuild of both images of a mixture."""
-    mean = [f"reconstruction/{branch}/mse_train_mean" for branch in BRANCHES]
-    rows = [_row("the mean training image", results, mean)]
-    for prefix, label in (
-        ("", "i-MAE"),
-        ("imae_without_distillation/", "i-MAE without distillation"),
-    ):
-        keys = [f"{prefix}reconstruction/{branch}/" for branch in BRANCHES]
-        rows.append(_row(label, results, [f"{key}mse" for key in keys]))
-        share = f"{label}, share of the mean image's"
-        rows.append(_row(share, results, [f"{key}ratio" for key in keys], unit="x"))
-    title = "Rebuilding both images from their mixture"
-    return Table(title, IN_VARIANCES, BRANCHES, rows)
-
-
-def separability_table(results: Mapping[str, float]) -> Table:
-    """R2 of every row and branch."""
+def rebuilding_one(results: Results) -> Table:
+    """What MAE runs rebuild of one image."""
     rows = []
-    for prefix, label in ROWS.items():
-        keys = [f"separability/{prefix}{branch}/r2" for branch in BRANCHES]
-        rows.append(_row(label, results, keys))
-    note = (
-        "R2 of the best linear map from the mixture's latents to what the teacher makes of "
-        "each image alone; what the position alone tells is taken out first. 1 is perfect, "
-        "0 is nothing."
-    )
-    return Table("Linear separability", note, BRANCHES, rows)
+    for run, numbers in results.items():
+        keys = ["reconstruction/mse", "reconstruction/ratio"]
+        if not rows:
+            mean = {"the mean training image": ["reconstruction/mse_train_mean"]}
+            rows += [(label, [*cells, "1.000"]) for label, cells in _rows(numbers, mean)]
+        rows += _rows(numbers, {run: keys})
+    return Table("Rebuilding one image", ERROR_NOTE, ("error", "share"), rows)
 
 
-def tables(results: Mapping[str, float]) -> list[Table]:
-    """The tables for which `results` has numbers, without empty rows."""
-    made = (single_image_table, mixture_table, separability_table)
-    found = [make(results) for make in made]
-    found = [
-        dataclasses.replace(table, rows=[row for row in table.rows if row])
-        for table in found
+def rebuilding_both(results: Results) -> Table:
+    """What i-MAE runs rebuild of both images of a mixture."""
+    rows = []
+    for run, numbers in results.items():
+        if not rows:
+            keys = [f"reconstruction/{branch}/mse_train_mean" for branch in BRANCHES]
+            for label, cells in _rows(numbers, {"the mean training image": keys}):
+                rows.append((label, [x for c in cells for x in (c, "1.000")]))
+        keys = [
+            f"reconstruction/{branch}/{metric}"
+            for branch in BRANCHES
+            for metric in ("mse", "ratio")
+        ]
+        rows += _rows(numbers, {run: keys})
+    columns = [head for branch in BRANCHES for head in (branch, "share")]
+    return Table("Rebuilding both images from their mixture", ERROR_NOTE, columns, rows)
+
+
+def separability(numbers: Numbers, run: str) -> Iterator[Table]:
+    """R2 of every row and branch; then what keeps it honest."""
+    keys = [
+        f"separability/{{row}}{branch}/{metric}"
+        for metric in ("r2", "cross_r2")
+        for branch in BRANCHES
     ]
-    return [table for table in found if table.rows]
+    keys.append("separability/{row}assignment_accuracy")
+    yield Table(
+        "Linear separability",
+        "R2 of the best linear map from a branch's latents of the mixture to what the "
+        "teacher makes of that branch's image alone; what the position alone tells is "
+        "taken out first. 1 is perfect, 0 is nothing. Cross: the same for the other image, "
+        "where a branch that keeps to its own scores 0. Which is which: share of mixtures "
+        "whose two latents are nearer to their own images' than exchanged; chance is 0.5.",
+        (*BRANCHES, "cross, sub.", "cross, dom.", "which is which"),
+        _baseline_rows(numbers, run, keys),
+        run=run,
+    )
+    controls = {
+        "linear map (as above)": "{branch}/r2",
+        "linear map, positions not taken out": "{branch}/r2_uncentred",
+        "position alone, not taken out": "position_only/{branch}/r2_uncentred",
+        "latents as they are, no map": "{branch}/raw_r2",
+    }
+    rows = {
+        label: [f"separability/{key.format(branch=branch)}" for branch in BRANCHES]
+        for label, key in controls.items()
+    }
+    yield Table(
+        "Linear separability: controls",
+        "R2. Latents are told apart by their position to begin with, which is why a table "
+        "that did not take it out would flatter every network.",
+        BRANCHES,
+        _rows(numbers, rows),
+        run=run,
+        is_control=True,
+    )
 
 
-def as_text(results: Mapping[str, float]) -> str:
+def semantics(numbers: Numbers, run: str) -> Table:
+    """Accuracy of a probe on each branch."""
+    keys = [
+        f"semantics/{{row}}{branch}/{metric}"
+        for metric in ("accuracy", "other_branch_accuracy")
+        for branch in BRANCHES
+    ]
+    rows = _baseline_rows(numbers, run, keys)
+    rows += _rows(numbers, {"the commonest class": ["semantics/chance"] * 2})
+    return Table(
+        "Class of each image, from latents of the mixture",
+        "Accuracy of a linear probe that names a branch's image from that branch's "
+        "latents, and (other) from the other branch's. Mixtures of two classes only.",
+        (*BRANCHES, "other, sub.", "other, dom."),
+        [(label, cells + ["–"] * (4 - len(cells))) for label, cells in rows],
+        run=run,
+    )
+
+
+def recognition(numbers: Numbers, run: str) -> Table:
+    """How often reconstructions are read right."""
+    rows = {
+        f"{run}: what it rebuilt": "recognition/{branch}/accuracy",
+        "the mixture itself": "recognition/baselines/mixture/{branch}/accuracy",
+        "the mixture, by a classifier trained on mixtures": (
+            "recognition/baselines/mixture_classifier/{branch}/accuracy"
+        ),
+        "the clean image": "recognition/clean_accuracy",
+    }
+    labels = {
+        label: [key.format(branch=branch) for branch in BRANCHES]
+        for label, key in rows.items()
+    }
+    return Table(
+        "Class of each image, read from its reconstruction",
+        "Accuracy of a classifier that was trained on clean images only (except where "
+        "said). Mixtures of two different classes only.",
+        BRANCHES,
+        _rows(numbers, labels),
+        run=run,
+    )
+
+
+def probes(numbers: Numbers, run: str) -> Table:
+    """Accuracies of every probe and network."""
+    heads = {
+        f"{probe}, {pool}": f"{probe}/{pool}/"
+        for pool in ("class token", "mean")
+        for probe in ("linear", "ridge", "knn")
+    }
+    keys = [f"probes/{{row}}{key.replace(' ', '_')}accuracy" for key in heads.values()]
+    rows = _baseline_rows(numbers, run, keys)
+    pixels = [
+        f"probes/baselines/raw_pixels/{p}/accuracy" for p in ("linear", "ridge", "knn")
+    ]
+    rows += _rows(numbers, {"raw pixels, no network": pixels * 2})
+    rows += _rows(numbers, {"the commonest class": ["probes/chance"] * len(heads)})
+    return Table(
+        "Class of whole images, from the frozen encoder",
+        "Accuracy of MAE's linear probe (LARS), of ridge regression and of 20 nearest "
+        "neighbours, on the class token and on the mean of the patch tokens; no mask, no "
+        "mixture.",
+        tuple(heads),
+        rows,
+        run=run,
+    )
+
+
+def representation(numbers: Numbers, run: str) -> Iterator[Table]:
+    """CKA by layer; effective ranks."""
+    layers = sorted(
+        name.removeprefix("representation/cka/")
+        for name in numbers
+        if name.startswith("representation/cka/")
+    )
+    keys = [f"representation/{{row}}cka/{layer}" for layer in layers]
+    yield Table(
+        "Likeness to the teacher, layer by layer",
+        "Linear CKA of the mean patch token after each block, on whole images: 1 for "
+        "representations that are equal up to rotation and scale.",
+        [layer.replace("_", " ") for layer in layers],
+        _baseline_rows(numbers, run, keys),
+        run=run,
+        is_control=True,
+    )
+    ranks = {
+        f"{run}, {branch} branch": [f"representation/effective_rank/{branch}"]
+        for branch in BRANCHES
+    }
+    ranks[ROWS["teacher_on_image/"]] = [
+        "representation/baselines/teacher_on_image/effective_rank"
+    ]
+    yield Table(
+        "Directions in use",
+        "Effective rank of the latents: how many directions they would fill evenly.",
+        ("effective rank",),
+        _rows(numbers, ranks),
+        run=run,
+        is_control=True,
+    )
+
+
+def tables(results: Results) -> list[Table]:
+    """The tables for which there are numbers; each i-MAE run has its own."""
+    made = [rebuilding_one(results), rebuilding_both(results)]
+    for run, numbers in results.items():
+        own = [
+            *separability(numbers, run),
+            semantics(numbers, run),
+            recognition(numbers, run),
+            probes(numbers, run),
+            *representation(numbers, run),
+        ]
+        made += own
+    titles = [table.title for table in made if table.rows]
+    repeated = {title for title in titles if titles.count(title) > 1}
+    return [
+        dataclasses.replace(table, title=f"{table.title} ({table.run})")
+        if table.title in repeated
+        else table
+        for table in made
+        if table.rows
+    ]
+
+
+def as_text(results: Results) -> str:
     """The tables as plain text."""
     lines = []
     for table in tables(results):
         lines += [table.title, textwrap.indent(textwrap.fill(table.note, 78), "  ")]
-        width = max(len(label) for label, _ in table.rows) + 2
-        lines.append("  " + " " * width + "".join(f"{c:>13}" for c in table.columns))
-        for label, cells in table.rows:
-            lines.append(f"  {label:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
-        lines.append("")
+        label_width = max(len(label) for label, _ in table.rows) + 2
+        widths = [max(len(head), 5) + 3 for head in table.columns]
+
+        def line(label, cells, label_width=label_width, widths=widths):
+            found = zip(cells, widths, strict=False)
+            text = f"  {label:<{label_width}}" + "".join(f"{c:>{w}}" for c, w in found)
+            return text.rstrip()
+
+        lines += [line("", table.columns), *(line(*row) for row in table.rows), ""]
     return "\n".join(lines)

@@ -1,0 +1,237 @@
+"""Curves as SVG pictures that follow the page into dark mode, each with its numbers."""
+
+import base64
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from imae_jax.mixing import BRANCHES
+from imae_jax.report.summary import Numbers, Table, cell
+
+# Stands for the colour of text until the SVG is written, then for whatever the page has.
+INK = "#010203"
+THEME = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "imae_jax",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+} | dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+)
+# Legible on white and on black.
+ORANGE, BLUE, GREEN, PURPLE = COLOURS = ("#e8590c", "#1c7ed6", "#2b8a3e", "#9c36b5")
+GREY = "#868e96"
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """points (x, y), and how they are drawn."""
+
+    points: Points
+    colour: str
+    style: str = "-"
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as a data URI."""
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue().replace(INK, "currentColor")
+    text = re.sub(r"(<svg [^>]*>)", rf"\1{THEME}", text, count=1)
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A picture, what it shows in words, and its numbers.
+
+    Attributes:
+      title, note: heading, and how to read it.
+      figure: the picture.
+      tables: the numbers, for who cannot see the picture or wants them.
+    """
+
+    title: str
+    note: str
+    figure: Figure
+    tables: Sequence[Table] = ()
+
+    @property
+    def image(self) -> str:
+        """The picture as SVG, in a data URI."""
+        return as_svg(self.figure)
+
+
+def draw(panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str) -> Figure:
+    """A panel per title side by side, with one legend below them."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        shown = {}
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for label, line in lines.items():
+                xs, ys = zip(*line.points, strict=True)
+                (shown[label],) = axis.plot(
+                    xs, ys, line.style, color=line.colour, marker="o", ms=3, lw=1.6
+                )
+            axis.set(title=title, xlabel=xlabel)
+            axis.grid(alpha=0.25)
+        axes[0].set_ylabel(ylabel)
+        figure.legend(
+            shown.values(), shown.keys(), loc="outside lower center", ncols=3, fontsize=9
+        )
+    return figure
+
+
+def sweep(numbers: Numbers, evaluator: str, name: str) -> Points:
+    """(alpha, value) of `<evaluator>/alpha_<alpha>/<name>`, by alpha."""
+    form = re.compile(rf"{re.escape(evaluator)}/alpha_([\d.]+)/{re.escape(name)}")
+    found = ((form.fullmatch(key), value) for key, value in numbers.items())
+    return sorted((float(match[1]), value) for match, value in found if match)
+
+
+def _chart(title: str, note: str, panels: Mapping[str, Mapping[str, Line]], ylabel: str):
+    """The chart of lines over alpha, or None where there is nothing to draw."""
+    panels = {
+        panel: {label: line for label, line in lines.items() if line.points}
+        for panel, lines in panels.items()
+    }
+    panels = {panel: lines for panel, lines in panels.items() if lines}
+    if not panels:
+        return None
+    tables = []
+    for panel, lines in panels.items():
+        alphas = sorted({x for line in lines.values() for x, _ in line.points})
+        rows = [
+            (label, [cell(dict(line.points).get(alpha)) for alpha in alphas])
+            for label, line in lines.items()
+        ]
+        columns = [f"{alpha:.2f}" for alpha in alphas]
+        tables.append(Table(panel, f"{ylabel}, {panel}, by alpha", columns, rows))
+    figure = draw(panels, ylabel, "alpha, weight of the subordinate image")
+    return Chart(title, note, figure, tables)
+
+
+def _level(value: float | None, like: Points) -> Points:
+    """The same value at every x of `like`."""
+    return [] if value is None else [(x, value) for x, _ in like]
+
+
+def separability(numbers: Numbers, run: str) -> Chart | None:
+    """R2 of the branches over alpha, beside baselines and the cross R2."""
+    panels = {}
+    for branch in BRANCHES:
+
+        def line(name, colour, style="-", branch=branch):
+            return Line(sweep(numbers, "separability", name), colour, style)
+
+        row = "baselines/{}/" + branch + "/r2"
+        panels[branch] = {
+            run: line(f"{branch}/r2", ORANGE),
+            "i-MAE without distillation": line(row.format("without_distillation"), GREEN),
+            "MAE, shown the mixture": line(row.format("mae_on_mixture"), BLUE),
+            "random weights": line(row.format("random"), GREY),
+            f"{run}, cross": line(f"{branch}/cross_r2", ORANGE, ":"),
+        }
+    return _chart(
+        "Separability over alpha",
+        "R2 of the linear map to the teacher's latents of each image alone. Dotted: how "
+        "much the branch also tells of the other image: 0 if it kept to its own.",
+        panels,
+        "R2",
+    )
+
+
+def semantics(numbers: Numbers, run: str) -> Chart | None:
+    """Accuracies of probes over alpha."""
+    panels = {}
+    for branch in BRANCHES:
+        own = sweep(numbers, "semantics", f"{branch}/accuracy")
+        other = sweep(numbers, "semantics", f"{branch}/other_branch_accuracy")
+        mae = sweep(numbers, "semantics", f"baselines/mae_on_mixture/{branch}/accuracy")
+        random = sweep(numbers, "semantics", f"baselines/random/{branch}/accuracy")
+        alone = numbers.get(f"semantics/teacher_on_image/{branch}/accuracy")
+        chance = numbers.get("semantics/chance")
+        panels[branch] = {
+            f"{run}, own branch": Line(own, ORANGE),
+            f"{run}, other branch": Line(other, ORANGE, ":"),
+            "MAE, shown the mixture": Line(mae, BLUE),
+            "random weights": Line(random, GREY),
+            "teacher, shown the image alone": Line(_level(alone, own), PURPLE, "--"),
+            "commonest class": Line(_level(chance, own), GREY, "--"),
+        }
+    return _chart(
+        "Class from the latents, over alpha",
+        "Accuracy of a linear probe that names each branch's image, on mixtures of two "
+        "different classes.",
+        panels,
+        "accuracy",
+    )
+
+
+def quality(numbers: Numbers, run: str) -> list[Chart]:
+    """PSNR and SSIM over alpha, a line per mask ratio."""
+    form = r"quality/alpha_[\d.]+/mask_([\d.]+)/"
+    ratios = sorted(set(re.findall(form, " ".join(numbers))))
+    charts = []
+    for metric, ylabel in (("psnr", "PSNR in dB"), ("ssim", "SSIM")):
+        panels = {}
+        for branch in BRANCHES:
+            lines = {
+                f"{run}, mask ratio {ratio}": Line(
+                    sweep(numbers, "quality", f"mask_{ratio}/{branch}/{metric}"), colour
+                )
+                for ratio, colour in zip(ratios, itertools.cycle(COLOURS), strict=False)
+            }
+            mixture = sweep(numbers, "quality", f"baselines/mixture/{branch}/{metric}")
+            mean = numbers.get(f"quality/baselines/train_mean/{branch}/{metric}")
+            lines["the mixture itself"] = Line(mixture, GREY, "--")
+            lines["the mean training image"] = Line(_level(mean, mixture), GREY, ":")
+            panels[branch] = lines
+        charts.append(
+            _chart(
+                f"{metric.upper()} of the reconstructions",
+                "Every patch as predicted when it was removed; the mixture itself hides "
+                "nothing. Higher is better.",
+                panels,
+                ylabel,
+            )
+        )
+    return [chart for chart in charts if chart]
+
+
+def of_run(numbers: Numbers, run: str) -> list[Chart]:
+    """Every chart for which a run has numbers."""
+    charts = [separability(numbers, run), semantics(numbers, run), *quality(numbers, run)]
+    return [chart for chart in charts if chart]
+
+
+def training(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
+    """The losses in each run's metrics over epochs, a panel per run."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4 * len(runs), 3.6), layout="constrained")
+        axes = figure.subplots(1, len(runs), squeeze=False)[0]
+        for axis, (title, metrics) in zip(axes, runs.items(), strict=True):
+            names = sorted({key for line in metrics for key in line if key[:5] == "loss/"})
+            # A sum of one part is that part.
+            names = [name for name in names if name != "loss/total" or len(names) > 2]
+            for name in names:
+                points = [(line["epoch"], line[name]) for line in metrics if name in line]
+                label = name.removeprefix("loss/").replace("_", ", ")
+                axis.plot(*zip(*points, strict=True), label=label, lw=1)
+            axis.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
+            axis.grid(alpha=0.25)
+            if names:
+                axis.legend(fontsize=8)
+    return Chart("Losses", "Logarithmic scale, which every run has its own of.", figure)

@@ -1,0 +1,109 @@
+"""The most important numbers of a run as sentences that anyone can read."""
+
+from collections.abc import Iterator
+
+from imae_jax.mixing import BRANCHES
+from imae_jax.report.summary import Numbers
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _both(numbers: Numbers, key: str) -> list[float] | None:
+    """A number of both branches; `key` has `{}` for the branch."""
+    keys = [key.format(branch) for branch in BRANCHES]
+    return [numbers[key] for key in keys] if all(key in numbers for key in keys) else None
+
+
+def separated(numbers: Numbers) -> Iterator[str]:
+    """Linear separability beside its baselines, and what the other branch knows."""
+    own = _both(numbers, "separability/{}/r2")
+    if own is None:
+        return
+    text = (
+        f"A linear map of the latents explains {_percent(own[0])} of what the teacher "
+        f"makes of the subordinate image alone, and {_percent(own[1])} of the dominant one."
+    )
+    for row, words in (
+        ("mae_on_mixture", "The teacher itself, shown the mixture"),
+        ("without_distillation", "i-MAE trained without distillation"),
+        ("random", "An untrained network"),
+    ):
+        found = _both(numbers, f"separability/baselines/{row}/{{}}/r2")
+        if found:
+            text += f" {words}: {_percent(found[0])} and {_percent(found[1])}."
+    yield text
+    cross = _both(numbers, "separability/{}/cross_r2")
+    if cross:
+        more = "more" if cross[0] > own[0] else "less"
+        yield (
+            f"The subordinate branch also explains {_percent(cross[0])} of the dominant "
+            f"image, {more} than of its own, and the dominant branch {_percent(cross[1])} "
+            "of the subordinate one. A branch that kept to its own image would explain 0 %."
+        )
+
+
+def told_apart(numbers: Numbers) -> Iterator[str]:
+    """Assignment accuracy."""
+    found = numbers.get("separability/assignment_accuracy")
+    if found is None:
+        return
+    text = (
+        f"In {_percent(found)} of the mixtures the two latents are nearer to their own "
+        "images' than exchanged (guessing: 50 %"
+    )
+    untrained = numbers.get("separability/baselines/random/assignment_accuracy")
+    yield text + (f"; untrained: {_percent(untrained)})." if untrained else ").")
+
+
+def rebuilt(numbers: Numbers) -> Iterator[str]:
+    """Reconstruction errors."""
+    found = _both(numbers, "reconstruction/{}/ratio")
+    if found:
+        yield (
+            "On patches it did not see, the rebuilt subordinate image has "
+            f"{found[0]:.2f} times the error of the mean training image, the dominant one "
+            f"{found[1]:.2f} times."
+        )
+
+
+def recognised(numbers: Numbers) -> Iterator[str]:
+    """Classes read from reconstructions."""
+    found = _both(numbers, "recognition/{}/accuracy")
+    best = _both(numbers, "recognition/baselines/mixture_classifier/{}/accuracy")
+    if found and best:
+        yield (
+            "A classifier of clean images reads the right class from "
+            f"{_percent(found[0])} of the rebuilt subordinate and {_percent(found[1])} of "
+            f"the dominant images ({_percent(numbers['recognition/clean_accuracy'])} of "
+            f"the images themselves). One trained on mixtures reads {_percent(best[0])} "
+            f"and {_percent(best[1])} from the mixture."
+        )
+
+
+def probed(numbers: Numbers) -> Iterator[str]:
+    """The linear probe beside raw pixels and random weights."""
+    names = ("", "baselines/random/", "baselines/raw_pixels/")
+    pools = ("class_token/", "class_token/", "")
+    keys = [
+        f"probes/{name}linear/{pool}accuracy"
+        for name, pool in zip(names, pools, strict=True)
+    ]
+    if not all(key in numbers for key in keys):
+        return
+    own, untrained, pixels = (numbers[key] for key in keys)
+    text = (
+        f"A linear probe of the encoder names the class of {_percent(own)} of whole "
+        f"images; of an untrained encoder {_percent(untrained)}, of raw pixels "
+        f"{_percent(pixels)}."
+    )
+    if max(untrained, pixels) >= own:
+        text += " No more than that: on these images a probe proves nothing."
+    yield text
+
+
+def sentences(numbers: Numbers) -> list[str]:
+    """All that the numbers of one run allow to be said."""
+    said = (separated, told_apart, rebuilt, recognised, probed)
+    return [sentence for say in said for sentence in say(numbers)]
