@@ -188,7 +188,7 @@ def test_a_linear_map_of_the_features_changes_nothing():
     """What a head, which is a linear map, makes of tokens is as good as they are."""
     made = splits()
     expected = labelled.logistic_accuracy(made)
-    head = np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) * 10.0 ** np.arange(WIDTH)
+    head = np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) * 3.0 ** np.arange(WIDTH)
     for change in (
         lambda x: x @ head + 7,
         lambda x: np.pad(x, ((0, 0), (0, 1))),  # a feature that says nothing
