@@ -5,12 +5,14 @@ Where the idea of the paper lives, in reading order:
 * `mixing`      two images become one mixture
 * `patches`     which part of the mixture the encoder sees
 * `model`       `MAE` (the teacher) and `IMAE`: encoder, two linear heads, one decoder
+* `distill`     what the teacher makes of each image alone
 * `losses`      reconstruction of both images, distillation of both latents
 * `evaluators`  are the two images' latents linearly separable?
 
-Around it: `data` (images, pairs), `augment`, `sharding` (devices), `optim` (updates),
-`checkpoint` (disk), `logs` (what people read), `steps` (the jitted functions),
-`validate` (what a config may say), `train` (the loop), `demo` and `report`.
+Around it: `transformer`, `data` (images, pairs), `augment`, `sharding` (devices), `optim`
+(updates), `checkpoint` (disk), `logs` (what people read), `steps` (the jitted functions),
+`validate` and `validate_evals` (what a config may say), `runs` (runs on disk), `setup`
+(what a run is made of), `train` (the loop, and evaluation), `demo` and `report`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 

@@ -197,6 +197,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             "checkpoint": run.step,
         }
         for metric, value in found.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name}/{metric} is {value}; nothing was written")
             results[f"{name}/{metric}"] = value
             settings[f"{name}/{metric}"] = measured_on | where(metric)
     if "reconstruction" in config.evals:

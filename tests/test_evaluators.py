@@ -1,6 +1,7 @@
 """Evaluators on networks of known answers, and what all evaluators have in common."""
 
 import dataclasses
+import inspect
 import json
 import os
 import subprocess
@@ -205,7 +206,23 @@ def test_cka_of_known_features():
     assert representation.linear_cka(x[:, :4], y) == pytest.approx(0.5, abs=0.03)
 
 
+def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
+    train.train(imae_config(), tmp_path, stop_at=1)
+    config = imae_config()
+    config.evals = {"reconstruction": config.evals.reconstruction}
+    del config.explorer
+    with pytest.MonkeyPatch.context() as patch:
+        broken = lambda *args, **options: [("mse", float("nan"))]  # noqa: E731
+        broken.__signature__ = inspect.signature(EVALUATORS["reconstruction"])
+        patch.setitem(EVALUATORS, "reconstruction", broken)
+        with pytest.raises(UserError, match="reconstruction/mse is nan"):
+            train.evaluate(config, tmp_path)
+    assert not (tmp_path / "eval.json").exists()
+
+
 def test_effective_rank_of_known_spectra():
+    with pytest.raises(UserError, match="not finite"):
+        representation.effective_rank(np.full((2, 2), np.nan))
     assert representation.effective_rank(np.eye(7)) == pytest.approx(7)
     assert representation.effective_rank(np.diag([5.0, 0, 0])) == pytest.approx(1)
     assert representation.effective_rank(np.diag([2.0, 2, 0, 0])) == pytest.approx(2)

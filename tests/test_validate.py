@@ -43,6 +43,23 @@ BAD_VALUES = [
     ("seed", -1, "seed=-1"),
     ("evals.separability.split", "tset", "evals.separability.split='tset' .* one of"),
     ("evals.reconstruction.alpha", 0.6, "evals.reconstruction.alpha=0.6"),
+    ("evals.separability.alphas", (0.3, 0.301), "differ in their first two digits"),
+    (
+        "evals.separability.alphas",
+        (0.3, 0.6),
+        r"evals.separability.alphas=0.6 .* \(0, 0.5\]",
+    ),
+    ("evals.semantics.alpha", 0.0, "evals.semantics.alpha=0.0"),
+    ("evals.semantics.seed", -1, "evals.semantics.seed=-1"),
+    ("evals.quality.mask_ratios", (0.99,), "evals.quality.mask_ratios=0.99.* leaves 0 of"),
+    ("evals.quality.mask_ratios", (0.0,), "mask_ratios=0.0 .* remove at least one"),
+    ("evals.probes.neighbours", 0, "evals.probes.neighbours=0 .* at least 1"),
+    ("evals.probes.temperature", 0.0, "evals.probes.temperature=0.0 .* above 0"),
+    ("evals.probes.lars.blrs", (0.1, -1.0), "evals.probes.lars.blrs"),
+    ("evals.probes.lars.warmup_epochs", 2, "warmup_epochs=2 .* less than the 2 epochs"),
+    ("evals.recognition.classifier.width", 0, "classifier.width=0 .* at least 1"),
+    ("evals.recognition.classifier.batch_size", 7, "classifier.batch_size=7 .* even"),
+    ("evals.recognition.classifier.blr", 0.0, "classifier.blr=0.0 .* above 0"),
     ("evals.reconstruction.batch_size", 15, "evals.reconstruction.batch_size=15"),
     ("explorer.split", "train", "explorer.split='train' .* one of"),
     ("explorer.pairs", 0, "explorer.pairs=0 .* 1 to 32"),
@@ -108,6 +125,26 @@ def test_an_imae_run_is_no_teacher(imae_config, tmp_path):
     config.teacher.init = str(tmp_path / "imae")
     with pytest.raises(UserError, match="is an i-MAE run; a teacher is a MAE run"):
         train.train(config, tmp_path / "other")
+
+
+def test_evaluators_get_their_own_options_and_models(imae_config, mae_config, tmp_path):
+    config = imae_config()
+    config.evals.quality.alpha = 0.3
+    with pytest.raises(UserError, match="evals.quality='alpha' .* one of split, alphas"):
+        train.train(config, tmp_path)
+    config = imae_config()
+    del config.evals.semantics.alphas
+    with pytest.raises(UserError, match="evals.semantics.alphas is missing"):
+        train.train(config, tmp_path)
+    config = imae_config()
+    del config.evals.reconstruction.alpha
+    with pytest.raises(UserError, match="evals.reconstruction.alpha=None .* an i-MAE"):
+        train.train(config, tmp_path)
+    config = mae_config()
+    config.evals.quality = imae_config().evals.quality
+    with pytest.raises(UserError, match="evals.quality is about mixtures: only an i-MAE"):
+        train.train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_evaluator(mae_config, tmp_path):

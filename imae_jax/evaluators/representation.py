@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from imae_jax.errors import UserError
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.linear import Moments
 from imae_jax.mixing import BRANCHES
@@ -25,7 +26,12 @@ def effective_rank(covariance: np.ndarray) -> float:
 
     Roy and Vetterli 2007, on variances: D for white features, 1 where a single direction
     varies.
+
+    Raises:
+      UserError: for numbers that are not finite.
     """
+    if not np.isfinite(covariance).all():
+        raise UserError("effective rank: features are not finite (NaN or inf)")
     values = np.maximum(np.linalg.eigvalsh(covariance), 0)
     shares = values[values > 0] / values.sum()
     return float(np.exp(-np.sum(shares * np.log(shares))))
