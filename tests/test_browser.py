@@ -264,7 +264,7 @@ def test_the_numbers_shown_are_those_of_eval_json(open_page, report):
             f"{prefix}dominant/cross_r2",
             f"{prefix}assignment_accuracy",
         )
-    words = page.get_by_role("list").first.inner_text()
+    words = page.get_by_role("list").first.inner_text().replace("\N{NO-BREAK SPACE}", " ")
     for branch in ("subordinate", "dominant"):
         assert f"{100 * results[f'separability/{branch}/r2']:.0f} %" in words
 

@@ -32,6 +32,12 @@ NUMBERS = {
     "recognition/clean_accuracy": 0.99,
     "recognition/baselines/mixture_classifier/subordinate/accuracy": 0.7,
     "recognition/baselines/mixture_classifier/dominant/accuracy": 0.95,
+    "semantics/subordinate/accuracy": 0.48,
+    "semantics/dominant/accuracy": 0.84,
+    "semantics/subordinate/other_branch_accuracy": 0.45,
+    "semantics/dominant/other_branch_accuracy": 0.82,
+    "semantics/teacher_on_image/subordinate/accuracy": 0.89,
+    "semantics/teacher_on_image/dominant/accuracy": 0.92,
     "probes/linear/class_token/accuracy": 0.8,
     "probes/baselines/random/linear/class_token/accuracy": 0.5,
     "probes/baselines/raw_pixels/linear/accuracy": 0.6,
@@ -140,7 +146,11 @@ def test_text_is_aligned_and_fits():
 
 
 def test_headlines_in_plain_words():
-    said = " ".join(headlines.sentences(NUMBERS))
+
+    def say(numbers):
+        return " ".join(headlines.sentences(numbers)).replace("\N{NO-BREAK SPACE}", " ")
+
+    said = say(NUMBERS)
     assert "explains 34 % of what the teacher makes of the subordinate image alone" in said
     assert "An untrained network: 6 % and 43 %." in said
     assert "explains 50 % of the dominant image, more than of its own" in said
@@ -148,9 +158,11 @@ def test_headlines_in_plain_words():
     assert "0.60 times the error of the mean training image" in said
     assert "from 60 % of the rebuilt subordinate and 90 % of the dominant" in said
     assert "names the class of 80 % of whole images" in said
+    assert "of 48 % of the subordinate images from their branch's latents" in said
+    assert "from the other branch's, 45 % and 82 %; from the teacher's latents" in said
     assert "proves nothing" not in said
     easy = NUMBERS | {"probes/baselines/raw_pixels/linear/accuracy": 0.8}
-    assert "on these images a probe proves nothing" in " ".join(headlines.sentences(easy))
+    assert "on these images a probe proves nothing" in say(easy)
     separated = NUMBERS | {"separability/subordinate/cross_r2": 0.1}
     assert "10 % of the dominant image, less than" in " ".join(
         headlines.sentences(separated)

@@ -7,7 +7,7 @@ from imae_jax.report.summary import Numbers
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _both(numbers: Numbers, key: str) -> list[float] | None:
@@ -40,7 +40,7 @@ def separated(numbers: Numbers) -> Iterator[str]:
         yield (
             f"The subordinate branch also explains {_percent(cross[0])} of the dominant "
             f"image, {more} than of its own, and the dominant branch {_percent(cross[1])} "
-            "of the subordinate one. A branch that kept to its own image would explain 0 %."
+            "of the subordinate one. A branch that kept to its own image would explain none."
         )
 
 
@@ -51,7 +51,7 @@ def told_apart(numbers: Numbers) -> Iterator[str]:
         return
     text = (
         f"In {_percent(found)} of the mixtures the two latents are nearer to their own "
-        "images' than exchanged (guessing: 50 %"
+        "images' than exchanged (guessing: 50\N{NO-BREAK SPACE}%"
     )
     untrained = numbers.get("separability/baselines/random/assignment_accuracy")
     yield text + (f"; untrained: {_percent(untrained)})." if untrained else ").")
@@ -66,6 +66,25 @@ def rebuilt(numbers: Numbers) -> Iterator[str]:
             f"{found[0]:.2f} times the error of the mean training image, the dominant one "
             f"{found[1]:.2f} times."
         )
+
+
+def named(numbers: Numbers) -> Iterator[str]:
+    """Classes read from latents, by the own and the other branch."""
+    own = _both(numbers, "semantics/{}/accuracy")
+    alone = _both(numbers, "semantics/teacher_on_image/{}/accuracy")
+    if not (own and alone):
+        return
+    text = (
+        f"A linear probe names the class of {_percent(own[0])} of the subordinate images "
+        f"from their branch's latents, and of {_percent(own[1])} of the dominant ones"
+    )
+    other = _both(numbers, "semantics/{}/other_branch_accuracy")
+    if other:
+        text += f"; from the other branch's, {_percent(other[0])} and {_percent(other[1])}"
+    yield (
+        f"{text}; from the teacher's latents of each image alone, {_percent(alone[0])} and "
+        f"{_percent(alone[1])}."
+    )
 
 
 def recognised(numbers: Numbers) -> Iterator[str]:
@@ -105,5 +124,5 @@ def probed(numbers: Numbers) -> Iterator[str]:
 
 def sentences(numbers: Numbers) -> list[str]:
     """All that the numbers of one run allow to be said."""
-    said = (separated, told_apart, rebuilt, recognised, probed)
+    said = (separated, told_apart, rebuilt, named, recognised, probed)
     return [sentence for say in said for sentence in say(numbers)]
