@@ -87,17 +87,17 @@ def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
     from imae_jax import demo, train
-    from imae_jax.report import html, summary
+    from imae_jax.report import html
 
     config, workdir = FLAGS.config, FLAGS.workdir
     if command == "demo":
-        results, report = demo.demo(config, workdir)
-        print(f"\n{summary.as_text(results)}\nReport: {report}")
+        report = demo.demo(config, workdir)
+        print(f"\n{html.read_as_text(workdir)}\nReport: {report}")
     elif command == "train":
         train.train(config, workdir)
     elif command == "eval":
-        results = train.evaluate(config, workdir)
-        print("\n" + summary.as_text({Path(workdir).name: results}))
+        train.evaluate(config, workdir)
+        print("\n" + html.read_as_text(workdir))
     else:
         print(html.write_report(workdir))
 

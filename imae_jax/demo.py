@@ -33,17 +33,18 @@ def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
     return {name: config[name] for name in ("teacher", *STUDENTS)}
 
 
-def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, dict], Path]:
+def demo(config: ConfigDict, workdir: str | Path) -> Path:
     """Trains and evaluates the teacher and the i-MAE runs, then writes the report.
 
     Killed and called again, it goes on where it was.
 
     Args:
       config: a section per run, see `configs/demo.py`.
-      workdir: gets a folder per run, `eval.json`, `eval_settings.json` and `report.html`.
+      workdir: gets a folder per run, `report.html`, and all numbers in one `eval.json` and
+        `eval_settings.json`, where the i-MAE run's stand under their own names, the other
+        runs' below the run's name.
     Returns:
-      Each run's numbers by its name, and the report's path. In `eval.json` the i-MAE run's
-      stand under their own names, the other runs' below the run's name.
+      The report's path.
     Raises:
       UserError: for bad input, before the first run is trained.
     """
@@ -54,14 +55,14 @@ def demo(config: ConfigDict, workdir: str | Path) -> tuple[dict[str, dict], Path
             setup.check(run_config, workdir / name)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    found, results, settings = {}, {}, {}
+    results, settings = {}, {}
     for name, run_config in configs.items():
         train.train(run_config, workdir / name)
-        found[name] = numbers = train.evaluate(run_config, workdir / name)
+        numbers = train.evaluate(run_config, workdir / name)
         used = checkpoint.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}
         settings |= {prefix + key: value for key, value in used.items()}
     checkpoint.write_json(workdir / SETTINGS_FILE, settings)
     checkpoint.write_json(workdir / EVAL_FILE, results)
-    return found, html.write_report(workdir)
+    return html.write_report(workdir)

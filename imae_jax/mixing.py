@@ -67,7 +67,8 @@ def mix(sources: jax.Array, alpha: jax.Array) -> jax.Array:
       [B, H, W, C].
     """
     weights = jnp.stack([alpha, 1 - alpha], axis=1)  # [B, S]
-    return jnp.einsum("bs,bshwc->bhwc", weights, sources)
+    # Pixels in full precision: by default a TPU would round them to bfloat16.
+    return jnp.einsum("bs,bshwc->bhwc", weights, sources, precision="highest")
 
 
 def pair_mask(

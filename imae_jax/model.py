@@ -1,5 +1,6 @@
 """`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -217,6 +218,13 @@ def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
         mean=tokens[:, 1:].mean(axis=1),
         layers=jnp.stack(layers, axis=1),
     )
+
+
+def as_mae(model: MAE | IMAE) -> MAE:
+    """The MAE of the same encoder and decoder."""
+    fields = (field.name for field in dataclasses.fields(Autoencoder) if field.init)
+    shared = {name: getattr(model, name) for name in fields}
+    return MAE(**shared | {"parent": None, "name": None})
 
 
 def build(

@@ -163,6 +163,23 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
     return run
 
 
+def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
+    """Loads an i-MAE run that was trained without distillation, to compare `student` with.
+
+    Raises:
+      UserError: if it is another kind of run, or its patches differ from the student's.
+    """
+    run = load_run(workdir, key, mesh)
+    if not isinstance(run.model, IMAE) or run.config.loss.distill_weight:
+        kind = "a distilled i-MAE" if isinstance(run.model, IMAE) else "a MAE"
+        raise UserError(
+            f"{key}={str(workdir)!r} is {kind} run; it must be an i-MAE run with "
+            "loss.distill_weight=0"
+        )
+    check_same_patches(run, student, key)
+    return run
+
+
 def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
     """Raises UserError if a run to be resumed was distilled from another teacher."""
     if teacher.digest != digest:

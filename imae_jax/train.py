@@ -14,8 +14,9 @@ from imae_jax.data import pairs, sources
 from imae_jax.errors import UserError
 from imae_jax.evaluators import EVALUATORS, NEED_TEACHER
 from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.names import where
+from imae_jax.evaluators.names import conditions
 from imae_jax.logs import MetricWriter, Progress, Throughput
+from imae_jax.model import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.setup import initial_state, make_loss, run_meta, set_up
 
@@ -125,20 +126,19 @@ def load_networks(
         if not path:
             print(f"no run for baseline {name!r} ({key}): its rows are left out")
             continue
-        found[name] = runs.load_run(path, key, mesh)
-        runs.check_same_patches(found[name], run.model, key)
+        found[name] = runs.load_baseline(path, run.model, key, mesh)
     networks = {
         name: steps.make_network(other.model, other.params, mesh)
         for name, other in found.items()
     }
-    # Of the form that separability compares: with a MAE's `decoder_embed`.
-    untrained = found.get("teacher", run)
-    random_seed = untrained.config.seed + 1  # not the one it started from
+    # The student's encoder under a MAE's `decoder_embed`; no run began with this seed.
+    untrained = as_mae(run.model)
+    seed = 1 + max(other.config.seed for other in found.values())
     params = jax.jit(
-        lambda: steps.init_params(untrained.model, random_seed),
+        lambda: steps.init_params(untrained, seed),
         out_shardings=sharding.replicated(mesh),
     )()
-    return networks | {"random": steps.make_network(untrained.model, params, mesh)}
+    return networks | {"random": steps.make_network(untrained, params, mesh)}
 
 
 def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.TrainedRun:
@@ -192,15 +192,14 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         measured_on = {
             "split": options.split,
             "count": int(found.get("count", held_out.count(options.split))),
-            "alpha": options.get("alpha"),
-            "mask_ratio": config.mask.ratio,
             "checkpoint": run.step,
         }
         for metric, value in found.items():
             if not math.isfinite(value):
                 raise UserError(f"{name}/{metric} is {value}; nothing was written")
-            results[f"{name}/{metric}"] = value
-            settings[f"{name}/{metric}"] = measured_on | where(metric)
+            key = f"{name}/{metric}"
+            results[key] = value
+            settings[key] = measured_on | conditions(key, options, config.mask.ratio)
     if "reconstruction" in config.evals:
         options = config.evals.reconstruction
         figures.reconstructions(

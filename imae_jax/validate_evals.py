@@ -7,13 +7,14 @@ from ml_collections import ConfigDict
 
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
-from imae_jax.evaluators import EVALUATORS, OF_MIXTURES
+from imae_jax.evaluators import CHOOSING, EVALUATORS, OF_MIXTURES
 from imae_jax.evaluators.names import at
 from imae_jax.model import IMAE, MAE
 from imae_jax.validate import check_batch, check_mask_ratio, require
 
 # They name other runs; the networks are loaded from them.
 RUN_KEYS = ("teacher", "baseline_runs")
+BASELINE_RUNS = ("without_distillation",)
 
 
 def options_of(section: ConfigDict) -> dict:
@@ -36,10 +37,22 @@ def _check_names(section: ConfigDict, name: str) -> None:
 def check_alphas(alphas: Iterable[float], key: str) -> None:
     """Raises UserError unless all are weights with names of their own."""
     for alpha in alphas:
-        require(0 < alpha <= 0.5, key, alpha, "in (0, 0.5]")
-    names = {at(alpha=alpha) for alpha in alphas}
-    distinct = len(names) == len(tuple(alphas))
-    require(distinct, key, alphas, "numbers that differ in their first two digits")
+        in_range = isinstance(alpha, float | int) and 0 < alpha <= 0.5
+        require(in_range, key, alpha, "in (0, 0.5]")
+    _check_names_differ(alphas, key)
+
+
+def _check_names_differ(numbers: Iterable[float], key: str) -> None:
+    distinct = len({at(alpha=number) for number in numbers}) == len(tuple(numbers))
+    require(distinct, key, tuple(numbers), "numbers that differ in their first two digits")
+
+
+def check_mask_ratios(ratios: Iterable[float], key: str, model: MAE | IMAE) -> None:
+    """Raises UserError unless all are possible, with names of their own."""
+    for ratio in ratios:
+        require(isinstance(ratio, float | int), key, ratio, "a number")
+        check_mask_ratio(ratio, key, model.num_patches)
+    _check_names_differ(ratios, key)
 
 
 def _check_counts(section: ConfigDict, key: str, lows: dict[str, float]) -> None:
@@ -49,7 +62,8 @@ def _check_counts(section: ConfigDict, key: str, lows: dict[str, float]) -> None
 
 def _check_lars(lars: ConfigDict, key: str) -> None:
     _check_counts(lars, key, {"batch_size": 1, "epochs": 1, "warmup_epochs": 0})
-    rates = len(lars.blrs) > 0 and all(blr > 0 for blr in lars.blrs)
+    rates = len(lars.blrs) > 0
+    rates = rates and all(isinstance(x, float | int) and x > 0 for x in lars.blrs)
     require(rates, f"{key}.blrs", lars.blrs, "one or more numbers above 0")
     require(
         lars.warmup_epochs < lars.epochs,
@@ -94,8 +108,7 @@ def check_explorer(
         is_range = is_range and list(values) == sorted(set(values)) and values
         require(is_range, f"explorer.{key}", values, "one or more increasing numbers")
     check_alphas(options.alphas, "explorer.alphas")
-    for ratio in options.mask_ratios:
-        check_mask_ratio(ratio, "explorer.mask_ratios", model.num_patches)
+    check_mask_ratios(options.mask_ratios, "explorer.mask_ratios", model)
 
 
 def check_evals(
@@ -113,18 +126,26 @@ def check_evals(
         if name in OF_MIXTURES and not is_imae:
             raise UserError(f"{key} is about mixtures: only an i-MAE run has it")
         _check_names(section, name)
+        for baseline in section.get("baseline_runs") or ():
+            allowed = f"one of {', '.join(BASELINE_RUNS)}"
+            require(baseline in BASELINE_RUNS, f"{key}.baseline_runs", baseline, allowed)
         _check_split(section.split, f"{key}.split", dataset)
         check_batch(section.batch_size, f"{key}.batch_size", num_devices)
         require(section.seed >= 0, f"{key}.seed", section.seed, "at least 0")
-        if "alpha" in section:
-            check_alphas((section.alpha,), f"{key}.alpha")
+        if name in CHOOSING:
+            allowed = "another one: on validation, ridges and rates are chosen"
+            chosen = section.split != "validation"
+            require(chosen, f"{key}.split", section.split, allowed)
         if name == "reconstruction":
             weight = section.get("alpha")
             allowed = "a weight for an i-MAE, absent for a MAE"
             require(is_imae == (weight is not None), f"{key}.alpha", weight, allowed)
-        check_alphas(section.get("alphas", ()), f"{key}.alphas")
-        for ratio in section.get("mask_ratios", ()):
-            check_mask_ratio(ratio, f"{key}.mask_ratios", model.num_patches)
+        alphas = section.get("alphas", ())
+        check_alphas(alphas, f"{key}.alphas")
+        if section.get("alpha") is not None:
+            check_alphas((section.alpha,), f"{key}.alpha")
+            _check_names_differ({section.alpha, *alphas}, f"{key}.alpha with alphas")
+        check_mask_ratios(section.get("mask_ratios", ()), f"{key}.mask_ratios", model)
         if "neighbours" in section:
             _check_counts(section, key, {"neighbours": 1})
             heat = section.temperature

@@ -16,6 +16,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 CACHE_DIR = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imae_jax_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import dataclasses  # noqa: E402
 import importlib  # noqa: E402
 
 import jax  # noqa: E402
@@ -86,7 +87,15 @@ def evaluated(imae_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "imae"
     config = imae_config()
     train.train(config, workdir)
-    train.evaluate(config, workdir)
+    whole = sources.load("digits", config.data.dir)
+    fewer = {
+        name: sources.Split(split.images[:150], split.labels[:150])
+        for name, split in whole.splits.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        few = dataclasses.replace(whole, splits=fewer)
+        patch.setattr(train.sources, "load", lambda *args: few)
+        train.evaluate(config, workdir)
     return workdir
 
 

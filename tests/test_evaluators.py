@@ -13,7 +13,7 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import checkpoint, sharding, steps, train
+from imae_jax import checkpoint, runs, sharding, steps, train
 from imae_jax.data import sources
 from imae_jax.errors import UserError
 from imae_jax.evaluators import (
@@ -24,8 +24,8 @@ from imae_jax.evaluators import (
     representation,
     semantics,
 )
-from imae_jax.evaluators.names import at, where
-from imae_jax.model import Size, build
+from imae_jax.evaluators.names import at, conditions
+from imae_jax.model import Size, as_mae, build
 
 COMMON = dict(split="test", batch_size=128, seed=0)
 CLASSIFIER = dict(width=64, epochs=40, batch_size=64, blr=8e-3, weight_decay=0.0)
@@ -276,8 +276,28 @@ def test_probes_of_one_class_get_one_line(dataset):
 def test_names_of_sweeps_can_be_read_back():
     assert at(alpha=0.1) == "alpha_0.10/"
     assert at(alpha=0.3, mask_ratio=0.5) + "psnr" == "alpha_0.30/mask_0.50/psnr"
-    assert where("alpha_0.30/mask_0.50/psnr") == {"alpha": 0.3, "mask_ratio": 0.5}
-    assert where("subordinate/r2") == {}
+
+
+@pytest.mark.parametrize(
+    "name,alpha,mask_ratio",
+    [
+        ("separability/subordinate/r2", 0.3, 0.5),
+        ("separability/alpha_0.12/subordinate/r2", 0.125, 0.5),
+        ("separability/position_only/dominant/r2_uncentred", None, 0.5),
+        ("quality/alpha_0.30/mask_0.25/dominant/psnr", 0.3, 0.25),
+        ("quality/alpha_0.30/baselines/mixture/dominant/psnr", 0.3, None),
+        ("quality/baselines/train_mean/dominant/psnr", None, None),
+        ("probes/linear/mean/accuracy", None, None),
+        ("representation/cka/layer_01", None, None),
+        ("representation/baselines/random/cka/layer_01", None, None),
+        ("representation/effective_rank/dominant", 0.3, 0.5),
+        ("recognition/clean_accuracy", None, None),
+        ("semantics/teacher_on_image/dominant/accuracy", None, 0.5),
+    ],
+)
+def test_names_say_how_numbers_were_measured(name, alpha, mask_ratio):
+    options = dict(alpha=0.3, alphas=(0.125, 0.3), mask_ratios=(0.25, 0.75))
+    assert conditions(name, options, 0.5) == {"alpha": alpha, "mask_ratio": mask_ratio}
 
 
 def evaluated(config, workdir, *, devices, batch_size):
@@ -291,12 +311,17 @@ def evaluated(config, workdir, *, devices, batch_size):
 
 
 def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
-    imae_config, tmp_path
+    imae_config, tmp_path, capsys
 ):
     config = imae_config()
     train.train(config, tmp_path)
     eight = evaluated(config, tmp_path, devices=8, batch_size=64)
     one = evaluated(config, tmp_path, devices=1, batch_size=70)
+    missing = (
+        "(evals.separability.baseline_runs.without_distillation): its rows are left out"
+    )
+    assert missing in capsys.readouterr().out
+    assert not any("without_distillation" in name for name in one)
     assert {name.split("/")[0] for name in eight} == EVALUATORS.keys()
     assert one.keys() == eight.keys()
     for name, value in eight.items():
@@ -307,6 +332,51 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
     assert settings["separability/alpha_0.45/dominant/r2"]["alpha"] == 0.45
     assert settings["quality/alpha_0.30/mask_0.50/dominant/psnr"]["mask_ratio"] == 0.5
     assert settings["semantics/dominant/accuracy"]["count"] == one["semantics/count"]
+
+
+def test_a_baseline_must_be_what_its_row_says(imae_config, teacher, tmp_path):
+    train.train(imae_config(), tmp_path / "imae", stop_at=1)
+    for path, kind in ((teacher, "a MAE run"), (tmp_path / "imae", "a distilled i-MAE")):
+        config = imae_config()
+        config.evals.separability.baseline_runs.without_distillation = str(path)
+        with pytest.raises(UserError, match=f"is {kind}.*distill_weight=0"):
+            train.evaluate(config, tmp_path / "imae")
+
+
+def test_the_untrained_network_has_the_students_encoder(imae_config, teacher, tmp_path):
+    config = imae_config()
+    config.seed = 1
+    config.model.encoder.depth = 2
+    train.train(config, tmp_path, stop_at=1)
+    run = runs.load_run(tmp_path, "workdir", sharding.make_mesh())
+    random = as_mae(run.model)
+    assert (
+        random.encoder_size
+        == run.model.encoder_size
+        != runs.load_run(teacher, "teacher", sharding.make_mesh()).model.encoder_size
+    )
+    networks = train.load_networks(config, run, sharding.make_mesh())
+    images = np.zeros((8, 8, 8, 1), np.float32)
+    own = steps.init_params(random, 1)
+    started = steps.make_network(random, own, sharding.make_mesh()).embed(images)
+    assert not np.allclose(networks["random"].embed(images)["mean"], started["mean"])
+
+
+def test_mixtures_of_one_class_get_one_line(dataset):
+    splits = {
+        name: dataclasses.replace(split, labels=0 * split.labels)
+        for name, split in dataset.splits.items()
+    }
+    made = oracle.held_out(dataclasses.replace(dataset, splits=splits))
+    student = oracle.student(made, (0.3,), latents=oracle.one_hot)
+    networks = {"student": student, "teacher": oracle.teacher()}
+    options = dict(alpha=0.3, **COMMON)
+    with pytest.raises(
+        UserError, match="semantics: no mixture of two classes in the train"
+    ):
+        dict(semantics.evaluate(networks, made, alphas=(), **options))
+    with pytest.raises(UserError, match="recognition: no mixture of two classes"):
+        dict(recognition.evaluate(networks, made, classifier=CLASSIFIER, **options))
 
 
 def test_evaluation_without_a_teacher_gets_one_line(imae_config, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_demo_writes_what_it_promises(demo):
     assert "Linear separability" in page and "What was found: imae" in page
     # Pictures of three runs, the panel and the sheet of one.
     assert page.count("data:image/png") == 5
-    assert not re.search(r"""(src|href)=["']?(?!data:)""", page)
+    assert not re.search(r'(src|href)="(?!data:)', page)
     for name in ("teacher", "imae", "imae_without_distillation"):
         assert (workdir / name / "figures" / "reconstructions.png").stat().st_size > 5000
     assert str(workdir / "report.html") in output
@@ -162,27 +163,22 @@ def test_eval_and_report_again_give_the_same(demo):
     before = (workdir / "imae" / "eval.json").read_text()
     done = call("eval", f"--workdir={workdir / 'imae'}")
     assert done.returncode == 0, done.stderr
-    assert "i-MAE without distillation" in done.stdout
+    for row in ("i-MAE without distillation", "random weights", "position alone"):
+        assert row in done.stdout
+    assert "Measured on 300 mixtures of the test split, alpha 0.3" in done.stdout
     assert (workdir / "imae" / "eval.json").read_text() == before
     (workdir / "report.html").unlink()
     assert call("report", f"--workdir={workdir}").returncode == 0
     assert (workdir / "report.html").exists()
 
 
-def test_eval_takes_overrides_of_the_stored_config(demo):
+def test_eval_takes_overrides_of_the_stored_config(demo, tmp_path):
     _, workdir, _ = demo
-    run = workdir / "imae"
-    baseline = "--config.evals.separability.baseline_runs.without_distillation="
-    before = (run / "eval.json").read_text()
-    try:
-        done = call("eval", f"--workdir={run}", baseline)
-        assert (
-            "(evals.separability.baseline_runs.without_distillation): its rows are left out"
-            in done.stdout
-        )
-        assert "without_distillation" not in (run / "eval.json").read_text()
-    finally:
-        (run / "eval.json").write_text(before)
+    run = shutil.copytree(workdir / "imae_without_distillation", tmp_path / "run")
+    done = call("eval", f"--workdir={run}", "--config.evals.reconstruction.alpha=0.2")
+    assert "alpha 0.2, mask ratio 0.25" in done.stdout, done.stderr
+    settings = json.loads((run / "eval_settings.json").read_text())
+    assert settings["reconstruction/dominant/mse"]["alpha"] == 0.2
 
 
 def test_killed_at_any_moment_the_demo_goes_on_and_ends_the_same(demo, tmp_path):

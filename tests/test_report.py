@@ -115,9 +115,9 @@ def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
 
 
 def test_tables_say_only_what_was_measured():
-    assert summary.tables({"run": {}}) == []
+    assert summary.tables({"run": {}}, {}) == []
     (table,) = summary.tables(
-        {"run": {"reconstruction/mse": 0.25, "reconstruction/mse_train_mean": 0.5}}
+        {"run": {"reconstruction/mse": 0.25, "reconstruction/mse_train_mean": 0.5}}, {}
     )
     assert table.rows == [
         ("the mean training image", ["0.500", "1.000"]),
@@ -126,7 +126,7 @@ def test_tables_say_only_what_was_measured():
 
 
 def test_tables_of_a_run():
-    tables = {table.title: table for table in summary.tables({"mine": NUMBERS})}
+    tables = {table.title: table for table in summary.tables({"mine": NUMBERS}, {})}
     separability = tables["Linear separability"]
     assert separability.rows == [
         ("mine", ["0.340", "0.780", "0.500", "0.200", "0.970"]),
@@ -137,8 +137,27 @@ def test_tables_of_a_run():
     assert all(len(cells) == len(probes.columns) for _, cells in probes.rows)
 
 
+def test_tables_say_what_they_were_measured_on():
+    common = {"split": "test", "checkpoint": 9}
+    settings = {
+        "separability/subordinate/r2": {"count": 300, "alpha": 0.45, "mask_ratio": 0.5},
+        "probes/linear/class_token/accuracy": {"count": 299, "alpha": None},
+    }
+    settings = {"mine": {k: {"mask_ratio": None} | v | common for k, v in settings.items()}}
+    found = summary.tables({"mine": NUMBERS}, settings)
+    notes = {table.title: table.note for table in found}
+    assert notes["Linear separability"].endswith(
+        "Measured on 300 mixtures of the test split, alpha 0.45, mask ratio 0.5."
+    )
+    assert notes["Class of whole images, from the frozen encoder"].endswith(
+        "Measured on 299 images of the test split."
+    )
+    assert "Measured" not in notes["Rebuilding both images from their mixture"]
+    assert html.measured_at(settings["mine"]) == "alpha 0.45, mask ratio 0.5"
+
+
 def test_text_is_aligned_and_fits():
-    text = summary.as_text({"mine": NUMBERS})
+    text = summary.as_text({"mine": NUMBERS}, {})
     lines = text.splitlines()
     (row,) = (line for line in lines if line.startswith("  mine: what"))
     head = lines[lines.index(row) - 1]
@@ -164,9 +183,7 @@ def test_headlines_in_plain_words():
     easy = NUMBERS | {"probes/baselines/raw_pixels/linear/accuracy": 0.8}
     assert "on these images a probe proves nothing" in say(easy)
     separated = NUMBERS | {"separability/subordinate/cross_r2": 0.1}
-    assert "10 % of the dominant image, less than" in " ".join(
-        headlines.sentences(separated)
-    )
+    assert "10 % of the dominant image, less than" in say(separated)
     assert headlines.sentences({}) == []
 
 

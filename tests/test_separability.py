@@ -1,9 +1,11 @@
 """Known answers on made-up latents, and the same numbers by scikit-learn."""
 
 import numpy as np
+import oracle
 import pytest
 from sklearn.linear_model import Ridge
 
+from imae_jax.data import sources
 from imae_jax.errors import UserError
 from imae_jax.evaluators import separability
 from imae_jax.evaluators.latents import Latents, assignments, measure
@@ -80,7 +82,7 @@ def test_two_random_heads_of_an_even_mixture_cannot_tell_which_is_which():
 def test_latents_that_say_nothing_are_a_tie():
     h = np.random.default_rng(0).normal(size=(9, 2, TOKENS, WIDTH))
     position = np.broadcast_to(np.arange(TOKENS), (9, TOKENS))
-    nothing = AffineMap(np.zeros((WIDTH, WIDTH)), *np.zeros((2, TOKENS, WIDTH)))
+    nothing = AffineMap(np.zeros((WIDTH, WIDTH)), *np.zeros((2, TOKENS, WIDTH)), ridge=1.0)
     maps = {("", 0): nothing, ("", 1): nothing}
     assert assignments(Latents({"": 0 * h}, h, position), maps) == {"": 4.5}
 
@@ -175,6 +177,14 @@ def test_bad_arrays_get_one_line(change, message):
         linear_separability(*change(*arrays(0)), *arrays(1))
 
 
+@pytest.mark.parametrize("bad", [0, 1])
+def test_test_arrays_that_are_not_finite_get_one_line(bad):
+    test = list(arrays(1))
+    test[bad] = np.where(test[bad] > 2, np.nan, test[bad])
+    with pytest.raises(UserError, match="not finite"):
+        linear_separability(*arrays(0), *test)
+
+
 def test_test_targets_that_do_not_vary_get_one_line():
     (z, h), (test_z, _) = arrays(0), arrays(1)
     with pytest.raises(UserError, match="do not vary"):
@@ -215,9 +225,28 @@ def test_an_encoder_with_two_branches_can_be_measured():
     assert found["subordinate/r2"] == pytest.approx(0.3**2 / (0.3**2 + 0.7**2), abs=0.03)
 
 
-def test_baselines_without_a_network_are_left_out():
-    assert set(separability.BASELINES.values()) == {
-        "without_distillation",
-        "teacher",
-        "random",
-    }
+def test_shapes_that_do_not_fit_get_one_line():
+    some, more = images(40, 0), images(20, 1)
+    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+    tokens = lambda x: x.reshape(len(x), 4, 4)  # noqa: E731
+    heads = lambda x: np.stack([tokens(x)] * 2, axis=1)  # noqa: E731
+    for encode, target in ((heads, None), (tokens, flat)):
+        with pytest.raises(UserError, match="do not fit: targets are .B, E. or .B, T, E."):
+            mixture_separability(encode, some, more, target=target)
+    with pytest.raises(UserError, match="alpha=0.7 is not possible"):
+        mixture_separability(flat, some, more, alpha=0.7)
+    with pytest.raises(UserError, match="40 training and 1 test images are too few"):
+        mixture_separability(flat, some, more[:1])
+    with pytest.raises(UserError, match="at least one ridge"):
+        linear_separability(*arrays(0), *arrays(1), ridges=())
+
+
+def test_rows_without_a_network_are_left_out(data_dir):
+    made = oracle.held_out(sources.load("digits", data_dir))
+    (batch, *_) = made.batches("test", batch_size=300, seed=0)
+    student = oracle.student(made, (0.3,), latents=oracle.one_hot)
+    mae = oracle.teacher()
+    found = dict(separability.rows({"student": student, "random": mae}, batch, 0.3))
+    assert list(found) == ["", "baselines/random/", "baselines/random_tokens/"]
+    assert found[""].shape == (300, 2, 9, 10)
+    assert found["baselines/random/"].shape == (300, 2, 9, 64)

@@ -28,5 +28,8 @@ EVALUATORS = {
 # They need an i-MAE.
 OF_MIXTURES = frozenset(EVALUATORS) - {"reconstruction", "probes"}
 
+# They choose a strength or a rate on the validation split.
+CHOOSING = frozenset({"separability", "semantics", "probes"})
+
 # They compare with what a teacher makes of each image alone.
 NEED_TEACHER = frozenset({"separability", "semantics", "representation"})

@@ -4,6 +4,7 @@ The mixtures are the same each time: same pairs, alphas and masks.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -30,6 +31,14 @@ class Network:
 
     predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]]
     embed: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+def rows_of(
+    networks: Mapping[str, Network], baselines: Mapping[str, str]
+) -> dict[str, Network]:
+    """The student and those baselines (row: network) that exist, by the row's prefix."""
+    rows = {"": "student"} | {f"baselines/{row}/": name for row, name in baselines.items()}
+    return {row: networks[name] for row, name in rows.items() if name in networks}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +109,13 @@ class HeldOut:
     def batches(self, split: str, *, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yields the split's mixtures; every image is once in each role.
 
-        `seed` decides pairs and masks; neither depends on the batch size.
+        `seed` and the split's name decide pairs and masks; neither depends on the batch
+        size.
         """
         examples, count = self.dataset.splits[split], self.count(split)
         images, labels = examples.images, examples.labels
         indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
-        key = jax.random.key(seed)
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(split.encode()))
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)
         masks = jax.tree.map(np.asarray, masks)
         for places, valid in _places(count, batch_size):

@@ -102,6 +102,11 @@ class Moments:
         n = np.maximum(self.count, 1)[:, None]
         return self.z / n, self.h / n
 
+    def check_finite(self, what: str) -> None:
+        """Raises UserError if an input or a target was NaN or inf."""
+        if not (np.isfinite(self.zz).all() and np.isfinite(self.hh).all()):
+            raise UserError(f"{what}: features or targets are not finite (NaN or inf)")
+
     def variance(self) -> float:
         """Mean over tokens and channels of the squared target."""
         return float(self.hh.sum() / (self.count.sum() * self.hh.size))
@@ -115,19 +120,19 @@ class Moments:
 
 def solve_ridge(
     moments: Moments, ridges: Sequence[float], floor: float
-) -> list[np.ndarray]:
-    """For each ridge, W [D, E] minimising ||z W - h||^2 + penalty ||W||^2.
+) -> dict[float, np.ndarray]:
+    """By ridge, W [D, E] minimising ||z W - h||^2 + penalty ||W||^2.
 
     The penalty is the ridge times the mean over channels of z's squared norm, and at least
     `floor`.
     """
     values, vectors = np.linalg.eigh(moments.zz)
     projected = vectors.T @ moments.zh
-    penalties = [max(ridge * values.mean(), floor) for ridge in ridges]
-    return [
-        vectors @ (projected / (np.maximum(values, 0) + penalty)[:, None])
-        for penalty in penalties
-    ]
+    penalties = {ridge: max(ridge * values.mean(), floor) for ridge in ridges}
+    return {
+        ridge: vectors @ (projected / (np.maximum(values, 0) + penalty)[:, None])
+        for ridge, penalty in penalties.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +142,13 @@ class AffineMap:
     Attributes:
       weights: W, [D, E].
       mean_z, mean_h: [positions, D] and [positions, E].
+      ridge: the strength it was fitted with.
     """
 
     weights: np.ndarray
     mean_z: np.ndarray
     mean_h: np.ndarray
+    ridge: float
 
     def __call__(self, z: np.ndarray, position: np.ndarray) -> np.ndarray:
         """[N, D] inputs at positions [N] -> [N, E]."""
@@ -151,8 +158,9 @@ class AffineMap:
         """`mse`, and `r2` = 1 - mse / Var(h), the variance about `mean_h`.
 
         Raises:
-          UserError: if the targets have no variance.
+          UserError: if the targets have no variance, or for numbers that are not finite.
         """
+        test.check_finite("the linear map")
         centred = test.centred(self.mean_z, self.mean_h)
         error, variance = centred.error(self.weights), centred.variance()
         if not variance > 1e-12 * test.variance():
@@ -179,11 +187,11 @@ def fit(
             "and at least one"
         )
     for moments in (train, validation):
-        if not (np.isfinite(moments.zz).all() and np.isfinite(moments.hh).all()):
-            raise UserError(f"{what}: features or targets are not finite (NaN or inf)")
+        moments.check_finite(what)
     means = train.position_means()
     centred, held = train.centred(*means), validation.centred(*means)
     # What centring leaves of a constant is rounding, and must not be fitted.
     floor = 1e-12 * np.trace(train.zz) / width + np.finfo(np.float64).tiny
-    weights = min(solve_ridge(centred, ridges, floor), key=held.error)
-    return AffineMap(weights, *means)
+    maps = solve_ridge(centred, ridges, floor)
+    ridge = min(maps, key=lambda ridge: held.error(maps[ridge]))
+    return AffineMap(maps[ridge], *means, ridge)

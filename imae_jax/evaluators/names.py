@@ -1,20 +1,43 @@
-"""Names of numbers in a sweep: `alpha_0.30/mask_0.50/subordinate/psnr`."""
+"""Names of numbers in a sweep, and what a name says of how its number was measured."""
 
 import re
+from collections.abc import Mapping
 
-_PART = {
-    "alpha": re.compile(r"alpha_([\d.]+)/"),
-    "mask_ratio": re.compile(r"mask_([\d.]+)/"),
-}
+# Numbers of whole images, and of images alone under a mask.
+NO_MASK = re.compile(
+    r"probes/.*|representation/.*cka/.*|recognition/clean_accuracy"
+    r"|quality/.*baselines/.*|semantics/chance"
+)
+NO_ALPHA = re.compile(
+    NO_MASK.pattern.replace("quality/.*baselines/.*", "quality/baselines/train_mean/.*")
+    + r"|semantics/teacher_on_image/.*|separability/position_only/.*"
+    r"|representation/baselines/teacher_on_image/.*"
+)
 
 
 def at(*, alpha: float | None = None, mask_ratio: float | None = None) -> str:
-    """The prefix of numbers measured at this alpha, mask ratio or both."""
+    """The prefix of numbers measured at this alpha, mask ratio or both.
+
+    Such as `alpha_0.30/mask_0.50/`.
+    """
     alpha_part = "" if alpha is None else f"alpha_{alpha:.2f}/"
     return alpha_part + ("" if mask_ratio is None else f"mask_{mask_ratio:.2f}/")
 
 
-def where(name: str) -> dict[str, float]:
-    """Reads `at` back from a name: {"alpha": 0.3}; empty if it is of no sweep."""
-    found = {key: part.search(name) for key, part in _PART.items()}
-    return {key: float(match[1]) for key, match in found.items() if match}
+def conditions(name: str, options: Mapping, mask_ratio: float) -> dict[str, float | None]:
+    """The `alpha` and `mask_ratio` of a number of eval.json; None where it has none.
+
+    Args:
+      name: such as `separability/alpha_0.30/subordinate/r2`.
+      options: the evaluator's, whose exact weights and ratios count.
+      mask_ratio: where the name gives no other.
+    """
+    alpha = options.get("alpha")
+    for weight in options.get("alphas", ()):
+        alpha = weight if f"/{at(alpha=weight)}" in name else alpha
+    for ratio in options.get("mask_ratios", ()):
+        mask_ratio = ratio if f"/{at(mask_ratio=ratio)}" in name else mask_ratio
+    return {
+        "alpha": None if NO_ALPHA.fullmatch(name) else alpha,
+        "mask_ratio": None if NO_MASK.fullmatch(name) else mask_ratio,
+    }

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.inputs import HeldOut, Network, rows_of
 from imae_jax.evaluators.knn import knn_accuracy
 from imae_jax.evaluators.labelled import Labelled, Splits, chance, ridge_accuracy
 from imae_jax.evaluators.linear_probe import lars_accuracy
@@ -73,11 +73,8 @@ def evaluate(
         yield f"{prefix}ridge/{pool}accuracy", ridge_accuracy(splits)
         yield f"{prefix}knn/{pool}accuracy", knn_accuracy(splits, **sizes)
 
-    names = {"": "student"} | {f"baselines/{row}/": name for row, name in BASELINES.items()}
-    for prefix, name in names.items():
-        if name not in networks:
-            continue
-        found = [embedded(networks[name], held_out, part, batch_size) for part in parts]
+    for prefix, network in rows_of(networks, BASELINES).items():
+        found = [embedded(network, held_out, part, batch_size) for part in parts]
         for pool in POOLS:
             yield from probe([features[pool] for features in found], prefix, f"{pool}/")
     images = [held_out.dataset.splits[part].images for part in parts]

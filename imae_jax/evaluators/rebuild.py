@@ -9,7 +9,7 @@ from imae_jax.patches import Mask, covering_masks
 def rebuild(
     network: Network, images: np.ndarray, mask: Mask
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every patch as predicted when it was removed: the mean over `covering_masks`.
+    """Every patch as predicted in the first of `covering_masks` that removes it.
 
     Args:
       network: a MAE or an i-MAE.
@@ -21,11 +21,11 @@ def rebuild(
     """
     passes = covering_masks(mask)
     preds = [network.predict(images, turned)["pred"] for turned in passes]
-    total, count = 0.0, 0
-    for pred, turned in zip(preds, passes, strict=True):
+    whole = preds[0]
+    for pred, turned in reversed(list(zip(preds, passes, strict=True))):
         removed = np.asarray(turned.mask)[..., None]
         removed = removed.reshape(
             len(removed), *[1] * (pred.ndim - removed.ndim), *removed.shape[1:]
         )
-        total, count = total + pred * removed, count + removed
-    return total / count, preds[0]
+        whole = np.where(removed, pred, whole)
+    return whole, preds[0]

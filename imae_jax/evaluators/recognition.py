@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from imae_jax.data.pairs import batch_indices
+from imae_jax.errors import UserError
 from imae_jax.evaluators.classifier import train_classifier
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.rebuild import rebuild
@@ -87,6 +88,8 @@ def evaluate(
             right = (classes == batch.labels[:, s])[counted].sum()
             hits[name] = hits.get(name, 0) + right
         count += counted.sum()
+    if not count:
+        raise UserError(f"recognition: no mixture of two classes in the {split} split")
     for name, number in hits.items():
         yield name, float(number / count)
     yield "count", int(count)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network
+from imae_jax.errors import UserError
+from imae_jax.evaluators.inputs import Batch, HeldOut, Network, rows_of
 from imae_jax.evaluators.labelled import Labelled, Splits, chance, logistic_accuracy
 from imae_jax.evaluators.names import at
 from imae_jax.evaluators.separability import BASELINES
@@ -25,13 +26,10 @@ def rows(
     networks: Mapping[str, Network], batch: Batch, alphas: Sequence[float]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each row's latents: [B, S, 1 + K, E], or [B, 1 + K, E] of a network without heads."""
-    names = {"": "student"} | {f"baselines/{row}/": name for row, name in BASELINES.items()}
     for alpha in alphas:
         mixture = batch.mixture(alpha)
-        for row, name in names.items():
-            if name in networks:
-                out = networks[name].predict(mixture, batch.mask)
-                yield f"{at(alpha=alpha)}{row}", out["latents"]
+        for row, network in rows_of(networks, BASELINES).items():
+            yield f"{at(alpha=alpha)}{row}", network.predict(mixture, batch.mask)["latents"]
     alone = [
         networks["teacher"].predict(batch.sources[:, s], batch.mask)["latents"]
         for s in range(len(BRANCHES))
@@ -56,6 +54,8 @@ def collect(
             for pool, vectors in pooled(latents).items():
                 features.setdefault((row, pool), []).append(vectors[counted])
         labels.append(batch.labels[counted])
+    if not sum(map(len, labels)):
+        raise UserError(f"semantics: no mixture of two classes in the {split} split")
     return {key: np.concatenate(x) for key, x in features.items()}, np.concatenate(labels)
 
 

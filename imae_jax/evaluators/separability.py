@@ -15,7 +15,7 @@ import numpy as np
 from imae_jax.data.pairs import epoch_pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators import linear
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network
+from imae_jax.evaluators.inputs import Batch, HeldOut, Network, rows_of
 from imae_jax.evaluators.latents import TOKENS, Latents, measure
 from imae_jax.evaluators.linear import RIDGES, Moments
 from imae_jax.evaluators.names import at
@@ -70,15 +70,13 @@ def linear_separability(
             f"linear separability takes features [N, D] and targets [N, E] of a train and "
             f"a test split, got {', '.join(map(str, shapes))}"
         )
-    everything, ridge = Moments.of(train_z, train_h), ridges[0]
-    if len(ridges) > 1:
-        first = round(len(train_z) * (1 - VALIDATION_SHARE))
-        held = Moments.of(train_z[first:], train_h[first:])
-        maps = {
-            ridge: linear.fit(Moments.of(train_z[:first], train_h[:first]), held, [ridge])
-            for ridge in ridges
-        }
-        ridge = min(maps, key=lambda ridge: maps[ridge].score(held)["mse"])
+    if not len(ridges):
+        raise UserError("linear separability needs at least one ridge")
+    first = round(len(train_z) * (1 - VALIDATION_SHARE))
+    fitted = Moments.of(train_z[:first], train_h[:first])
+    held = Moments.of(train_z[first:], train_h[first:])
+    ridge = linear.fit(fitted, held, ridges).ridge if len(ridges) > 1 else ridges[0]
+    everything = fitted + held
     chosen = linear.fit(everything, everything, [ridge])
     return {**chosen.score(Moments.of(test_z, test_h)), "ridge": ridge}
 
@@ -96,8 +94,9 @@ def mixture_separability(
     """How well any encoder's features of mixtures tell its features of each image alone.
 
     Args:
-      encode: [B, H, W, C] images -> [B, D] features, [B, T, D] tokens (centred position by
-        position), or [B, S, T, D] latents of a model with two branches.
+      encode: [B, H, W, C] images -> [B, D] features, [B, T, D] tokens (centred token by
+        token, so a mask must be the same in every call), or [B, S, T, D] latents of a
+        model with two branches.
       train_images, test_images: [N, H, W, C] in the encoder's units, paired at random;
         each pair makes two mixtures. The last fifth of the training images chooses the
         ridge.
@@ -110,23 +109,37 @@ def mixture_separability(
       The numbers of `latents.measure`, such as `subordinate/r2` and
       `assignment_accuracy`.
     Raises:
-      UserError: as `linear_separability`.
+      UserError: for an impossible alpha, for shapes that do not fit, and as
+        `linear_separability`.
     """
+    if not 0 < alpha <= 0.5:
+        raise UserError(f"alpha={alpha} is not possible: it must be in (0, 0.5]")
+    if min(len(train_images), len(test_images)) < 10:
+        raise UserError(
+            f"{len(train_images)} training and {len(test_images)} test images are too few: "
+            "at least 10 of each are needed"
+        )
+    order = np.random.default_rng(seed).permutation(len(train_images))
     first = round(len(train_images) * (1 - VALIDATION_SHARE))
     splits = {
-        "train": train_images[:first],
-        "validation": train_images[first:],
+        "train": train_images[order[:first]],
+        "validation": train_images[order[first:]],
         "test": test_images,
     }
-    target = target or encode
 
-    def as_tokens(features: np.ndarray, branches: bool) -> np.ndarray:
-        """[B, D], [B, T, D] or [B, S, T, D] -> [B, (S,) T, D]."""
+    def as_tokens(features: np.ndarray) -> np.ndarray:
+        """[B, D] -> [B, 1, D]; tokens stay as they are."""
         features = np.asarray(features)
-        features = features[:, None] if features.ndim == 2 else features
-        if not branches or features.ndim == 4:
-            return features
-        return np.stack([features] * len(BRANCHES), axis=1)
+        return features[:, None] if features.ndim == 2 else features
+
+    def checked(latents: np.ndarray, targets: list[np.ndarray]) -> None:
+        shapes = latents.shape, targets[0].shape
+        if latents.ndim != 4 or targets[0].ndim != 3 or latents.shape[2] != shapes[1][1]:
+            raise UserError(
+                f"features of mixtures {shapes[0]} and targets {shapes[1]} do not fit: "
+                "targets are [B, E] or [B, T, E], with as many tokens as the features; "
+                "an encoder with two branches needs `target`"
+            )
 
     def stream(split: str) -> Iterator[Latents]:
         images = splits[split]
@@ -135,13 +148,13 @@ def mixture_separability(
             own = indices[start : start + batch_size]
             sources = np.asarray(pair_sources(images[own]))
             mixtures = np.asarray(mix(sources, np.full(len(own), alpha, np.float32)))
-            targets = [as_tokens(target(sources[:, s]), False) for s in (0, 1)]
-            tokens = np.arange(targets[0].shape[1])
-            yield Latents(
-                {"": as_tokens(encode(mixtures), True)},
-                np.stack(targets, axis=1),
-                np.broadcast_to(tokens, (len(own), len(tokens))),
-            )
+            targets = [as_tokens((target or encode)(sources[:, s])) for s in (0, 1)]
+            latents = as_tokens(encode(mixtures))
+            if latents.ndim == 3:  # no heads: the same for both branches
+                latents = np.stack([latents] * len(BRANCHES), axis=1)
+            checked(latents, targets)
+            tokens = np.broadcast_to(np.arange(latents.shape[2]), latents.shape[::2][:2])
+            yield Latents({"": latents}, np.stack(targets, axis=1), tokens)
 
     num_tokens = next(stream("test")).position.shape[1]
     return dict(measure(stream, num_tokens))
@@ -156,17 +169,16 @@ def rows(
     `decoder_embed` gives and, as a row of its own, its tokens.
     """
     mixture = batch.mixture(alpha)
-    yield "", networks["student"].predict(mixture, batch.mask)["latents"]
-    for baseline, network in BASELINES.items():
-        if network not in networks:
-            continue
-        out = networks[network].predict(mixture, batch.mask)
+    for row, network in rows_of(networks, BASELINES).items():
+        out = network.predict(mixture, batch.mask)
         if out["latents"].ndim == 4:
-            yield f"baselines/{baseline}/", out["latents"]
+            yield row, out["latents"]
             continue
-        for suffix, features in (("/", out["latents"]), (TOKENS, out["tokens"])):
-            both = np.stack([features] * len(BRANCHES), axis=1)
-            yield f"baselines/{baseline}{suffix}", both
+        for name, features in (
+            (row, out["latents"]),
+            (row.removesuffix("/") + TOKENS, out["tokens"]),
+        ):
+            yield name, np.stack([features] * len(BRANCHES), axis=1)
 
 
 def evaluate(

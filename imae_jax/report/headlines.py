@@ -40,7 +40,7 @@ def separated(numbers: Numbers) -> Iterator[str]:
         yield (
             f"The subordinate branch also explains {_percent(cross[0])} of the dominant "
             f"image, {more} than of its own, and the dominant branch {_percent(cross[1])} "
-            "of the subordinate one. A branch that kept to its own image would explain none."
+            "of the subordinate one. A branch that kept to its own would explain none."
         )
 
 

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file of whatever a folder of runs holds."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -34,13 +35,19 @@ def find_runs(workdir: Path) -> dict[str, Path]:
     return {path.name: path for path in folders if (path / CONFIG_FILE).exists()}
 
 
-def find_results(runs: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """The numbers of the runs that have any, by name."""
+def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, dict]:
+    """What the runs' `file` holds, by name; runs without it are left out."""
     return {
-        name: checkpoint.read_json(path / EVAL_FILE)
+        name: checkpoint.read_json(path / file)
         for name, path in runs.items()
-        if (path / EVAL_FILE).exists()
+        if (path / file).exists()
     }
+
+
+def read_as_text(workdir: str | Path) -> str:
+    """The tables of the runs in a folder, as plain text."""
+    runs = find_runs(Path(workdir).expanduser().absolute())
+    return summary.as_text(find_results(runs), find_results(runs, SETTINGS_FILE))
 
 
 def find_pictures(run: Path) -> list[tuple[str, str]]:
@@ -54,19 +61,25 @@ def find_pictures(run: Path) -> list[tuple[str, str]]:
     return found
 
 
-def measured_on(run: Path) -> str:
-    """On what a run's numbers were found, in words; empty if that is not known."""
-    if not (run / SETTINGS_FILE).exists():
-        return ""
-    settings = checkpoint.read_json(run / SETTINGS_FILE)
-    found = settings.get("reconstruction/subordinate/mse")
-    if not found:
-        return ""
-    return (
-        f"{found['count']} mixtures of the {found['split']} split, none trained on; alpha "
-        f"{found['alpha']:g}, mask ratio {found['mask_ratio']:g}, step "
-        f"{found['checkpoint']}; one run, so no spread over seeds"
-    )
+def measured_at(settings: Mapping[str, Mapping]) -> str:
+    """The alphas and mask ratios behind a run's headlines; empty if they are not known."""
+    found = [
+        settings[key]
+        for key in (
+            "reconstruction/subordinate/mse",
+            "separability/subordinate/r2",
+            "semantics/subordinate/accuracy",
+            "recognition/subordinate/accuracy",
+        )
+        if key in settings
+    ]
+    numbers = {
+        key.replace("_", " "): " and ".join(
+            f"{x:g}" for x in sorted({s[key] for s in found})
+        )
+        for key in ("alpha", "mask_ratio")
+    }
+    return ", ".join(f"{key} {value}" for key, value in numbers.items() if value)
 
 
 def describe(run: Path) -> dict:
@@ -99,7 +112,8 @@ def write_report(workdir: str | Path) -> Path:
     runs = find_runs(workdir) if workdir.is_dir() else {}
     if not runs:
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on")
-    results = find_results(runs)
+    results, settings = find_results(runs), find_results(runs, SETTINGS_FILE)
+    described = {name: describe(path) for name, path in runs.items()}
     environment = Environment(
         loader=PackageLoader("imae_jax.report"),
         autoescape=select_autoescape(),
@@ -109,12 +123,12 @@ def write_report(workdir: str | Path) -> Path:
     page = environment.get_template("report.html").render(
         title=workdir.name,
         headlines={
-            name: (sentences, measured_on(runs[name]))
+            name: (sentences, measured_at(settings.get(name, {})))
             for name, numbers in results.items()
             if (sentences := headlines.sentences(numbers))
         },
         explorers=explorer.read_runs(runs),
-        tables=summary.tables(results),
+        tables=summary.tables(results, settings),
         charts=[
             chart
             for name, numbers in results.items()
@@ -122,7 +136,10 @@ def write_report(workdir: str | Path) -> Path:
         ],
         losses=charts.training({name: read_metrics(path) for name, path in runs.items()}),
         pictures={name: find_pictures(path) for name, path in runs.items()},
-        runs={name: describe(path) for name, path in runs.items()},
+        runs=described,
+        has_mixtures=any(
+            run["settings"]["model.name"] == "imae" for run in described.values()
+        ),
     )
     checkpoint.write_text(workdir / REPORT_FILE, page)
     return workdir / REPORT_FILE

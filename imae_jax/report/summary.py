@@ -12,6 +12,8 @@ from imae_jax.mixing import BRANCHES
 
 Numbers = Mapping[str, float]
 Results = Mapping[str, Numbers]
+# What eval_settings.json says of each number, by run.
+Settings = Mapping[str, Mapping[str, Mapping]]
 
 ROWS = {
     "": "{run}",
@@ -21,7 +23,6 @@ ROWS = {
     "baselines/teacher/": "its teacher",
     "baselines/random/": "random weights",
     "baselines/random_tokens/": "random weights (tokens)",
-    "baselines/raw_pixels/": "raw pixels, no network",
     "teacher_on_image/": "its teacher, shown the image alone",
 }
 
@@ -33,6 +34,7 @@ class Table:
     Attributes:
       run: the run it is about, whose row comes first; empty if it is about several.
       is_control: whether it only backs up another table.
+      example: a key of its numbers, which stands for what all were measured on.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Table:
     rows: list[tuple[str, list[str]]]
     run: str = ""
     is_control: bool = False
+    example: str = ""
 
 
 def cell(value: float | None) -> str:
@@ -67,8 +70,9 @@ def _baseline_rows(numbers: Numbers, run: str, keys: Sequence[str]):
 
 
 ERROR_NOTE = (
-    "Squared error on the patches the encoder did not see, in units of the data set's "
-    "variance, and as a share of what the mean training image scores. Lower is better."
+    "Squared error on the patches the encoder did not see, in the units that were "
+    "predicted (the data set's variance; with loss.norm_pix each patch's own), and as a "
+    "share of what the mean training image scores. Lower is better."
 )
 
 
@@ -81,7 +85,8 @@ def rebuilding_one(results: Results) -> Table:
             mean = {"the mean training image": ["reconstruction/mse_train_mean"]}
             rows += [(label, [*cells, "1.000"]) for label, cells in _rows(numbers, mean)]
         rows += _rows(numbers, {run: keys})
-    return Table("Rebuilding one image", ERROR_NOTE, ("error", "share"), rows)
+    title, columns = "Rebuilding one image", ("error", "share")
+    return Table(title, ERROR_NOTE, columns, rows, example="reconstruction/mse")
 
 
 def rebuilding_both(results: Results) -> Table:
@@ -91,7 +96,9 @@ def rebuilding_both(results: Results) -> Table:
         if not rows:
             keys = [f"reconstruction/{branch}/mse_train_mean" for branch in BRANCHES]
             for label, cells in _rows(numbers, {"the mean training image": keys}):
-                rows.append((label, [x for c in cells for x in (c, "1.000")]))
+                shares = ("–" if c == "–" else "1.000" for c in cells)
+                pairs = zip(cells, shares, strict=True)
+                rows.append((label, [x for pair in pairs for x in pair]))
         keys = [
             f"reconstruction/{branch}/{metric}"
             for branch in BRANCHES
@@ -99,7 +106,8 @@ def rebuilding_both(results: Results) -> Table:
         ]
         rows += _rows(numbers, {run: keys})
     columns = [head for branch in BRANCHES for head in (branch, "share")]
-    return Table("Rebuilding both images from their mixture", ERROR_NOTE, columns, rows)
+    title, example = "Rebuilding both images from their mixture", "subordinate/mse"
+    return Table(title, ERROR_NOTE, columns, rows, example=f"reconstruction/{example}")
 
 
 def separability(numbers: Numbers, run: str) -> Iterator[Table]:
@@ -120,12 +128,15 @@ def separability(numbers: Numbers, run: str) -> Iterator[Table]:
         (*BRANCHES, "cross, sub.", "cross, dom.", "which is which"),
         _baseline_rows(numbers, run, keys),
         run=run,
+        example=keys[0].format(row=""),
     )
     controls = {
         "linear map (as above)": "{branch}/r2",
         "linear map, positions not taken out": "{branch}/r2_uncentred",
         "position alone, not taken out": "position_only/{branch}/r2_uncentred",
         "latents as they are, no map": "{branch}/raw_r2",
+        "linear map: squared distance M_ls": "{branch}/mse",
+        "no map: squared distance": "{branch}/raw_mse",
     }
     rows = {
         label: [f"separability/{key.format(branch=branch)}" for branch in BRANCHES]
@@ -133,12 +144,14 @@ def separability(numbers: Numbers, run: str) -> Iterator[Table]:
     }
     yield Table(
         "Linear separability: controls",
-        "R2. Latents are told apart by their position to begin with, which is why a table "
+        "R2, and what is left in the end as squared distance per token and channel. "
+        "Latents are told apart by their position to begin with, which is why a table "
         "that did not take it out would flatter every network.",
         BRANCHES,
         _rows(numbers, rows),
         run=run,
         is_control=True,
+        example=rows["linear map (as above)"][0],
     )
 
 
@@ -158,6 +171,7 @@ def semantics(numbers: Numbers, run: str) -> Table:
         (*BRANCHES, "other, sub.", "other, dom."),
         [(label, cells + ["–"] * (4 - len(cells))) for label, cells in rows],
         run=run,
+        example=keys[0].format(row=""),
     )
 
 
@@ -182,6 +196,7 @@ def recognition(numbers: Numbers, run: str) -> Table:
         BRANCHES,
         _rows(numbers, labels),
         run=run,
+        example=f"recognition/{BRANCHES[0]}/accuracy",
     )
 
 
@@ -201,12 +216,13 @@ def probes(numbers: Numbers, run: str) -> Table:
     rows += _rows(numbers, {"the commonest class": ["probes/chance"] * len(heads)})
     return Table(
         "Class of whole images, from the frozen encoder",
-        "Accuracy of MAE's linear probe (LARS), of ridge regression and of 20 nearest "
+        "Accuracy of MAE's linear probe (LARS), of ridge regression and of the nearest "
         "neighbours, on the class token and on the mean of the patch tokens; no mask, no "
         "mixture.",
         tuple(heads),
         rows,
         run=run,
+        example=keys[0].format(row=""),
     )
 
 
@@ -226,6 +242,7 @@ def representation(numbers: Numbers, run: str) -> Iterator[Table]:
         _baseline_rows(numbers, run, keys),
         run=run,
         is_control=True,
+        example=keys[0].format(row="") if keys else "",
     )
     ranks = {
         f"{run}, {branch} branch": [f"representation/effective_rank/{branch}"]
@@ -241,36 +258,56 @@ def representation(numbers: Numbers, run: str) -> Iterator[Table]:
         _rows(numbers, ranks),
         run=run,
         is_control=True,
+        example=f"representation/effective_rank/{BRANCHES[0]}",
     )
 
 
-def tables(results: Results) -> list[Table]:
+def measured_on(example: str, settings: Settings) -> str:
+    """On what a number was found, in words; empty if no run says so."""
+    for run in settings.values():
+        if example in run:
+            found = run[example]
+            what = "images" if found["alpha"] is None else "mixtures"
+            words = [f"{found['count']} {what} of the {found['split']} split"]
+            if found["alpha"] is not None:
+                words.append(f"alpha {found['alpha']:g}")
+            if found["mask_ratio"] is not None:
+                words.append(f"mask ratio {found['mask_ratio']:g}")
+            return f" Measured on {', '.join(words)}."
+    return ""
+
+
+def tables(results: Results, settings: Settings) -> list[Table]:
     """The tables for which there are numbers; each i-MAE run has its own."""
     made = [rebuilding_one(results), rebuilding_both(results)]
     for run, numbers in results.items():
-        own = [
+        made += [
             *separability(numbers, run),
             semantics(numbers, run),
             recognition(numbers, run),
             probes(numbers, run),
             *representation(numbers, run),
         ]
-        made += own
-    titles = [table.title for table in made if table.rows]
-    repeated = {title for title in titles if titles.count(title) > 1}
-    return [
-        dataclasses.replace(table, title=f"{table.title} ({table.run})")
-        if table.title in repeated
-        else table
-        for table in made
-        if table.rows
-    ]
+    made = [table for table in made if table.rows]
+    titles = [table.title for table in made]
+    found = []
+    for table in made:
+        own = {table.run: settings[table.run]} if table.run in settings else settings
+        is_repeated = titles.count(table.title) > 1
+        found.append(
+            dataclasses.replace(
+                table,
+                title=f"{table.title} ({table.run})" if is_repeated else table.title,
+                note=table.note + measured_on(table.example, own),
+            )
+        )
+    return found
 
 
-def as_text(results: Results) -> str:
+def as_text(results: Results, settings: Settings) -> str:
     """The tables as plain text."""
     lines = []
-    for table in tables(results):
+    for table in tables(results, settings):
         lines += [table.title, textwrap.indent(textwrap.fill(table.note, 78), "  ")]
         label_width = max(len(label) for label, _ in table.rows) + 2
         widths = [max(len(head), 5) + 3 for head in table.columns]
