@@ -343,23 +343,20 @@ def test_a_baseline_must_be_what_its_row_says(imae_config, teacher, tmp_path):
             train.evaluate(config, tmp_path / "imae")
 
 
-def test_the_untrained_network_has_the_students_encoder(imae_config, teacher, tmp_path):
+def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
+    """And weights that no run began with."""
     config = imae_config()
     config.seed = 1
     config.model.encoder.depth = 2
-    train.train(config, tmp_path, stop_at=1)
-    run = runs.load_run(tmp_path, "workdir", sharding.make_mesh())
-    random = as_mae(run.model)
-    assert (
-        random.encoder_size
-        == run.model.encoder_size
-        != runs.load_run(teacher, "teacher", sharding.make_mesh()).model.encoder_size
-    )
-    networks = train.load_networks(config, run, sharding.make_mesh())
+    model = runs.build_model(config, (8, 8, 1))
+    params = steps.init_params(model, config.seed)
+    run = runs.TrainedRun(tmp_path, config, model, params, step=0, digest="")
+    mesh = sharding.make_mesh()
     images = np.zeros((8, 8, 8, 1), np.float32)
-    own = steps.init_params(random, 1)
-    started = steps.make_network(random, own, sharding.make_mesh()).embed(images)
-    assert not np.allclose(networks["random"].embed(images)["mean"], started["mean"])
+    found = train.load_networks(config, run, mesh)["random"].embed(images)["layers"]
+    began = steps.make_network(as_mae(model), steps.init_params(as_mae(model), 1), mesh)
+    assert found.shape == (8, 2, 32)
+    assert not np.allclose(found, began.embed(images)["layers"])
 
 
 def test_mixtures_of_one_class_get_one_line(dataset):
