@@ -115,8 +115,8 @@ def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
 
 
 def test_tables_say_only_what_was_measured():
-    assert summary.tables({"run": {}}, {}) == []
-    (table,) = summary.tables(
+    assert summary.all_tables({"run": {}}, {}) == []
+    (table,) = summary.all_tables(
         {"run": {"reconstruction/mse": 0.25, "reconstruction/mse_train_mean": 0.5}}, {}
     )
     assert table.rows == [
@@ -126,7 +126,7 @@ def test_tables_say_only_what_was_measured():
 
 
 def test_tables_of_a_run():
-    tables = {table.title: table for table in summary.tables({"mine": NUMBERS}, {})}
+    tables = {table.title: table for table in summary.all_tables({"mine": NUMBERS}, {})}
     separability = tables["Linear separability"]
     assert separability.rows == [
         ("mine", ["0.340", "0.780", "0.500", "0.200", "0.970"]),
@@ -144,7 +144,7 @@ def test_tables_say_what_they_were_measured_on():
         "probes/linear/class_token/accuracy": {"count": 299, "alpha": None},
     }
     settings = {"mine": {k: {"mask_ratio": None} | v | common for k, v in settings.items()}}
-    found = summary.tables({"mine": NUMBERS}, settings)
+    found = summary.all_tables({"mine": NUMBERS}, settings)
     notes = {table.title: table.note for table in found}
     assert notes["Linear separability"].endswith(
         "Measured on 300 mixtures of the test split, alpha 0.45, mask ratio 0.5."

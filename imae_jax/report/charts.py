@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from imae_jax.mixing import BRANCHES
-from imae_jax.report.summary import Numbers, Table, cell
+from imae_jax.report.tables import Numbers, Table, cell
 
 # Stands for the colour of text until the SVG is written, then for whatever the page has.
 INK = "#010203"

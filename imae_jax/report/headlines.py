@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from imae_jax.mixing import BRANCHES
-from imae_jax.report.summary import Numbers
+from imae_jax.report.tables import Numbers
 
 
 def _percent(value: float) -> str:

@@ -128,7 +128,7 @@ def write_report(workdir: str | Path) -> Path:
             if (sentences := headlines.sentences(numbers))
         },
         explorers=explorer.read_runs(runs),
-        tables=summary.tables(results, settings),
+        tables=summary.all_tables(results, settings),
         charts=[
             chart
             for name, numbers in results.items()
