@@ -24,6 +24,7 @@ from imae_jax.evaluators import (
     representation,
     semantics,
 )
+from imae_jax.evaluators.inputs import Network
 from imae_jax.evaluators.names import at, conditions
 from imae_jax.model import Size, as_mae, build
 
@@ -60,6 +61,43 @@ def made(dataset):
 def different_classes(made):
     batches = made.batches("test", batch_size=120, seed=0)
     return int(sum(batch.different_classes.sum() for batch in batches))
+
+
+def test_separability_of_latents_that_are_the_images_themselves(dataset):
+    """z = 2 h + 1 for the student; the teacher's latents are pixels, of mixtures too."""
+
+    def flat(images, mask):
+        pixels = np.asarray(images).reshape(len(images), -1)
+        latents = np.stack([pixels] * (mask.ids_keep.shape[1] + 1), axis=1)
+        return {"latents": latents, "tokens": latents}
+
+    def twice(sources, labels):
+        return 2 * sources.reshape(*sources.shape[:2], -1) + 1
+
+    made = oracle.held_out(dataset)
+    networks = {
+        "student": oracle.student(made, (0.2, 0.3), latents=twice),
+        "teacher": Network(predict=flat, embed=None),
+    }
+    options = dict(alpha=0.3, alphas=(0.2,), **COMMON)
+    found = dict(EVALUATORS["separability"](networks, made, **options))
+    for branch, weight in (("subordinate", 0.3), ("dominant", 0.7)):
+        assert found[f"{branch}/r2"] > 0.999
+        assert found[f"alpha_0.20/{branch}/r2"] > 0.999
+        assert found[f"{branch}/cross_r2"] < 0.1
+        # Two independent images of one distribution, weighted.
+        expected = weight**2 / (0.3**2 + 0.7**2)
+        row = f"baselines/mae_on_mixture/{branch}"
+        assert found[f"{row}/r2"] == pytest.approx(expected, abs=0.08)
+        assert found[f"{row}/cross_r2"] == pytest.approx(1 - expected, abs=0.08)
+        batches = made.batches("test", batch_size=120, seed=0)
+        pixels = np.concatenate([batch.sources.reshape(120, -1) for batch in batches])
+        assert found[f"{branch}/raw_mse"] == pytest.approx(
+            np.square(pixels + 1).mean(), rel=0.05
+        )
+    assert found["assignment_accuracy"] == 1
+    assert "alpha_0.30/subordinate/r2" not in found
+    assert "position_only/dominant/r2_uncentred" in found
 
 
 def test_semantics_of_branches_that_know_only_their_own_class(made):

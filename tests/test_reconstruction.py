@@ -48,6 +48,16 @@ def test_every_image_is_seen_once_in_each_role_and_padding_is_marked(dataset):
         assert sorted(map(tuple, shown.reshape(300, -1).tolist())) == expected
 
 
+def test_each_split_and_seed_has_masks_of_its_own_and_keeps_them(dataset):
+    def masks(split, seed):
+        (batch, *_) = held_out(dataset).batches(split, batch_size=128, seed=seed)
+        return batch.mask.mask
+
+    np.testing.assert_array_equal(masks("test", 0), masks("test", 0))
+    assert (masks("test", 0) != masks("train", 0)).mean() > 0.4
+    assert (masks("test", 0) != masks("test", 1)).mean() > 0.4
+
+
 def test_numbers_do_not_depend_on_the_batch_size(dataset):
     def predict(images, mask):
         cut = np.asarray(patches.patchify(images, 2))
@@ -172,3 +182,16 @@ def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branche
     np.testing.assert_array_equal(raw, predict(images, mask)["pred"])
     assert rebuilt.shape == ((3, branches, 16, 4) if branches else (3, 16, 4))
     np.testing.assert_allclose(rebuilt, 7)
+
+
+def test_of_several_predictions_of_a_patch_the_first_counts():
+    mask = patches.random_mask(jax.random.key(0), 3, 16, 0.75)  # two passes overlap
+    passes = iter(range(1, 9))
+
+    def predict(images, mask):
+        return {"pred": np.full((3, 16, 4), next(passes), np.float32)}
+
+    rebuilt, raw = rebuild(network(predict), np.zeros((3, 8, 8, 1)), mask)
+    expected = np.where(mask.mask[..., None], 1, 2)
+    np.testing.assert_array_equal(rebuilt, np.broadcast_to(expected, rebuilt.shape))
+    assert np.all(raw == 1)

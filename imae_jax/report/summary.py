@@ -1,4 +1,4 @@
-"""The numbers of eval.json files as short tables in plain words, for terminal and report."""
+"""The numbers of eval.json files as short tables, for terminal and report."""
 
 import dataclasses
 import textwrap
