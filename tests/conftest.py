@@ -13,7 +13,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_FLAG}"
 # Small arrays in many shapes: compiling costs far more than running.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Many tests compile the same step: it is compiled once a session, children included.
-CACHE_DIR = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imae_jax_")
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imae_jax_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import dataclasses  # noqa: E402
@@ -37,7 +39,8 @@ def pytest_configure():
 
 
 def pytest_unconfigure():
-    shutil.rmtree(CACHE_DIR, ignore_errors=True)
+    if not IS_WORKER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
