@@ -63,9 +63,23 @@ class Batch:
         return np.asarray(mix(self.sources, alphas))
 
     @property
+    def position(self) -> np.ndarray:
+        """[B, 1 + K] int, each visible token's position; 0 is the class token's."""
+        return np.pad(self.mask.ids_keep + 1, ((0, 0), (1, 0)))
+
+    @property
     def different_classes(self) -> np.ndarray:
         """[B] bool, valid mixtures of two classes."""
         return self.valid & (self.labels[:, 0] != self.labels[:, 1])
+
+
+def latents_of_images(teacher: Network, batch: Batch) -> np.ndarray:
+    """What a MAE makes of each source alone, under the mixture's mask: [B, S, 1 + K, E]."""
+    found = [
+        teacher.predict(batch.sources[:, s], batch.mask)["latents"]
+        for s in range(batch.sources.shape[1])
+    ]
+    return np.stack(found, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

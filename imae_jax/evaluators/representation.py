@@ -82,10 +82,10 @@ def evaluate(
 
     def add(name, latents, batch):
         """Latents [B, 1 + K, E]."""
-        position = np.pad(batch.mask.ids_keep + 1, ((0, 0), (1, 0)))[batch.valid]
         tokens = latents[batch.valid].reshape(-1, latents.shape[-1])
         empty = Moments.zeros(1 + held_out.num_patches, latents.shape[-1], 0)
-        moments.setdefault(name, empty).add(tokens, tokens[:, :0], position.reshape(-1))
+        position = batch.position[batch.valid].reshape(-1)
+        moments.setdefault(name, empty).add(tokens, tokens[:, :0], position)
 
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         mixtures = networks["student"].predict(batch.mixture(alpha), batch.mask)["latents"]

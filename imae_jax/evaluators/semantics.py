@@ -10,7 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network, rows_of
+from imae_jax.evaluators.inputs import (
+    Batch,
+    HeldOut,
+    Network,
+    latents_of_images,
+    rows_of,
+)
 from imae_jax.evaluators.labelled import Labelled, Splits, chance, logistic_accuracy
 from imae_jax.evaluators.names import at
 from imae_jax.evaluators.separability import BASELINES
@@ -30,11 +36,7 @@ def rows(
         mixture = batch.mixture(alpha)
         for row, network in rows_of(networks, BASELINES).items():
             yield f"{at(alpha=alpha)}{row}", network.predict(mixture, batch.mask)["latents"]
-    alone = [
-        networks["teacher"].predict(batch.sources[:, s], batch.mask)["latents"]
-        for s in range(len(BRANCHES))
-    ]
-    yield "teacher_on_image/", np.stack(alone, axis=1)
+    yield "teacher_on_image/", latents_of_images(networks["teacher"], batch)
 
 
 def collect(

@@ -15,7 +15,13 @@ import numpy as np
 from imae_jax.data.pairs import epoch_pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators import linear
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network, rows_of
+from imae_jax.evaluators.inputs import (
+    Batch,
+    HeldOut,
+    Network,
+    latents_of_images,
+    rows_of,
+)
 from imae_jax.evaluators.latents import TOKENS, Latents, measure
 from imae_jax.evaluators.linear import RIDGES, Moments
 from imae_jax.evaluators.names import at
@@ -209,18 +215,13 @@ def evaluate(
         part = split if part == "test" else part
         for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
             valid = batch.valid
-            targets = [
-                networks["teacher"].predict(batch.sources[:, s], batch.mask)["latents"]
-                for s in range(len(BRANCHES))
-            ]
+            targets = latents_of_images(networks["teacher"], batch)
             features = {
                 f"{at(alpha=weight)}{row}": found[valid]
                 for weight in sorted({alpha, *alphas})
                 for row, found in rows(networks, batch, weight)
             }
-            # Position 0 is the class token's.
-            position = np.pad(batch.mask.ids_keep + 1, ((0, 0), (1, 0)))
-            yield Latents(features, np.stack(targets, axis=1)[valid], position[valid])
+            yield Latents(features, targets[valid], batch.position[valid])
 
     own, swept = at(alpha=alpha), tuple(at(alpha=weight) for weight in alphas)
     for name, value in measure(stream, 1 + held_out.num_patches):
