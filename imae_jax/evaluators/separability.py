@@ -104,13 +104,13 @@ def mixture_separability(
         token, so a mask must be the same in every call), or [B, S, T, D] latents of a
         model with two branches.
       train_images, test_images: [N, H, W, C] in the encoder's units, paired at random;
-        each pair makes two mixtures. The last fifth of the training images chooses the
+        each pair makes two mixtures. A random fifth of the training images chooses the
         ridge.
       target: what an image alone should be told as, [B, E] or [B, T, E]; by default
         `encode` itself.
       alpha: weight of the subordinate image, in (0, 0.5].
       batch_size: images given to `encode` at a time; the last batch may be smaller.
-      seed: of the pairs.
+      seed: of the pairs, and of that fifth.
     Returns:
       The numbers of `latents.measure`, such as `subordinate/r2` and
       `assignment_accuracy`.
