@@ -3,6 +3,7 @@
     python main.py COMMAND [--config=FILE:ARG] [--workdir=DIR] [--config.a.b=VALUE ...]
 
     demo     teacher, i-MAE, i-MAE without distillation on digits, and a report
+    data     prepares and describes the data set of --config
     train    the run that --config describes; goes on where --workdir stands
     eval     every evaluator in the config stored in --workdir
     report   the HTML report of whatever --workdir holds
@@ -19,7 +20,7 @@ from ml_collections import config_flags
 
 from imae_jax.errors import UserError
 
-COMMANDS = ("demo", "train", "eval", "report")
+COMMANDS = ("demo", "data", "train", "eval", "report")
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
 FLAGS = flags.FLAGS
@@ -41,7 +42,7 @@ def parse_command(arguments: list[str]) -> str:
 
 def parse_flags(command: str, arguments: list[str]) -> None:
     """Reads --workdir and --config; `eval` starts from the config stored in the workdir."""
-    default_workdir = "runs/demo" if command == "demo" else None
+    default_workdir = {"demo": "runs/demo", "data": "runs/data"}.get(command)
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
     unknown = FLAGS(["main.py", *arguments], known_only=True)[1:]
     for word in unknown:
@@ -66,8 +67,8 @@ def parse_flags(command: str, arguments: list[str]) -> None:
         FLAGS.config.keys()  # a file that failed to load says so at its first use
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}")
-    if command == "train" and FLAGS.config is None:
-        raise UserError("train needs --config=FILE:ARG, such as configs/mae.py:digits")
+    if command in ("data", "train") and FLAGS.config is None:
+        raise UserError(f"{command} needs --config=FILE:ARG, such as configs/mae.py:digits")
 
 
 def flag_message(error: Exception, arguments: list[str]) -> str:
@@ -86,13 +87,15 @@ def flag_message(error: Exception, arguments: list[str]) -> str:
 def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
-    from imae_jax import demo, train
+    from imae_jax import demo, describe, train
     from imae_jax.report import html
 
     config, workdir = FLAGS.config, FLAGS.workdir
     if command == "demo":
         report = demo.demo(config, workdir)
         print(f"\n{html.read_as_text(workdir)}\nReport: {report}")
+    elif command == "data":
+        print(describe.describe(config, workdir))
     elif command == "train":
         train.train(config, workdir)
     elif command == "eval":

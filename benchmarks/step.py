@@ -72,15 +72,20 @@ def make_step(name: str, size: str):
     loss = steps.make_loss(objective, seed=0, mean=0.0, std=255.0, pad=1, flip=True)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
-    step = steps.make_train_step(loss, optimiser, mesh)
+    batch = sharding.batch_sharding(mesh)
+
+    def take(images, number):
+        return jax.lax.with_sharding_constraint(images, batch)
+
+    step = steps.make_train_step(loss, optimiser, mesh, take, looped=False)
     start = time.perf_counter()
-    compiled = step.lower(state, teacher_params, images).compile()
+    compiled = step.lower(state, teacher_params, images, 1).compile()
     compile_seconds = time.perf_counter() - start
     flops = compiled.cost_analysis()["flops"]
 
     def run():
         nonlocal state
-        state, metrics = compiled(state, teacher_params, images)
+        state, metrics = compiled(state, teacher_params, images, 1)
         jax.block_until_ready(metrics)
 
     return run, flops, compile_seconds, batch_size

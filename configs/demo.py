@@ -5,12 +5,11 @@ python main.py demo
 
 from ml_collections import ConfigDict
 
-from configs import common, imae, mae
+from configs import imae, mae
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """arg: DATASET[,runlocal]. One section per run, in the order they are trained."""
-    common.parse_arg(arg)
     config = ConfigDict()
     config.teacher = mae.get_config(arg)
     config.imae_without_distillation = imae.get_config(arg)

@@ -7,14 +7,13 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """arg: DATASET[,runlocal]."""
-    dataset, runlocal = common.parse_arg(arg)
-    # Epochs: ours (code: 50 on ImageNet, from a warm start).
-    config = common.get_config("imae", dataset, epochs=150.0, runlocal=runlocal)
+    dataset, runlocal = datasets.parse_arg(arg)
+    config = common.get_config("imae", dataset)
 
     config.mix = ConfigDict()
     # Weight of the subordinate image, in (0, 0.5]; unset: min(lam, 1 - lam) with
@@ -22,6 +21,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.mix.alpha = placeholder(float)
     config.mix.per_batch = False  # one draw per sample (ours) or per batch (code)
     config.mix.shared_mask = False  # one mask for both mixtures of a pair; ours
+    # Share of pairs that are of one class (paper, version 2), in [0, 1]; unset: classes
+    # are ignored. It uses labels: above chance it is not self-supervised.
+    config.mix.same_class_rate = placeholder(float)
 
     config.teacher = ConfigDict()
     config.teacher.init = ""  # workdir of a run of configs/mae.py
@@ -60,13 +62,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.explorer.mask_ratios = (0.25, 0.5, 0.75)
     config.explorer.batch_size = 64  # holds every pair; more would only be thrown away
     config.explorer.seed = 0  # of pairs and masks: the same for every run
+    datasets.PRESETS[dataset](config)
     if runlocal:
+        common.shrink(config)
         config.evals.separability.alphas = (0.3, 0.45)
         config.evals.semantics.alphas = (0.3,)
         config.evals.quality.alphas = (0.3,)
         config.evals.quality.mask_ratios = (0.25, 0.5)
-        config.evals.recognition.classifier.width = 16
-        config.evals.recognition.classifier.epochs = 1
+        if "recognition" in config.evals:
+            config.evals.recognition.classifier.width = 16
+            config.evals.recognition.classifier.epochs = 1
         config.explorer.pairs = 2
         config.explorer.alphas = (0.1, 0.3)
         config.explorer.mask_ratios = (0.25, 0.5)

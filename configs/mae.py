@@ -5,13 +5,15 @@ python main.py train --config=configs/mae.py:digits --workdir=runs/digits/teache
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """arg: DATASET[,runlocal]."""
-    dataset, runlocal = common.parse_arg(arg)
-    # Epochs: ours; the validation error still falls, slowly.
-    config = common.get_config("mae", dataset, epochs=150.0, runlocal=runlocal)
+    dataset, runlocal = datasets.parse_arg(arg)
+    config = common.get_config("mae", dataset)
     config.evals.reconstruction = common.evaluator()
+    datasets.PRESETS[dataset](config)
+    if runlocal:
+        common.shrink(config)
     return config

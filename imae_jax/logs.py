@@ -61,7 +61,7 @@ class MetricWriter:
 
 
 class Throughput:
-    """Images per second between two readings, and the seconds a run has taken in all.
+    """What passes between two readings, and the seconds a run has taken in all.
 
     Compilation does not count as to the first, but does as to the second.
     """
@@ -71,14 +71,26 @@ class Throughput:
         self._began = time.perf_counter() - seconds
         self._step = None
 
-    def read(self, step: int, batch_size: int) -> dict[str, float]:
-        """`seconds` and, from the second call on, `images_per_second` since the last."""
+    def read(
+        self, step: int, batch_size: int, seconds_waited: float
+    ) -> dict[str, float]:
+        """What has passed since the last call; the first tells `seconds` only.
+
+        Args:
+          step: steps made so far.
+          batch_size: B.
+          seconds_waited: for data, so far.
+        Returns:
+          `seconds` in all; `images_per_second`; and `data_wait`, the share of the time
+          that went into waiting for data, in [0, 1].
+        """
         now = time.perf_counter()
         found = {"seconds": now - self._began}
         if self._step is not None:
             images = (step - self._step) * batch_size
             found["images_per_second"] = images / (now - self._time)
-        self._step, self._time = step, now
+            found["data_wait"] = (seconds_waited - self._waited) / (now - self._time)
+        self._step, self._time, self._waited = step, now, seconds_waited
         return found
 
 

@@ -16,7 +16,18 @@ from imae_jax.model import IMAE, MAE
 
 # A resumed run may change these: they do not touch what is computed. (A teacher that
 # moved is recognised by its digest.)
-NEUTRAL_KEYS = ("checkpoint.", "log.", "evals.", "explorer.", "data.dir", "teacher.init")
+NEUTRAL_KEYS = (
+    "checkpoint.",
+    "log.",
+    "evals.",
+    "explorer.",
+    "data.dir",
+    "data.evaluate_on.",
+    "data.prefetch",
+    "data.resident_gb",
+    "data.sharded",
+    "teacher.init",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,11 @@ from ml_collections import ConfigDict
 
 from imae_jax import runs, sharding, steps, validate, validate_evals
 from imae_jax.checkpoint import Checkpoints
-from imae_jax.data import sources
+from imae_jax.data import parts, sources
+from imae_jax.data.feeds import Resident, Streaming
+from imae_jax.data.images import EncodedImages
+from imae_jax.data.pairs import Pairs
+from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -28,9 +32,14 @@ class Setup:
     teacher: runs.TrainedRun | None
 
     @property
-    def train_images(self):
-        """[N, H, W, C] uint8."""
-        return self.dataset.splits["train"].images
+    def train_split(self) -> sources.Split:
+        """What is trained on."""
+        return self.dataset.splits["train"]
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether training images live on the devices."""
+        return is_resident(self.config, self.train_split)
 
     @property
     def is_distilled(self) -> bool:
@@ -38,16 +47,38 @@ class Setup:
         return self.teacher is not None and self.config.loss.distill_weight > 0
 
 
+def is_resident(config: ConfigDict, split: sources.Split) -> bool:
+    """Whether images live on the devices, or are sent step by step, see `data.feed`."""
+    if config.data.feed != "auto":
+        return config.data.feed == "resident"
+    # Crops of encoded images are cut out of the whole image, not of a shrunk one.
+    if isinstance(split.images, EncodedImages):
+        return False
+    return split.images.nbytes <= config.data.resident_gb * 1e9
+
+
 def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     """Checks all that can be said before the teacher is there; returns data and devices."""
     validate.check_sections(config)
     runs.check_same_config(config, workdir)
-    dataset = sources.load(config.data.name, config.data.dir)
+    dataset = load_data(config)
     mesh = sharding.make_mesh()
     validate.check(config, dataset, mesh.size)
     model = runs.build_model(config, dataset.image_shape)
-    validate_evals.check_evals(config, model, dataset, mesh.size)
+    validate_evals.check_evals(config, model, dataset.sizes, mesh.size)
     return dataset, mesh
+
+
+def load_data(config: ConfigDict) -> sources.Dataset:
+    """Opens the data set of a config, after checking what is said about it."""
+    validate.check_data(config)
+    return sources.load(
+        config.data.name,
+        config.data.dir,
+        on_bad_image=config.data.on_bad_image,
+        files=config.data.get("files"),
+        min_side=validate.patch_size(config),
+    )
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
@@ -67,16 +98,71 @@ def make_loss(setup: Setup):
     if config.model.name == "mae":
         objective = steps.mae_objective(model, **common)
     else:
+        mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}  # the feed's
         objective = steps.imae_objective(
             model,
             setup.teacher and setup.teacher.model,
             **common,
-            **config.mix,
+            **mix,
             teacher_input=config.teacher.input,
             distill_weight=config.loss.distill_weight,
         )
     statistics = dict(mean=dataset.mean, std=dataset.std)
-    return steps.make_loss(objective, seed=config.seed, **statistics, **config.augment)
+    augmentation = dict(config.augment)
+    if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
+        augmentation["crop_scale"] = ()  # the feed has cropped them already
+    return steps.make_loss(objective, seed=config.seed, **statistics, **augmentation)
+
+
+def make_feed(setup: Setup) -> Resident | Streaming:
+    """What brings the train split's images to the devices."""
+    config, split = setup.config, setup.train_split
+    data, batch_size = config.data, config.train.batch_size
+    if setup.is_resident:
+        split = parts.decoded(split, data.on_bad_image)
+    rate = config.mix.same_class_rate if "mix" in config else None
+    pairs = Pairs(split.labels, config.seed, rate)
+    if rate is not None:
+        say_achieved_rate(pairs, rate)
+    if setup.is_resident:
+        where = "split over the devices" if data.sharded else "on each device"
+        size = f"{split.images.nbytes / 1e6:,.0f} MB of images {where}"
+        print(f"data.feed={data.feed}: resident, {size}", flush=True)
+        return Resident(
+            split.images,
+            pairs,
+            setup.mesh,
+            batch_size=batch_size,
+            max_steps=config.train.steps_per_dispatch,
+            sharded=data.sharded,
+        )
+    if config.train.steps_per_dispatch > 1:
+        raise UserError(
+            f"train.steps_per_dispatch={config.train.steps_per_dispatch}: it must be 1 "
+            "where images are streamed, a batch is sent for each step"
+        )
+    print(f"data.feed={data.feed}: streaming, batches are sent step by step", flush=True)
+    return Streaming(
+        split.images,
+        pairs,
+        setup.mesh,
+        batch_size=batch_size,
+        seed=config.seed,
+        crop_scale=config.augment.crop_scale,
+        on_bad_image=data.on_bad_image,
+        prefetch=data.prefetch,
+    )
+
+
+def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
+    """Says so where the classes do not allow the wanted share of pairs of one class."""
+    achieved = pairs.same_class_rate(0)
+    if abs(achieved - wanted) * pairs.per_epoch >= 1:
+        print(
+            f"mix.same_class_rate={wanted}: the classes allow {achieved:.4f}, "
+            f"{round(achieved * pairs.per_epoch):,} of {pairs.per_epoch:,} pairs",
+            flush=True,
+        )
 
 
 def starting_params(setup: Setup):

@@ -142,14 +142,25 @@ def make_loss(
     return loss
 
 
-def make_train_step(loss, optimiser: optax.GradientTransformation, mesh: Mesh):
-    """Compiles `step(state, teacher_params, images) -> (state, metrics)`.
+def make_train_step(
+    loss, optimiser: optax.GradientTransformation, mesh: Mesh, take, *, looped: bool
+):
+    """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
 
-    `loss` is as from `make_loss`. The state is donated. The teacher's parameters are an
-    argument: not closed over, not optimised, not donated.
+    The state is donated. The teacher's parameters are an argument: not closed over, not
+    optimised, not donated.
+
+    Args:
+      loss: as from `make_loss`.
+      optimiser: what turns gradients into updates.
+      mesh: the devices.
+      take: (inputs, number) -> the images of the `number`-th step, see `data.feeds`.
+      looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
+        metrics are the last step's.
     """
 
-    def step(state, teacher_params, images):
+    def update(number, state, teacher_params, inputs):
+        images = take(inputs, number)
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, teacher_params, images, state.step
         )
@@ -158,10 +169,21 @@ def make_train_step(loss, optimiser: optax.GradientTransformation, mesh: Mesh):
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    copies, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    def step(state, teacher_params, inputs, num_steps):
+        if not looped:
+            return update(0, state, teacher_params, inputs)
+        metrics = jax.eval_shape(update, 0, state, teacher_params, inputs)[1]
+        return jax.lax.fori_loop(
+            0,
+            num_steps,
+            lambda number, carry: update(number, carry[0], teacher_params, inputs),
+            (state, jax.tree.map(jnp.zeros_like, metrics)),
+        )
+
+    copies = sharding.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(copies, copies, batch),
+        in_shardings=(copies, copies, None, copies),
         out_shardings=(copies, copies),
         donate_argnums=0,
     )

@@ -10,15 +10,23 @@ from ml_collections import ConfigDict
 
 from imae_jax import checkpoint, optim, runs, sharding, steps, validate, validate_evals
 from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
-from imae_jax.data import pairs, sources
+from imae_jax.data.parts import parts_of
 from imae_jax.errors import UserError
-from imae_jax.evaluators import EVALUATORS, NEED_TEACHER
+from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.names import conditions
 from imae_jax.logs import MetricWriter, Progress, Throughput
 from imae_jax.model import as_mae
 from imae_jax.report import explorer, figures
-from imae_jax.setup import initial_state, make_loss, run_meta, set_up
+from imae_jax.setup import (
+    Setup,
+    initial_state,
+    load_data,
+    make_feed,
+    make_loss,
+    run_meta,
+    set_up,
+)
 
 
 def train(
@@ -38,7 +46,8 @@ def train(
     """
     workdir = runs.open_workdir(workdir)
     setup = set_up(config, workdir)
-    total_steps, warmup_steps = validate.run_steps(config, len(setup.train_images))
+    num_examples = len(setup.train_split.images)
+    total_steps, warmup_steps = validate.run_steps(config, num_examples)
     schedule = optim.learning_rate(
         config.optim.blr, config.train.batch_size, warmup_steps, total_steps
     )
@@ -46,15 +55,24 @@ def train(
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
         checkpoint.write_json(workdir / CONFIG_FILE, runs.as_json(config))
-        train_step = steps.make_train_step(make_loss(setup), optimiser, setup.mesh)
         last_step = min(total_steps, stop_at or total_steps)
-        return _loop(setup, state, train_step, schedule, checkpoints, last_step)
+        if int(state.step) >= last_step:
+            return state
+        with make_feed(setup) as feed:
+            train_step = steps.make_train_step(
+                make_loss(setup),
+                optimiser,
+                setup.mesh,
+                feed.take,
+                looped=config.train.steps_per_dispatch > 1,
+            )
+            return _loop(setup, state, feed, train_step, schedule, checkpoints, last_step)
 
 
-def _loop(setup, state, train_step, schedule, checkpoints, last_step):
+def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_step):
     """Runs `train_step` up to `last_step`; logs, saves, and returns the state."""
-    config, images = setup.config, setup.train_images
-    num_examples, batch_size = len(images), config.train.batch_size
+    config = setup.config
+    num_examples, batch_size = len(setup.train_split.images), config.train.batch_size
     teacher_params = setup.teacher.params if setup.is_distilled else None
     meta = run_meta(setup)
     first_step = int(state.step)
@@ -64,12 +82,18 @@ def _loop(setup, state, train_step, schedule, checkpoints, last_step):
         Progress(setup.workdir.name, first_step, last_step) as progress,
     ):
         throughput = Throughput(writer.seconds)
-        for step in range(first_step + 1, last_step + 1):
-            indices = pairs.batch_indices(num_examples, batch_size, config.seed, step - 1)
-            state, metrics = train_step(state, teacher_params, images[indices])
+        step, every = first_step, config.checkpoint
+        while step < last_step:
+            # A dispatch ends where something is to be logged or saved.
+            ends = [step + config.train.steps_per_dispatch, last_step]
+            for period in (config.log.every_steps, every.every_steps):
+                ends += [step - step % period + period] if period else []
+            num_steps = min(ends) - step
+            inputs = feed.inputs(step, num_steps)
+            state, metrics = train_step(state, teacher_params, inputs, num_steps)
+            step += num_steps
             progress.update(step)
 
-            every = config.checkpoint
             minutes = (time.monotonic() - saved_at) / 60
             is_save = (
                 step == last_step
@@ -86,7 +110,8 @@ def _loop(setup, state, train_step, schedule, checkpoints, last_step):
                     "lr": float(schedule(step - 1)),
                     "epoch": step * batch_size / num_examples,
                 }
-                metrics |= throughput.read(step, batch_size)
+                metrics |= throughput.read(step, batch_size, feed.seconds_waited)
+                metrics |= feed.metrics(step - 1)
                 writer.write({"step": step, **metrics})
                 progress.show(step, metrics)
             if is_save:
@@ -172,11 +197,12 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """
     workdir = Path(workdir).expanduser().absolute()
     runs.check_same_config(config, workdir)
-    dataset = sources.load(config.data.name, config.data.dir)
+    dataset = load_data(config)
     mesh = sharding.make_mesh()
     run = runs.load_run(workdir, "workdir", mesh)
-    validate_evals.check_evals(config, run.model, dataset, mesh.size)
+    validate_evals.check_evals(config, run.model, dataset.sizes, mesh.size)
     networks = load_networks(config, run, mesh)
+    dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
     held_out = HeldOut(
         dataset=dataset,
         patch_size=run.model.patch_size,
@@ -186,11 +212,14 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     )
     results, settings = {}, {}
     for name, options in config.evals.items():
+        if name in NEED_LABELS and not dataset.class_names:
+            print(f"{workdir.name}: {name} is left out, the images have no classes")
+            continue
         print(f"{workdir.name}: measuring {name}", flush=True)
         used = validate_evals.options_of(options)
         found = dict(EVALUATORS[name](networks, held_out, **used))
         measured_on = {
-            "split": options.split,
+            "split": dataset.published[options.split],
             "count": int(found.get("count", held_out.count(options.split))),
             "checkpoint": run.step,
         }

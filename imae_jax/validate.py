@@ -30,24 +30,54 @@ def _check_transformer(size, section: str) -> None:
     )
 
 
-def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
-    """Sizes: variant, widths, and whether patches fit the image."""
+def patch_size(config: ConfigDict) -> int:
+    """p; raises UserError for an unknown variant."""
     try:
-        size, patch_size = decode_variant(config.model.variant)
+        return decode_variant(config.model.variant)[1]
     except ValueError as error:
         raise UserError(f"model.variant: {error}") from None
+
+
+def check_data(config: ConfigDict) -> None:
+    """What is said about the data set, before it is opened."""
+    data = config.data
+    choices = "'auto', 'resident' or 'streaming'"
+    known = data.feed in ("auto", "resident", "streaming")
+    require(known, "data.feed", data.feed, choices)
+    known = data.on_bad_image in ("raise", "skip")
+    require(known, "data.on_bad_image", data.on_bad_image, "'raise' or 'skip'")
+    gigabytes = data.resident_gb
+    require(gigabytes >= 0, "data.resident_gb", gigabytes, "0 or more")
+    require(data.prefetch >= 1, "data.prefetch", data.prefetch, "at least 1")
+    for part, limit in data.evaluate_on.items():
+        possible = limit is None or limit >= 2
+        require(possible, f"data.evaluate_on.{part}", limit, "at least 2, or unset")
+    if "files" not in data:
+        return
+    side = data.files.image_size
+    require(side >= 1, "data.files.image_size", side, "at least 1")
+    channels = data.files.channels
+    require(channels in (1, 3), "data.files.channels", channels, "1 (grey) or 3 (RGB)")
+    centre = data.files.centre
+    require(0 < centre <= 1, "data.files.centre", centre, "in (0, 1]")
+
+
+def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Sizes: variant, widths, and whether patches fit the image."""
+    patch = patch_size(config)
+    size, _ = decode_variant(config.model.variant)
     given = {k: v for k, v in config.model.encoder.items() if v is not None}
     _check_transformer(size._asdict() | given, "encoder")
     _check_transformer(config.model.decoder, "decoder")
     try:
-        rows, columns = grid_size(image_shape[:2], patch_size)
+        rows, columns = grid_size(image_shape[:2], patch)
     except ValueError as error:
         raise UserError(
             f"model.variant={config.model.variant!r} does not fit "
             f"{config.data.name}: {error}"
         ) from None
     check_mask_ratio(config.mask.ratio, "mask.ratio", rows * columns)
-    values = patch_size**2 * image_shape[2]
+    values = patch**2 * image_shape[2]
     require(
         values > 1 or not config.loss.norm_pix,
         "loss.norm_pix",
@@ -82,6 +112,9 @@ def check_mixtures(config: ConfigDict) -> None:
         mix.per_batch,
         f"False where mix.alpha is fixed (it is {mix.alpha})",
     )
+    rate = mix.same_class_rate
+    in_range = rate is None or 0 <= rate <= 1
+    require(in_range, "mix.same_class_rate", rate, "in [0, 1], or unset to ignore classes")
     choices = "'image' or 'mixture'"
     valid = teacher.input in ("image", "mixture")
     require(valid, "teacher.input", teacher.input, choices)
@@ -148,6 +181,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         ("checkpoint.every_steps", 0),
         ("checkpoint.keep", 1),
         ("log.every_steps", 1),
+        ("train.steps_per_dispatch", 1),
     ):
         value = config
         for part in key.split("."):
@@ -176,5 +210,9 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         raise UserError(
             "init='teacher' needs an i-MAE and teacher.init, the workdir of a MAE run"
         )
-    num_examples = len(dataset.splits["train"].images)
+    num_examples = dataset.sizes["train"]
     check_training(config, num_examples, num_devices)
+    if is_imae and config.mix.same_class_rate is not None and not dataset.class_names:
+        raise UserError(
+            f"mix.same_class_rate={config.mix.same_class_rate}: the images have no classes"
+        )

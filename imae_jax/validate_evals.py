@@ -1,11 +1,11 @@
 """What the `evals` sections of a config may say, checked before anything is compiled."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from imae_jax.data.sources import Dataset
+from imae_jax.data.parts import part_indices
 from imae_jax.errors import UserError
 from imae_jax.evaluators import CHOOSING, EVALUATORS, OF_MIXTURES
 from imae_jax.evaluators.names import at
@@ -79,22 +79,21 @@ def _check_classifier(classifier: ConfigDict, key: str) -> None:
     require(classifier.blr > 0, f"{key}.blr", classifier.blr, "above 0")
 
 
-def _check_split(split: str, key: str, dataset: Dataset) -> None:
-    held_out = [name for name in dataset.splits if name != "train"]
-    require(split in held_out, key, split, f"one of {', '.join(held_out)}")
+def _check_split(split: str, key: str) -> None:
+    require(split in ("validation", "test"), key, split, "'validation' or 'test'")
 
 
 def check_explorer(
-    options: ConfigDict, model: IMAE, dataset: Dataset, num_devices: int
+    options: ConfigDict, model: IMAE, num_images: int, num_devices: int
 ) -> None:
     """Checks the section of the report's interactive panel.
 
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
-    _check_split(options.split, "explorer.split", dataset)
+    _check_split(options.split, "explorer.split")
     check_batch(options.batch_size, "explorer.batch_size", num_devices)
-    num_images = min(options.batch_size, len(dataset.splits[options.split].images))
+    num_images = min(options.batch_size, num_images)
     require(
         1 <= options.pairs <= num_images // 2,
         "explorer.pairs",
@@ -112,10 +111,15 @@ def check_explorer(
 
 
 def check_evals(
-    config: ConfigDict, model: MAE | IMAE, dataset: Dataset, num_devices: int
+    config: ConfigDict, model: MAE | IMAE, sizes: Mapping[str, int], num_devices: int
 ) -> None:
     """Checks every section of `config.evals`, and that of the report's panel.
 
+    Args:
+      config: the run's.
+      model: its network.
+      sizes: images in each published split.
+      num_devices: that a batch is split over.
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
@@ -129,7 +133,7 @@ def check_evals(
         for baseline in section.get("baseline_runs") or ():
             allowed = f"one of {', '.join(BASELINE_RUNS)}"
             require(baseline in BASELINE_RUNS, f"{key}.baseline_runs", baseline, allowed)
-        _check_split(section.split, f"{key}.split", dataset)
+        _check_split(section.split, f"{key}.split")
         check_batch(section.batch_size, f"{key}.batch_size", num_devices)
         require(section.seed >= 0, f"{key}.seed", section.seed, "at least 0")
         if name in CHOOSING:
@@ -155,4 +159,6 @@ def check_evals(
         if "classifier" in section:
             _check_classifier(section.classifier, f"{key}.classifier")
     if "explorer" in config:
-        check_explorer(config.explorer, model, dataset, num_devices)
+        found = part_indices(sizes, config.data.evaluate_on).get(config.explorer.split)
+        num_images = len(found[1]) if found else 0
+        check_explorer(config.explorer, model, num_images, num_devices)

@@ -16,6 +16,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imae_jax_")
+    os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import dataclasses  # noqa: E402
@@ -97,7 +98,7 @@ def evaluated(imae_config, tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         few = dataclasses.replace(whole, splits=fewer)
-        patch.setattr(train.sources, "load", lambda *args: few)
+        patch.setattr(train, "load_data", lambda config: few)
         train.evaluate(config, workdir)
     return workdir
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import common, demo, imae, mae
+from configs import datasets, demo, imae, mae
 
 PRESETS = [
-    f"{dataset}{option}" for dataset in common.DATASETS for option in ("", ",runlocal")
+    f"{dataset}{option}" for dataset in datasets.PRESETS for option in ("", ",runlocal")
 ]
 
 

@@ -25,12 +25,13 @@ def test_batches_follow_the_epochs_without_a_gap(num_examples, half_batch, seed)
     batch_size = 2 * half_batch
     per_epoch = num_examples // 2 * 2
     steps = -(-2 * per_epoch // batch_size)
-    stream = np.concatenate(
-        [pairs.batch_indices(num_examples, batch_size, seed, step) for step in range(steps)]
+    stream = pairs.Pairs(np.zeros(num_examples), seed)
+    indices = np.concatenate(
+        [stream.batch(step, batch_size) for step in range(steps)]
     )
     for epoch in range(2):
         expected = pairs.epoch_pairs(num_examples, seed, epoch).reshape(-1)
-        found = stream[epoch * per_epoch : (epoch + 1) * per_epoch]
+        found = indices[epoch * per_epoch : (epoch + 1) * per_epoch]
         np.testing.assert_array_equal(found, expected)
 
 

@@ -6,37 +6,37 @@ import pytest
 
 from imae_jax import optim, sharding, steps
 from imae_jax.checkpoint import flatten
-from imae_jax.data import pairs
-from imae_jax.setup import make_loss, set_up
+from imae_jax.setup import make_feed, make_loss, set_up
 
 
 def make_step(config, workdir, mesh=None):
-    """The set-up, a fresh state, and the jitted step of a config."""
+    """The set-up, a fresh state, the jitted step of a config, and its feed."""
     setup = set_up(config, workdir)
     if mesh is not None:
         setup = dataclasses.replace(setup, mesh=mesh)
     schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
     optimiser = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
     state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
-    step = steps.make_train_step(make_loss(setup), optimiser, setup.mesh)
-    return setup, state, step
+    feed = make_feed(setup)
+    loss = make_loss(setup)
+    step = steps.make_train_step(loss, optimiser, setup.mesh, feed.take, looped=False)
+    return setup, state, step, feed
 
 
 def batch(setup, step):
-    images = setup.train_images
-    config = setup.config
-    return images[pairs.batch_indices(len(images), config.train.batch_size, 0, step)]
+    feed = make_feed(setup)
+    return feed.take(feed.inputs(step), 0)
 
 
 def run(config, workdir, mesh=None, num_steps=2):
     """The metrics of the first steps."""
-    setup, state, step = make_step(config, workdir, mesh)
+    setup, state, step, feed = make_step(config, workdir, mesh)
     teacher = setup.teacher.params if setup.teacher else None
     if mesh is not None:
         teacher = jax.device_put(teacher, sharding.replicated(mesh))
     history = []
     for number in range(num_steps):
-        state, metrics = step(state, teacher, batch(setup, number))
+        state, metrics = step(state, teacher, feed.inputs(number), 1)
         history.append({name: float(value) for name, value in metrics.items()})
     return history
 
@@ -55,28 +55,28 @@ def test_eight_devices_give_the_loss_of_one(make, request, tmp_path):
 
 
 def test_one_trace(imae_config, tmp_path):
-    setup, state, step = make_step(imae_config(), tmp_path)
+    setup, state, step, feed = make_step(imae_config(), tmp_path)
     for number in range(3):
-        state, _ = step(state, setup.teacher.params, batch(setup, number))
+        state, _ = step(state, setup.teacher.params, feed.inputs(number), 1)
     assert step._cache_size() == 1
 
 
 def test_state_is_donated_and_the_teacher_stays_as_it_was(imae_config, tmp_path):
-    setup, state, step = make_step(imae_config(), tmp_path)
+    setup, state, step, feed = make_step(imae_config(), tmp_path)
     teacher = setup.teacher.params
     before = jax.tree.map(np.array, teacher)
     old_leaf = jax.tree.leaves(state.params)[0]
-    step(state, teacher, batch(setup, 0))
+    step(state, teacher, feed.inputs(0), 1)
     assert old_leaf.is_deleted()
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, teacher))
 
 
 def test_teacher_changes_the_loss_only_through_distillation(imae_config, tmp_path):
-    setup, state, step = make_step(imae_config(), tmp_path)
+    setup, state, step, feed = make_step(imae_config(), tmp_path)
     other = jax.tree.map(lambda x: x + 0.1, setup.teacher.params)
     copies = jax.tree.map(lambda x: x.copy(), state)
-    _, plain = step(state, setup.teacher.params, batch(setup, 0))
-    _, changed = step(copies, other, batch(setup, 0))
+    _, plain = step(state, setup.teacher.params, feed.inputs(0), 1)
+    _, changed = step(copies, other, feed.inputs(0), 1)
     differing = {name for name in plain if plain[name] != changed[name]}
     assert differing == {
         "loss/distill_subordinate",
@@ -108,6 +108,7 @@ KNOBS = {
     "mix.alpha": 0.3,
     "mix.per_batch": True,
     "mix.shared_mask": True,
+    "mix.same_class_rate": 1.0,
     "mask.ratio": 0.75,
     "loss.norm_pix": True,
     "loss.branches": "subordinate",

@@ -9,7 +9,7 @@ from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.setup import set_up, starting_params
 
-MEASURED = ("images_per_second", "seconds")
+MEASURED = ("images_per_second", "seconds", "data_wait")
 
 
 def numbers(workdir):
@@ -59,6 +59,8 @@ def test_what_a_workdir_holds(undisturbed):
         "grad_norm",
         "images_per_second",
         "seconds",
+        "data_wait",
+        "same_class_rate",
         "loss/total",
         "loss/reconstruction_subordinate",
         "loss/reconstruction_dominant",

@@ -1,92 +1,255 @@
-"""Data sets as arrays in memory, read through `tfds.data_source` (no TensorFlow)."""
+"""Data sets behind one random-access interface, free of TensorFlow."""
 
-import contextlib
 import dataclasses
 import difflib
-import io
-import os
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
 
-from imae_jax.data.digits import Digits
+from imae_jax.data import cache, prepared
+from imae_jax.data.folder import Listing, list_folder, list_imagenet
+from imae_jax.data.images import EncodedImages, decode_all
 from imae_jax.errors import UserError
 
-# Data sets with a builder of our own, prepared on first use.
-BUILDERS = {"digits": Digits}
+# Read in place; every other name is one of `prepared.BUILDERS`.
+FOLDERS = {"imagenet2012": list_imagenet, "folder": list_folder}
+# Mean and deviation of files are taken from this many images, evenly spaced: that is
+# exact to a thousandth, and the whole of ImageNet would take hours.
+NUM_FOR_STATISTICS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """images: [N, H, W, C] uint8; labels: [N] int64."""
+    """Images and what is known of them.
 
-    images: np.ndarray
+    Attributes:
+      images: [N, H, W, C] uint8, or as many encoded files.
+      labels: [N] int64; -1 where there are none.
+      factors: other known numbers, [N] each, by name.
+    """
+
+    images: np.ndarray | EncodedImages
     labels: np.ndarray
+    factors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The examples at `indices`; the images must be an array."""
+        factors = {name: values[indices] for name, values in self.factors.items()}
+        return Split(self.images[indices], self.labels[indices], factors)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set held in memory.
+    """A data set.
 
     Attributes:
-      splits: `train`, `validation` and `test`.
+      splits: `train`, and `validation` or `test` or both, as they were published.
       mean, std: [C] float32, of the train split's pixels in 0..255.
-      class_names: one name per label.
+      class_names: one name per label; empty where there are no labels.
+      path: where it lies.
+      num_skipped: images that could not be used and are left out.
+      published: of a data set in `parts`, the published split that each comes from.
     """
 
     splits: Mapping[str, Split]
     mean: np.ndarray
     std: np.ndarray
     class_names: tuple[str, ...]
+    path: Path | None = None
+    num_skipped: int = 0
+    published: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return self.splits["train"].images.shape[1:]
 
-
-def _read(source) -> Split:
-    examples = [source[i] for i in range(len(source))]
-    return Split(
-        images=np.stack([example["image"] for example in examples]),
-        labels=np.array([example["label"] for example in examples], np.int64),
-    )
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images in each split."""
+        return {name: len(split.images) for name, split in self.splits.items()}
 
 
-def load(name: str, data_dir: str) -> Dataset:
-    """Reads a data set, preparing it in `data_dir` first where that was not done yet.
+def load(
+    name: str,
+    data_dir: str,
+    *,
+    on_bad_image: str = "raise",
+    files: Mapping | None = None,
+    min_side: int = 1,
+) -> Dataset:
+    """Opens a data set, preparing it in `data_dir` first where that was not done yet.
 
+    Args:
+      name: one of `prepared.BUILDERS` or FOLDERS.
+      data_dir: where it lies, or is made.
+      on_bad_image: "raise" or "skip".
+      files: of a folder of images, `image_size`, `channels` and `centre`, see
+        `EncodedImages`.
+      min_side: the least height and width, in pixels, of an image that can be used.
     Raises:
-      UserError: if the data set is unknown or `data_dir` cannot be written.
+      UserError: if the data set is unknown, missing, damaged, or cannot be prepared.
     """
-    if name not in BUILDERS:
-        near = difflib.get_close_matches(name, BUILDERS, n=1)
+    known = (*prepared.BUILDERS, *FOLDERS)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         raise UserError(
             f"data.name={name!r} is not a known data set; "
             + (f"did you mean {near[0]!r}? " if near else "")
-            + f"known: {', '.join(BUILDERS)}"
+            + f"known: {', '.join(known)}"
         )
-    data_dir = os.path.expanduser(data_dir)
-    try:
-        builder = BUILDERS[name](data_dir=data_dir, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
-            tfds.disable_progress_bar()
-            builder.download_and_prepare()
-    except OSError as error:
-        raise UserError(f"data.dir={data_dir!r} cannot be used: {error}") from error
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV at every decode
-    try:
-        sources = tfds.data_source(name, data_dir=data_dir)
-        splits = {split: _read(source) for split, source in sources.items()}
-    finally:
-        logging.set_verbosity(verbosity)
-    pixels = splits["train"].images.astype(np.float64)
-    return Dataset(
-        splits=splits,
-        mean=pixels.mean(axis=(0, 1, 2)).astype(np.float32),
-        std=pixels.std(axis=(0, 1, 2)).astype(np.float32),
-        class_names=tuple(builder.info.features["label"].names),
+    root = Path(data_dir).expanduser()
+    if name in prepared.BUILDERS:
+        return _in_memory(name, prepared.prepare(name, root), on_bad_image)
+    if files is None:
+        raise UserError(f"data.name={name!r} needs a section data.files, as its preset has")
+    copy = prepared.find_copy(name, root)
+    if copy:
+        records = prepared.Records(copy)
+        splits, class_names = _of_records(records, files, min_side), records.class_names
+        stamps = records.fingerprint()
+    else:
+        listing = _list(name, root)
+        splits, class_names = _of_files(listing, files, min_side), listing.class_names
+        names = listing.files["train"]
+        stats = [(root / names[i]).stat() for i in _sample(len(names))]
+        stamps = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    images = splits["train"].images
+    mean, std, skipped = _sampled_statistics(images, on_bad_image, stamps)
+    return Dataset(splits, mean, std, class_names, copy or root, skipped)
+
+
+def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of [N, H, W, C] uint8 pixels, [C] float32 each."""
+    # Through counts of the 256 values: exact, and the images are read once.
+    counts = np.stack(
+        [np.bincount(channel.reshape(-1), minlength=256) for channel in _channels(images)]
     )
+    values = np.arange(256.0)
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    variance = counts @ values**2 / total - mean**2
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def _channels(images: np.ndarray):
+    return (images[..., c] for c in range(images.shape[-1]))
+
+
+def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
+    """A prepared data set of small images, decoded once and for all."""
+    records = prepared.Records(folder)
+
+    def make() -> dict[str, np.ndarray]:
+        print(f"{name}: decoding images", flush=True)
+        arrays, skipped = {}, 0
+        for split in records.splits:
+            source, columns = records.source(split), records.columns(split)
+            images = EncodedImages(
+                names=[f"{folder}: {split} example {i}" for i in range(len(source))],
+                read=lambda i, source=source: source[i]["image"],
+                size=records.image_shape[:2],
+                channels=records.image_shape[2],
+                min_side=1,
+                centre=1.0,
+            )
+            found, good = decode_all(images, np.arange(len(source)), on_bad_image)
+            skipped += len(source) - len(good)
+            arrays[f"{split}.image"] = found
+            for column, values in columns.items():
+                arrays[f"{split}.{column}"] = values[good]
+        mean, std = statistics(arrays["train.image"])
+        return arrays | dict(mean=mean, std=std, skipped=np.array(skipped))
+
+    key = ["decoded", name, records.fingerprint(), on_bad_image]
+    arrays = dict(cache.cached(key, make))
+    mean, std, skipped = (np.asarray(arrays.pop(x)) for x in ("mean", "std", "skipped"))
+    splits = {}
+    for split in records.splits:
+        own = {
+            key.removeprefix(f"{split}."): array
+            for key, array in arrays.items()
+            if key.startswith(f"{split}.")
+        }
+        splits[split] = Split(own.pop("image"), own.pop("label"), own)
+    return Dataset(splits, mean, std, records.class_names, folder, int(skipped))
+
+
+def _list(name: str, root: Path) -> Listing:
+    try:
+        return FOLDERS[name](root)
+    except UserError as error:
+        if name != "imagenet2012":
+            raise
+        raise UserError(
+            f"{error}. (Or it holds imagenet2012/<version>/, prepared by TFDS as "
+            "array_record; to prepare that, TFDS needs TensorFlow and the original archives)"
+        ) from None
+
+
+def _encoded(names, read, files: Mapping, min_side: int) -> EncodedImages:
+    size = (files["image_size"], files["image_size"])
+    return EncodedImages(names, read, size, files["channels"], min_side, files["centre"])
+
+
+def _of_files(listing: Listing, files: Mapping, min_side: int) -> dict[str, Split]:
+    """The splits of a folder of images."""
+    splits = {}
+    for split, names in listing.files.items():
+
+        def read(index: int, names=names) -> bytes:
+            return (listing.root / names[index]).read_bytes()
+
+        shown = [str(listing.root / name) for name in names]
+        images = _encoded(shown, read, files, min_side)
+        splits[split] = Split(images, listing.labels[split])
+    return splits
+
+
+def _of_records(
+    records: prepared.Records, files: Mapping, min_side: int
+) -> dict[str, Split]:
+    """The splits of a prepared copy of large images."""
+    splits = {}
+    for split in records.splits:
+        if split == "test":  # ImageNet's has no labels
+            continue
+        source = records.source(split)
+        key = ["columns", str(records.folder), split, records.fingerprint()]
+        columns = dict(
+            cache.cached(key, lambda split=split: records.columns(split))
+        )
+        names = [f"{records.folder}: {split} example {i}" for i in range(len(source))]
+        images = _encoded(
+            names, lambda i, source=source: source[i]["image"], files, min_side
+        )
+        splits[split] = Split(images, np.asarray(columns.pop("label")), columns)
+    return splits
+
+
+def _sample(count: int) -> np.ndarray:
+    """The images whose pixels are counted, [n] indices."""
+    number = min(count, NUM_FOR_STATISTICS)
+    return np.linspace(0, count - 1, number).round().astype(int)
+
+
+def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
+    """Mean, deviation, and how many of the sampled images could not be used.
+
+    `stamps` tells these files from others of the same names.
+    """
+    indices = _sample(len(images))
+    names = hashlib.sha256("\n".join(images.names).encode()).hexdigest()
+    form = [images.size, images.channels, images.min_side, images.centre, on_bad_image]
+
+    def make() -> dict[str, np.ndarray]:
+        counted = f"{len(indices):,} of {len(images):,} images"
+        print(f"mean and deviation of pixels, from {counted}", flush=True)
+        found, good = decode_all(images, indices, on_bad_image)
+        mean, std = statistics(found)
+        return dict(mean=mean, std=std, skipped=np.array(len(indices) - len(good)))
+
+    found = cache.cached(["statistics", names, stamps, form], make)
+    return np.asarray(found["mean"]), np.asarray(found["std"]), int(found["skipped"])

@@ -31,5 +31,8 @@ OF_MIXTURES = frozenset(EVALUATORS) - {"reconstruction", "probes"}
 # They choose a strength or a rate on the validation split.
 CHOOSING = frozenset({"separability", "semantics", "probes"})
 
+# They name classes: without any they are left out.
+NEED_LABELS = frozenset({"semantics", "recognition", "probes"})
+
 # They compare with what a teacher makes of each image alone.
 NEED_TEACHER = frozenset({"separability", "semantics", "representation"})

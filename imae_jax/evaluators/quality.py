@@ -63,7 +63,7 @@ def evaluate(
     def unit(images):
         return held_out.pixels(images) / 255
 
-    mean = unit(held_out.standardised(held_out.dataset.splits["train"].images)).mean(axis=0)
+    mean = held_out.dataset.splits["train"].images.mean(axis=0) / 255
     image_size = held_out.dataset.image_shape[:2]
 
     def add(name, images, targets, valid):

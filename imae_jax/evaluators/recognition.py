@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from imae_jax.data.pairs import batch_indices
+from imae_jax.data.pairs import Pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators.classifier import train_classifier
 from imae_jax.evaluators.inputs import HeldOut, Network
@@ -55,8 +55,10 @@ def evaluate(
         seed=seed,
     )
 
+    pairs = Pairs(train.labels, seed)
+
     def drawn(step: int) -> tuple[np.ndarray, np.ndarray]:
-        own = batch_indices(len(train.images), options["batch_size"], seed, step)
+        own = pairs.batch(step, options["batch_size"])
         return held_out.standardised(train.images[own]), train.labels[own]
 
     def clean(step: int):

@@ -9,13 +9,17 @@ from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES
 
+CHUNK = 1000  # images that are standardised at a time
+
 
 def mean_target(held_out: HeldOut) -> np.ndarray:
     """The mean of the train split's target patches, [L, P]."""
-    images = held_out.standardised(held_out.dataset.splits["train"].images)
-    return np.asarray(
-        target_patches(images, held_out.patch_size, held_out.norm_pix).mean(axis=0)
-    )
+    images, total = held_out.dataset.splits["train"].images, 0.0
+    for start in range(0, len(images), CHUNK):
+        part = held_out.standardised(images[start : start + CHUNK])
+        patches = target_patches(part, held_out.patch_size, held_out.norm_pix)
+        total = total + np.asarray(patches, np.float64).sum(axis=0)
+    return (total / len(images)).astype(np.float32)
 
 
 def evaluate(

@@ -1,0 +1,68 @@
+"""Arrays that cost time to make and never change, kept in the user's cache folder.
+
+`$XDG_CACHE_HOME/imae_jax`, by default `~/.cache/imae_jax`; it may be deleted at any time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+# Raise it when what is cached is made in another way.
+FORMAT = 1
+
+
+def folder() -> Path:
+    """The cache folder; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "imae_jax"
+
+
+def cached(
+    key: Mapping, make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """What `make` returns, from the cache where `key` has been asked for before.
+
+    Arrays from the cache are memory-mapped: they cost no time and are shared by processes.
+    Where the cache cannot be written, nothing is kept.
+
+    Args:
+      key: all that the arrays depend on, as JSON holds it.
+      make: returns arrays by name.
+    """
+    text = json.dumps([FORMAT, key], sort_keys=True)
+    place = folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
+    if not place.is_dir():
+        arrays = make()
+        try:
+            _write(arrays, place)
+        except OSError as error:
+            logging.warning("nothing cached in %s: %s", place, error)
+            return arrays
+    names = sorted(path.name for path in place.glob("*.npy"))
+    return {
+        name.removesuffix(".npy"): np.load(place / name, mmap_mode="r", allow_pickle=False)
+        for name in names
+    }
+
+
+def _write(arrays: Mapping[str, np.ndarray], place: Path) -> None:
+    """Writes the arrays as one folder, whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=".writing-"))
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        try:
+            temporary.rename(place)
+        except OSError:
+            if not place.is_dir():  # another process was first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""One encoded image -> pixels: opened, checked, cropped, resized."""
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from imae_jax.errors import UserError
+
+# Pillow's name of pixels with C channels.
+MODES = {1: "L", 3: "RGB"}
+# What turns into them without loss; others (16 bit, float, Lab) have another scale.
+CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+# What Pillow's decoders raise for damaged files.
+DAMAGED = (OSError, SyntaxError, EOFError, zlib.error, struct.error, IndexError)
+# random_box: pairs of area and aspect ratio that are tried, and the draws for all.
+NUM_TRIES = 10
+NUM_DRAWS = 2 * NUM_TRIES + 2
+
+# (height, width) of an image -> its crop (top, left, height, width), in pixels.
+BoxOf = Callable[[int, int], tuple[float, float, float, float]]
+
+
+class BadImageError(UserError):
+    """An image that cannot be used; the message names it."""
+
+
+def central_box(
+    height: int, width: int, size: tuple[int, int], share: float
+) -> tuple[float, float, float, float]:
+    """The middle `share` in (0, 1] of the largest box with the aspect ratio of `size`."""
+    scale = share * min(height / size[0], width / size[1])
+    box = scale * size[0], scale * size[1]
+    return (height - box[0]) / 2, (width - box[1]) / 2, *box
+
+
+def random_box(
+    height: int, width: int, scale: tuple[float, float], draws: np.ndarray
+) -> tuple[int, int, int, int]:
+    """The box of a RandomResizedCrop (torchvision's rules, which MAE trains by).
+
+    Args:
+      height, width: of the image, in pixels.
+      scale: the least and largest share of the area that is kept.
+      draws: [NUM_DRAWS] uniform in [0, 1).
+    Returns:
+      (top, left, height, width): aspect ratio log-uniform in 3/4..4/3, or, where no try
+      fits, the largest central box whose ratio is nearest.
+    """
+    low, high = scale
+    areas = height * width * (low + (high - low) * draws[:NUM_TRIES])
+    bound = math.log(4 / 3)
+    ratios = np.exp(bound * (2 * draws[NUM_TRIES : 2 * NUM_TRIES] - 1))
+    widths = np.round(np.sqrt(areas * ratios)).astype(int)
+    heights = np.round(np.sqrt(areas / ratios)).astype(int)
+    fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
+    if not fits.any():
+        ratio = min(max(width / height, 3 / 4), 4 / 3)
+        box = min(height, round(width / ratio)), min(width, round(height * ratio))
+        return (height - box[0]) // 2, (width - box[1]) // 2, *box
+    first = int(np.argmax(fits))
+    box = int(heights[first]), int(widths[first])
+    top, left = draws[-2:] * (height - box[0] + 1, width - box[1] + 1)
+    return int(top), int(left), *box
+
+
+def decode(
+    data: bytes, name: str, *, size: tuple[int, int], channels: int, box_of: BoxOf
+) -> np.ndarray:
+    """Decodes an image file, crops it and resizes the crop (bicubic, antialiased).
+
+    Grey images are repeated in three channels, palettes and CMYK converted, opaque alpha
+    dropped. A crop of the wanted size is copied as it is.
+
+    Args:
+      data: the encoded file.
+      name: of the image, for messages.
+      size: (H, W) of the result.
+      channels: C, 1 or 3.
+      box_of: the crop for an image's height and width.
+    Returns:
+      [H, W, C] uint8.
+    Raises:
+      BadImageError: if the file is damaged, no image, or of pixels that are no colours.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            box = box_of(image.height, image.width)
+            return _resized_crop(image, box, size, MODES[channels])
+    except (*DAMAGED, ValueError, Image.DecompressionBombError) as error:
+        raise BadImageError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _resized_crop(image, box, size, mode) -> np.ndarray:
+    """The crop `box` of an opened image as [H, W, C]."""
+    (height, width), full = size, image.size
+    top, left, box_height, box_width = box
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8 for less; twice the size that is needed
+    # leaves the resizing with as good as all it would have seen (Pillow's thumbnail).
+    times = min(box_height / height, box_width / width) / 2
+    if times >= 2 and image.format == "JPEG":
+        image.draft(None, (int(full[0] / times), int(full[1] / times)))
+    shrunk = image.size[0] / full[0], image.size[1] / full[1]
+    corners = left, top, left + box_width, top + box_height
+    corners = tuple(x * shrunk[i % 2] for i, x in enumerate(corners))
+    image = _converted(image, mode)
+    if (box_height, box_width) == (height, width) and shrunk == (1, 1):
+        if image.size != (width, height):
+            image = image.crop(tuple(map(round, corners)))
+    else:
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=corners)
+    return np.asarray(image).reshape(height, width, -1)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """The image in `mode`; raises ValueError where that would change what is seen."""
+    if image.mode not in CONVERTED:
+        raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or colour")
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            raise ValueError("it has a fourth, transparent channel; flatten it")
+    return image if image.mode == mode else image.convert(mode)

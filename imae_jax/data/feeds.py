@@ -1,0 +1,238 @@
+"""How batches reach the devices: from images that live there, or sent step by step.
+
+Both give the same images in the same order for the same seed and step, on any number of
+devices and processes, and have no state that a checkpoint would have to hold.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from imae_jax import sharding
+from imae_jax.data.decode import NUM_DRAWS, BadImageError, random_box
+from imae_jax.data.images import NUM_THREADS, EncodedImages, with_remedy
+from imae_jax.data.pairs import Pairs
+
+
+class Feed:
+    """What the two feeds share. A context manager.
+
+    Attributes:
+      seconds_waited: that the training loop has waited for data so far.
+      num_skipped: images met so far that could not be used and were replaced.
+    """
+
+    seconds_waited = 0.0
+    num_skipped = 0
+
+    def __init__(self, pairs: Pairs, mesh: Mesh, batch_size: int):
+        self._pairs, self._mesh, self._batch_size = pairs, mesh, batch_size
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+    def inputs(self, step: int, num_steps: int = 1):
+        """What `take` needs for steps `step` to `step + num_steps - 1`."""
+        started = time.perf_counter()
+        inputs = self._inputs(step, num_steps)
+        self.seconds_waited += time.perf_counter() - started
+        return inputs
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What the log says of the data at a step."""
+        epoch = (step * self._batch_size // 2) // self._pairs.per_epoch
+        found = {"same_class_rate": self._pairs.same_class_rate(epoch)}
+        if found["same_class_rate"] is None:
+            del found["same_class_rate"]
+        return found | ({"skipped_images": self.num_skipped} if self.num_skipped else {})
+
+
+class Resident(Feed):
+    """All images live on the devices; the host says where in the epoch a step begins."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        pairs: Pairs,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        max_steps: int,
+        sharded: bool,
+    ):
+        """Sends the images, [N, H, W, C] uint8, to the devices.
+
+        Args:
+          images: of the train split.
+          pairs: their order.
+          mesh: the devices; each gets a copy, or, if `sharded`, an equal part.
+          batch_size: B.
+          max_steps: the most steps of one dispatch.
+          sharded: spend a reduce-scatter of the batch per step to save the copies.
+        """
+        super().__init__(pairs, mesh, batch_size)
+        self._sharded, self._max_steps = sharded, max_steps
+        place = sharding.replicated(mesh)
+        if sharded:
+            place = sharding.batch_sharding(mesh)
+            padding = -len(images) % mesh.size
+            images = np.pad(images, ((0, padding), *[(0, 0)] * 3))
+        self._images = sharding.put(images, place)
+        self._window = functools.lru_cache(maxsize=1)(self._make_window)
+
+    def _make_window(self, epoch: int) -> jax.Array:
+        """The pairs of `epoch` and of as many after it as a dispatch can reach into.
+
+        As many wherever in the epoch it begins: the same shape each time, so that nothing
+        is compiled again.
+        """
+        per_epoch = self._pairs.per_epoch
+        num_pairs = per_epoch - 1 + self._max_steps * self._batch_size // 2
+        epochs = [self._pairs.epoch(epoch + i) for i in range(-(-num_pairs // per_epoch))]
+        window = np.concatenate(epochs).astype(np.int32)
+        return sharding.put(window, sharding.replicated(self._mesh))
+
+    def _inputs(self, step: int, num_steps: int):
+        per_epoch, per_step = self._pairs.per_epoch, self._batch_size // 2
+        epoch, first = divmod(step * per_step, per_epoch)
+        return self._images, self._window(epoch), np.int32(first)
+
+    def take(self, inputs, number) -> jax.Array:
+        """Inside a jitted step: the images [B, H, W, C] of the `number`-th step."""
+        images, window, first = inputs
+        per_step = self._batch_size // 2
+        start = first + number * per_step
+        indices = jax.lax.dynamic_slice_in_dim(window, start, per_step).reshape(-1)
+        if self._sharded:
+            return sharding.gather_from_shards(images, indices, self._mesh)
+        indices = jax.lax.with_sharding_constraint(
+            indices, sharding.batch_sharding(self._mesh)
+        )
+        return images[indices]
+
+
+class Streaming(Feed):
+    """Images are cropped and decoded by threads, ahead of the step that needs them."""
+
+    def __init__(
+        self,
+        images: np.ndarray | EncodedImages,
+        pairs: Pairs,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        seed: int,
+        crop_scale: tuple[float, ...],
+        on_bad_image: str,
+        prefetch: int,
+    ):
+        """Starts no work yet.
+
+        Args:
+          images: of the train split.
+          pairs: their order.
+          mesh: the devices; of each batch a process makes only what its own devices get.
+          batch_size: B.
+          seed: of the crops.
+          crop_scale: see `decode.random_box`; () shows images in the middle.
+          on_bad_image: "raise", or "skip" to take the next one that can be used instead.
+          prefetch: batches made ahead.
+        """
+        super().__init__(pairs, mesh, batch_size)
+        self._images, self._seed = images, seed
+        self._sharding = sharding.batch_sharding(mesh)
+        self._crop_scale, self._on_bad_image = crop_scale, on_bad_image
+        self._rows = process_rows(batch_size, jax.process_index(), jax.process_count())
+        self._prefetch = prefetch
+        self._batches: dict[int, Future] = {}
+        # One thread puts batches together while the others decode for it.
+        self._sender = ThreadPoolExecutor(1)
+        self._decoders = ThreadPoolExecutor(NUM_THREADS)
+        self._bad: set[int] = set()
+
+    def __exit__(self, *exc_info):
+        for pool in (self._sender, self._decoders):
+            pool.shutdown(cancel_futures=True)
+
+    @property
+    def num_skipped(self) -> int:
+        return len(self._bad)
+
+    def _inputs(self, step: int, num_steps: int):
+        assert num_steps == 1, "a batch is sent for each step"
+        for ahead in range(step, step + 1 + self._prefetch):
+            if ahead not in self._batches:
+                self._batches[ahead] = self._sender.submit(self._make, ahead)
+        return self._batches.pop(step).result()
+
+    def take(self, inputs, number) -> jax.Array:
+        """Inside a jitted step: its images, which were sent as they are."""
+        del number
+        return jax.lax.with_sharding_constraint(inputs, self._sharding)
+
+    def _make(self, step: int) -> jax.Array:
+        images = self.local_batch(step)
+        return jax.make_array_from_process_local_data(self._sharding, images)
+
+    def local_batch(self, step: int) -> np.ndarray:
+        """This process's part of a step's images, [B / processes, H, W, C] uint8."""
+        indices = self._pairs.batch(step, self._batch_size)[self._rows]
+        if not isinstance(self._images, EncodedImages):
+            return np.asarray(self._images[indices])
+        draws = np.random.default_rng((self._seed, step, 1)).random(
+            (self._batch_size, NUM_DRAWS)
+        )[self._rows]
+        found = np.empty((len(indices), *self._images.shape[1:]), np.uint8)
+
+        def fill(pair: int) -> None:
+            both = slice(2 * pair, 2 * pair + 2)
+            taken = set(indices[both].tolist())
+            for place in range(both.start, both.stop):
+                found[place] = self._usable(int(indices[place]), taken, draws[place])
+
+        for _ in self._decoders.map(fill, range(len(indices) // 2)):
+            pass
+        return found
+
+    def _usable(self, index: int, taken: set[int], draws: np.ndarray) -> np.ndarray:
+        """Image `index`, or the next that can be used and is not in its pair already."""
+        box_of = None
+        if self._crop_scale:
+            box_of = functools.partial(random_box, scale=self._crop_scale, draws=draws)
+        for candidate in _from(index, len(self._images), taken):
+            if candidate in self._bad:
+                continue
+            try:
+                found = self._images.get(candidate, box_of)
+            except BadImageError as error:
+                if self._on_bad_image == "raise":
+                    raise with_remedy(error) from error
+                logging.warning("skipped: %s", error)
+                self._bad.add(candidate)
+                continue
+            taken.add(candidate)
+            return found
+        raise BadImageError(f"none of the {len(self._images)} images can be used")
+
+
+def _from(index: int, count: int, taken: set[int]) -> Iterator[int]:
+    """`index`, then those after it, round and round, that are not taken."""
+    yield index
+    for ahead in range(1, count):
+        if (index + ahead) % count not in taken:
+            yield (index + ahead) % count
+
+
+def process_rows(batch_size: int, process: int, num_processes: int) -> slice:
+    """The rows of a batch that a process supplies, whole pairs; they part the batch."""
+    own = batch_size // num_processes
+    return slice(process * own, (process + 1) * own)
