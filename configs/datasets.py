@@ -14,7 +14,8 @@ def parse_arg(arg: str | None) -> tuple[str, bool]:
     """
     dataset, *options = (arg or "digits").split(",")
     if dataset not in PRESETS:
-        raise ValueError(f"no preset for data set {dataset!r}; presets: {', '.join(PRESETS)}")
+        known = ", ".join(PRESETS)
+        raise ValueError(f"no preset for data set {dataset!r}; presets: {known}")
     unknown = [option for option in options if option != "runlocal"]
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; options: runlocal")

@@ -91,8 +91,8 @@ def as_text(found: dict) -> str:
         counts = split.get("images_per_class")
         each = ""
         if counts:
-            low, high = min(counts), max(counts)
-            each = f", {low:,} per class" if low == high else f", {low:,} to {high:,} a class"
+            low, high = f"{min(counts):,}", f"{max(counts):,}"
+            each = f", {low} a class" if low == high else f", {low} to {high} a class"
         lines.append(f"{name:12} {split['images']:,} images{each}")
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     lines.append(f"classes      {len(names)}{': ' if names else ''}{shown}")

@@ -71,9 +71,7 @@ class Throughput:
         self._began = time.perf_counter() - seconds
         self._step = None
 
-    def read(
-        self, step: int, batch_size: int, seconds_waited: float
-    ) -> dict[str, float]:
+    def read(self, step: int, batch_size: int, seconds_waited: float) -> dict[str, float]:
         """What has passed since the last call; the first tells `seconds` only.
 
         Args:

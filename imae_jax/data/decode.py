@@ -89,6 +89,7 @@ def decode(
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _check_pixels(image)
             box = box_of(image.height, image.width)
             return _resized_crop(image, box, size, MODES[channels])
     except (*DAMAGED, ValueError, Image.DecompressionBombError) as error:
@@ -104,24 +105,25 @@ def _resized_crop(image, box, size, mode) -> np.ndarray:
     times = min(box_height / height, box_width / width) / 2
     if times >= 2 and image.format == "JPEG":
         image.draft(None, (int(full[0] / times), int(full[1] / times)))
+    # Cut out first: resizing a part of an image, Pillow would look beyond the box.
     shrunk = image.size[0] / full[0], image.size[1] / full[1]
-    corners = left, top, left + box_width, top + box_height
-    corners = tuple(x * shrunk[i % 2] for i, x in enumerate(corners))
-    image = _converted(image, mode)
-    if (box_height, box_width) == (height, width) and shrunk == (1, 1):
-        if image.size != (width, height):
-            image = image.crop(tuple(map(round, corners)))
-    else:
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box=corners)
+    left, right = left * shrunk[0], (left + box_width) * shrunk[0]
+    top, bottom = top * shrunk[1], (top + box_height) * shrunk[1]
+    hull = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    image = image.crop(hull)
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image.size != (width, height):
+        inside = left - hull[0], top - hull[1], right - hull[0], bottom - hull[1]
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=inside)
     return np.asarray(image).reshape(height, width, -1)
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """The image in `mode`; raises ValueError where that would change what is seen."""
+def _check_pixels(image: Image.Image) -> None:
+    """Raises ValueError where conversion would change what is seen."""
     if image.mode not in CONVERTED:
         raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or colour")
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema()[0] < 255:
             raise ValueError("it has a fourth, transparent channel; flatten it")
-    return image if image.mode == mode else image.convert(mode)

@@ -127,9 +127,7 @@ class Pairs:
     so that no image is ever dropped.
     """
 
-    def __init__(
-        self, labels: np.ndarray, seed: int, same_class_rate: float | None = None
-    ):
+    def __init__(self, labels: np.ndarray, seed: int, same_class_rate: float | None = None):
         """`labels` are [N] int; without a `same_class_rate` only their number counts.
 
         Raises:

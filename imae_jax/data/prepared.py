@@ -79,10 +79,11 @@ class Records:
           UserError: if its files are not array_record, or it has no images and labels.
         """
         info = json.loads((folder / INFO_FILE).read_text())
-        if info.get("fileFormat") != "array_record":
+        kind = info.get("fileFormat", "tfrecord")
+        if kind != "array_record":
             raise UserError(
-                f"{folder} was prepared as {info.get('fileFormat', 'tfrecord')}, which only "
-                "TensorFlow can read: prepare it with file_format='array_record'"
+                f"{folder} was prepared as {kind}, which only TensorFlow can read: prepare "
+                "it with file_format='array_record'"
             )
         self.folder = folder
         self._builder = tfds.builder_from_directory(folder)
@@ -121,11 +122,12 @@ class Records:
             rows += [[example[name] for name in names] for example in examples]
         found = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
         labels = found["label"] = found["label"].astype(np.int64)
-        out = np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))
+        highest = len(self.class_names) - 1
+        out = np.flatnonzero((labels < 0) | (labels > highest))
         if len(out):
             raise UserError(
                 f"{self.folder}: {split} example {out[0]} has label {labels[out[0]]}, but "
-                f"there are {len(self.class_names)} classes, 0 to {len(self.class_names) - 1}"
+                f"the classes are 0 to {highest}"
             )
         return found
 

@@ -185,7 +185,7 @@ def _list(name: str, root: Path) -> Listing:
             raise
         raise UserError(
             f"{error}. (Or it holds imagenet2012/<version>/, prepared by TFDS as "
-            "array_record; to prepare that, TFDS needs TensorFlow and the original archives)"
+            "array_record; for that, TFDS needs TensorFlow and the original archives)"
         ) from None
 
 
@@ -218,9 +218,7 @@ def _of_records(
             continue
         source = records.source(split)
         key = ["columns", str(records.folder), split, records.fingerprint()]
-        columns = dict(
-            cache.cached(key, lambda split=split: records.columns(split))
-        )
+        columns = dict(cache.cached(key, lambda split=split: records.columns(split)))
         names = [f"{records.folder}: {split} example {i}" for i in range(len(source))]
         images = _encoded(
             names, lambda i, source=source: source[i]["image"], files, min_side
