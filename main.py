@@ -42,7 +42,7 @@ def parse_command(arguments: list[str]) -> str:
 
 def parse_flags(command: str, arguments: list[str]) -> None:
     """Reads --workdir and --config; `eval` starts from the config stored in the workdir."""
-    default_workdir = {"demo": "runs/demo", "data": "runs/data"}.get(command)
+    default_workdir = "runs/demo" if command == "demo" else None
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
     unknown = FLAGS(["main.py", *arguments], known_only=True)[1:]
     for word in unknown:
@@ -51,7 +51,7 @@ def parse_flags(command: str, arguments: list[str]) -> None:
                 f"{word} is not a flag; flags: --workdir=DIR, --config=FILE:ARG, "
                 "--config.KEY=VALUE"
             )
-    if not FLAGS.workdir:
+    if not FLAGS.workdir and command != "data":
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":
         from imae_jax import runs  # late, as in `run`
@@ -95,7 +95,7 @@ def run(command: str) -> None:
         report = demo.demo(config, workdir)
         print(f"\n{html.read_as_text(workdir)}\nReport: {report}")
     elif command == "data":
-        print(describe.describe(config, workdir))
+        print(describe.describe(config, workdir or "runs/data"))
     elif command == "train":
         train.train(config, workdir)
     elif command == "eval":

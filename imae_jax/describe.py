@@ -20,7 +20,8 @@ SHEET_ROWS, SHEET_COLUMNS = 10, 12
 def describe(config: ConfigDict, workdir: str | Path) -> str:
     """Prepares a config's data set and describes it.
 
-    Writes `data.json` and `contact_sheet.png` into the workdir.
+    Writes `data.json` and `contact_sheet.png` into a folder of the workdir, named after the
+    data set.
 
     Returns:
       The description, some lines of text.
@@ -28,8 +29,8 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
       UserError: if the data set is missing, damaged, or cannot be prepared.
     """
     validate.check_sections(config)
-    workdir = runs.open_workdir(workdir)
     dataset = setup.load_data(config)
+    workdir = runs.open_workdir(Path(workdir) / config.data.name)
     found = summary(config, dataset)
     checkpoint.write_json(workdir / DATA_FILE, found)
     sheet = workdir / SHEET_FILE
@@ -86,7 +87,8 @@ def as_text(found: dict) -> str:
     """`summary` for people."""
     names, shape = found["class_names"], found["image_shape"]
     lines = [f"{found['name']} in {found['path']}"]
-    lines.append(f"images       {shape[0]}x{shape[1]}, {shape[2]} channels")
+    channels = {1: "grey", 3: "RGB"}.get(shape[2], f"{shape[2]} channels")
+    lines.append(f"images       {shape[0]}x{shape[1]}, {channels}")
     for name, split in found["splits"].items():
         counts = split.get("images_per_class")
         each = ""
@@ -105,8 +107,8 @@ def as_text(found: dict) -> str:
     lines.append(f"size         {sizes[0]:,.0f} MB on disk, {sizes[1]:,.0f} MB decoded")
     lines.append(f"feed         {found['feed']}")
     for part, used in found["evaluated_on"].items():
-        verb = dict(train="fitted", validation="chosen", test="scored")[part]
-        lines.append(f"evaluation   {verb} on {used['images']:,} of {used['split']}")
+        verb = dict(train="fitted on", validation="chosen by", test="scored on")[part]
+        lines.append(f"evaluation   {verb} {used['images']:,} of {used['split']}")
     if found["skipped_images"]:
         lines.append(f"skipped      {found['skipped_images']} images cannot be used")
     return "\n".join(lines)

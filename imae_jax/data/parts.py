@@ -45,16 +45,14 @@ def part_indices(
     scored = "test" if "test" in sizes else "validation"
     # RandomState: its stream is frozen across NumPy versions.
     order = {name: np.random.RandomState(0).permutation(n) for name, n in sizes.items()}
-    found = {"train": ("train", order["train"]), "test": (scored, order[scored])}
-    if len(sizes) > 2:
-        found["validation"] = ("validation", order["validation"])
-    else:
+    fitted, chosen = order["train"], ("validation", order.get("validation"))
+    if len(sizes) == 2:
         count = sizes["train"] // CHOOSING_SHARE
-        found["validation"] = ("train", order["train"][:count])
-        found["train"] = ("train", order["train"][count:])
+        fitted, chosen = fitted[count:], ("train", fitted[:count])
+    parts = dict(train=("train", fitted), validation=chosen, test=(scored, order[scored]))
     return {
         part: (split, np.sort(indices[: limits[part]]))
-        for part, (split, indices) in found.items()
+        for part, (split, indices) in parts.items()
     }
 
 
