@@ -104,7 +104,8 @@ def test_download(server, tmp_path, capfd):
     assert os.listdir(folder) == ["set.zip"]
     archives.find(folder, server.archive)
     assert server.ranges == [None]
-    assert capfd.readouterr() == ("", "")  # no bar where there is no terminal
+    # One line and no bar where there is no terminal.
+    assert capfd.readouterr() == ("", f"downloading {server.archive.url} (1 MB)\n")
 
 
 def test_md5(server, tmp_path):

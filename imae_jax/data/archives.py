@@ -8,6 +8,7 @@ import http.client
 import io
 import os
 import queue
+import sys
 import tarfile
 import threading
 import urllib.error
@@ -17,7 +18,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from absl import logging
 from tqdm import tqdm
 
 from imae_jax.errors import UserError
@@ -108,7 +108,6 @@ def _download(archive: Archive, part: Path, start: int) -> None:
     """Writes `part` from byte `start` on."""
     with _network_errors(archive, part):
         response = _request(archive.url, start)
-    logging.info("downloading %s (%s)", archive.url, megabytes(archive.size))
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         start = 0  # the server does not resume
     bar = tqdm(
@@ -117,8 +116,12 @@ def _download(archive: Archive, part: Path, start: int) -> None:
         initial=start,
         unit="B",
         unit_scale=True,
-        disable=None,  # none where there is no terminal
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
     )
+    if bar.disable:
+        line = f"downloading {archive.url} ({megabytes(archive.size)})"
+        print(line, file=sys.stderr, flush=True)
     part.touch()
     # Written in place, not appended: of two runs that download at the same time, both
     # write the same bytes to the same places.
