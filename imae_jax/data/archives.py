@@ -99,7 +99,8 @@ def find(data_dir: str | os.PathLike, archive: Archive) -> Path:
         if path.exists():  # another run was faster
             return path
         raise UserError(
-            f"{part} ({megabytes(archive.size)}) cannot be written: {error.strerror}"
+            f"{part} ({megabytes(archive.size)}) cannot be written: "
+            f"{error.strerror or error}"
         ) from error
     return path
 
@@ -135,6 +136,8 @@ def _download(archive: Archive, part: Path, start: int) -> None:
             file.write(block)
             bar.update(len(block))
         file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
         received = file.tell() - start
     # `read` returns what there is and ends quietly when the connection does.
     promised = response.headers.get("Content-Length")

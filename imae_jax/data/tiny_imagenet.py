@@ -59,7 +59,7 @@ class _Files:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"{name} in {self.path} is damaged: {error}") from error
         if image.size != SIZE or image.mode not in ("RGB", "L"):
             raise UserError(
