@@ -195,7 +195,9 @@ def test_slow_name_look_up_and_several_addresses_count_together(
 def test_a_download_that_stalls(server, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "READ_TIMEOUT", 0.3)
     server.answer = stalled
+    began = time.monotonic()
     assert "(timed out)" in error_of(archives.find, tmp_path, server.archive)
+    assert time.monotonic() - began < 5
     assert not (tmp_path / "set.zip").exists()
 
 
@@ -212,7 +214,7 @@ def test_disk_full(server, tmp_path):
     assert message == f"{part} (1 MB) cannot be written: No space left on device"
 
 
-FILES = {f"folder/{n}.txt": DATA[n * 200 : (n + 1) * 200] for n in range(3)}
+FILES = {f"folder/{n}é.txt": DATA[n * 200 : (n + 1) * 200] for n in range(3)}
 
 
 def tar_of(files):
@@ -282,6 +284,14 @@ def test_damage_is_named_and_never_read_as_content(name, tmp_path):
         else:  # a date, say
             assert found.items() <= FILES.items()
     assert named > 0.7 * len(packed)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_web_page_in_an_archives_place_is_damage(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"<html>Moved.</html>")
+    message = error_of(PACKED[name][1], path, list(FILES))
+    assert message.startswith(f"{path} is damaged or only half there (1.9e-05 MB; ")
 
 
 def test_a_missing_member_is_named(tmp_path):

@@ -135,7 +135,6 @@ def _download(archive: Archive, part: Path, start: int) -> None:
                 break
             file.write(block)
             bar.update(len(block))
-        file.truncate()
         file.flush()
         os.fsync(file.fileno())
         received = file.tell() - start
