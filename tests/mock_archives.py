@@ -118,5 +118,6 @@ def write_folder(folder, files):
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    (root / "train" / "n01" / "images" / "._n01_0.JPEG").write_bytes(b"of a Mac")
+    for litter in ("._n01_0.JPEG", "Thumbs.db"):  # what desktops leave
+        (root / "train" / "n01" / "images" / litter).write_bytes(b"no image")
     return root

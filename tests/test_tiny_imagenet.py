@@ -151,6 +151,13 @@ def test_tiny_imagenet_damaged_member_is_named_as_the_archives_damage(tmp_path):
     assert message.startswith(f"{path} is damaged") and "Bad CRC-32" in message
 
 
+def test_a_zip_without_the_folder_inside(tmp_path):
+    path = tmp_path / tiny_imagenet.ARCHIVE.filename
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("wnids.txt", b"n01\n")
+    assert error_of(TinyImagenet, tmp_path) == f"wnids.txt is missing in {path}"
+
+
 def test_the_zip_goes_before_the_folder(tmp_path):
     write_folder(tmp_path, {"train/n01/images/n01_0.JPEG": jpeg()})  # half unpacked
     write_zip(tmp_path, tiny_files())
