@@ -59,10 +59,6 @@ def wrong(handler):
     handler.send(b"<html>Log in to this network first.</html>")
 
 
-def not_satisfiable(handler):
-    handler.send(b"", status=416)
-
-
 @pytest.fixture
 def server():
     """A server whose `answer` can be set; `ranges` are the ranges it was asked for."""
@@ -151,7 +147,7 @@ def test_a_part_killed_before_its_check_is_not_downloaded_again(server, tmp_path
 
 def test_a_part_that_the_server_cannot_continue_is_dropped(server, tmp_path):
     (tmp_path / "set.zip.part").write_bytes(DATA[:10])
-    server.answer = not_satisfiable
+    server.answer = lambda handler: handler.send(b"", status=416)
     assert "Range" in error_of(archives.find, tmp_path, server.archive)
     server.answer = whole
     assert archives.find(tmp_path, server.archive).read_bytes() == DATA
