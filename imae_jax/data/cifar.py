@@ -1,0 +1,109 @@
+"""CIFAR-10 and CIFAR-100 from their original archives, without TensorFlow."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import cifar
+
+from imae_jax.data import archives
+from imae_jax.data.encoding import png
+from imae_jax.errors import UserError
+
+# Sizes and digests as in TFDS's url_checksums/cifar10.txt and cifar100.txt.
+ARCHIVES = {
+    "cifar10": archives.Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        size=170_052_171,
+        digest="sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    ),
+    "cifar100": archives.Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        size=168_513_733,
+        digest="sha256:58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    ),
+}
+PIXELS = 3 * 32 * 32  # bytes of an image, the three colours one after the other
+
+
+class _FromBinary:
+    """How to prepare either data set; what they are, TFDS's own builders say.
+
+    Features, keys and splits stay TFDS's, so a copy prepared by one is the other's too.
+    """
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # our own tells what to do where there is no network
+        layout = self._cifar_info
+        archive = archives.find(self.data_dir_root, ARCHIVES[self.name])
+        names = [*layout.label_files, *layout.train_files, *layout.test_files]
+        files = archives.read_tar(archive, [layout.prefix + name for name in names])
+        for key, name in zip(layout.label_keys, layout.label_files, strict=True):
+            lines = files[layout.prefix + name].decode().split("\n")
+            self.info.features[key].names = [line for line in lines if line]
+
+        def examples(split, names):
+            parts = [
+                self._records(files[layout.prefix + name], f"{name} in {archive}")
+                for name in names
+            ]
+            return self._generate_examples(f"{split}_", np.concatenate(parts))
+
+        return {
+            "train": examples("train", layout.train_files),
+            "test": examples("test", layout.test_files),
+        }
+
+    def _records(self, data: bytes, where: str) -> np.ndarray:
+        """Checks a file of records and returns them, [N, labels + PIXELS] uint8."""
+        keys = self._cifar_info.label_keys
+        length = len(keys) + PIXELS
+        if not data or len(data) % length:
+            raise UserError(
+                f"{where} has {len(data)} bytes, which is not a whole number of records "
+                f"of {length} bytes: delete the archive and run again"
+            )
+        records = np.frombuffer(data, np.uint8).reshape(-1, length)
+        for column, key in enumerate(keys):
+            classes = self.info.features[key].num_classes
+            highest = records[:, column].max()
+            if highest >= classes:
+                raise UserError(
+                    f"{where}: record {records[:, column].argmax()} has {key} {highest}, "
+                    f"but there are {classes} classes: delete the archive and run again"
+                )
+        return records
+
+    def _generate_examples(self, prefix: str, records: Iterable[np.ndarray]):
+        keys = self._cifar_info.label_keys
+        for index, record in enumerate(records):
+            labels, pixels = np.split(record, [len(keys)])
+            image = np.moveaxis(pixels.reshape(3, 32, 32), 0, -1)
+            yield (
+                index,
+                {
+                    "id": f"{prefix}{index:05d}",
+                    "image": png(image),
+                    **dict(zip(keys, labels.tolist(), strict=True)),
+                },
+            )
+
+
+# Not registered: TFDS's builders of the same names are, and a name is given only once.
+class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):
+    """CIFAR-10: 50,000 + 10,000 images, 32x32x3, of 10 classes, as TFDS's `cifar10`.
+
+    Prepared from `cifar-10-binary.tar.gz` in `data_dir`; see `archives.find`.
+    """
+
+    VERSION = tfds.core.Version("3.0.2")
+
+
+class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):
+    """CIFAR-100: 50,000 + 10,000 images, 32x32x3, of 100 classes, as TFDS's `cifar100`.
+
+    `label` is the fine one, `coarse_label` one of 20. Prepared from
+    `cifar-100-binary.tar.gz` in `data_dir`; see `archives.find`.
+    """
+
+    VERSION = tfds.core.Version("3.0.2")

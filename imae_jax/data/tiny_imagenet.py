@@ -1,0 +1,220 @@
+"""Tiny-ImageNet from its original zip, or from the folder that was unpacked from it."""
+
+import collections
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from imae_jax.data import archives
+from imae_jax.errors import UserError
+
+# The publishers name no digest; this MD5 is what other projects hold it to.
+ARCHIVE = archives.Archive(
+    url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    size=248_100_043,
+    digest="md5:90528d7ca1a48142e341f4ef8d21d0de",
+)
+FOLDER = "tiny-imagenet-200"
+SIZE = (64, 64)
+
+
+class _Files:
+    """The archive's files, by their names inside `tiny-imagenet-200/`."""
+
+    def __init__(self, path: Path, names: Iterable[str]):
+        self.path = path
+        self.names = set(names)
+        self._images = collections.defaultdict(set)
+        for name in self.names:
+            folder, _, file = name.rpartition("/")
+            if file.endswith(".JPEG") and not file.startswith("."):
+                self._images[folder].add(file)
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        return (self.path / name).read_bytes()
+
+    def lines(self, name: str) -> list[str]:
+        """A text file's lines; raises UserError if it is missing."""
+        if name not in self.names:
+            raise UserError(f"{name} is missing in {self.path}")
+        return self.read(name).decode(errors="replace").splitlines()
+
+    def images(self, folder: str) -> set[str]:
+        """The names of the images right in `folder`."""
+        return self._images[folder]
+
+    def image(self, name: str) -> io.BytesIO:
+        """An image file as it is; raises UserError if it cannot be decoded to 64x64.
+
+        Some are grey. TFDS repeats their one channel when it reads them, so they need no
+        other encoding.
+        """
+        data = self.read(name)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{name} in {self.path} is damaged: {error}") from error
+        if image.size != SIZE or image.mode not in ("RGB", "L"):
+            raise UserError(
+                f"{name} in {self.path} is {image.mode} of {image.width}x{image.height} "
+                "pixels, should be RGB or grey of 64x64"
+            )
+        return io.BytesIO(data)
+
+
+class _ZippedFiles(_Files):
+    """The same inside the zip; raises UserError wherever that turns out to be damaged."""
+
+    def __init__(self, path: Path):
+        with archives.reading(path):
+            self._zip = zipfile.ZipFile(path)
+        inside = f"{FOLDER}/"
+        names = (name for name in self._zip.namelist() if name.startswith(inside))
+        super().__init__(path, (name.removeprefix(inside) for name in names))
+
+    def read(self, name: str) -> bytes:
+        with archives.reading(self.path):
+            return self._zip.read(f"{FOLDER}/{name}")
+
+
+def _open(data_dir: Path) -> _Files:
+    # The zip first where both are there: it has checksums.
+    root = data_dir / FOLDER
+    if not root.is_dir() or (data_dir / ARCHIVE.filename).exists():
+        return _ZippedFiles(archives.find(data_dir, ARCHIVE))
+    paths = (Path(top, file) for top, _, files in os.walk(root) for file in files)
+    return _Files(root, (path.relative_to(root).as_posix() for path in paths))
+
+
+def _classes(files: _Files) -> list[str]:
+    """The WNIDs, sorted: a label is the rank of its WNID."""
+    wnids = {line.strip() for line in files.lines("wnids.txt")} - {""}
+    if not wnids:
+        raise UserError(f"wnids.txt in {files.path} is empty")
+    return sorted(wnids)
+
+
+def class_names(wnids: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """Names of classes for people to read, each different.
+
+    Args:
+      wnids: WordNet identifiers, such as `n01443537`.
+      words: their synonyms where known, such as `goldfish, Carassius auratus`.
+    Returns:
+      The first synonym; `goldfish (n01443537)` where several classes have the same; the
+      WNID where there is none.
+    """
+    firsts = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    count = collections.Counter(firsts)
+    return [
+        first if count[first] == 1 else f"{first} ({wnid})"
+        for first, wnid in zip(firsts, wnids, strict=True)
+    ]
+
+
+def _train(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
+    """{image: label}. Raises UserError for a class with none or with one lost."""
+    labels = {}
+    for label, wnid in enumerate(wnids):
+        folder = f"train/{wnid}"
+        images = files.images(f"{folder}/images")
+        if not images:
+            raise UserError(
+                f"{folder}/images in {files.path} holds no images, but {wnid} is in "
+                "wnids.txt"
+            )
+        # Nothing else would tell that an unpacked folder is only half there.
+        boxes = f"{folder}/{wnid}_boxes.txt"
+        for number, line in enumerate(
+            files.lines(boxes) if boxes in files.names else (), 1
+        ):
+            file = line.split("\t")[0].strip()
+            if file and file not in images:
+                raise UserError(
+                    f"{boxes} in {files.path}, line {number}: {folder}/images/{file} does "
+                    "not exist"
+                )
+        labels |= {f"{folder}/images/{file}": label for file in sorted(images)}
+    return labels
+
+
+def _validation(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
+    """{image: label}. Raises UserError where images and annotations do not match."""
+    annotations, folder = "val/val_annotations.txt", "val/images"
+    images = files.images(folder)
+    known = {wnid: label for label, wnid in enumerate(wnids)}
+    labels = {}
+    for number, line in enumerate(files.lines(annotations), 1):
+        if not line.strip():
+            continue
+        file, wnid = (*line.split("\t"), "")[:2]
+        image = f"{folder}/{file}"
+        if wnid not in known:
+            what = f"class {wnid!r} is not in wnids.txt"
+        elif file not in images:
+            what = f"{image} does not exist"
+        elif image in labels:
+            what = f"{file} has a line already"
+        else:
+            labels[image] = known[wnid]
+            continue
+        raise UserError(f"{annotations} in {files.path}, line {number}: {what}")
+    for file in sorted(images):
+        if f"{folder}/{file}" not in labels:
+            raise UserError(f"{annotations} in {files.path} has no line for {file}")
+    if not labels:
+        raise UserError(f"{annotations} in {files.path} is empty")
+    return labels
+
+
+class TinyImagenet(tfds.core.GeneratorBasedBuilder):
+    """Tiny-ImageNet: 64x64x3 images of 200 classes, 500 + 50 of each.
+
+    Prepared from `tiny-imagenet-200.zip` or `tiny-imagenet-200/` in `data_dir`; see
+    `archives.find`. Fewer classes or images in the same layout work too. The original's
+    test images have no labels and are left out. JPEG files stay as they are.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(*SIZE, 3), encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(),  # named when the archive is read
+                    "filename": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # our own tells what to do where there is no network
+        files = _open(Path(self.data_dir_root))
+        wnids = _classes(files)
+        lines = files.lines("words.txt") if "words.txt" in files.names else []
+        words = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        self.info.features["label"].names = class_names(wnids, words)
+        # Both are checked before either is written.
+        splits = {"train": _train(files, wnids), "validation": _validation(files, wnids)}
+        return {
+            split: self._generate_examples(files, labels)
+            for split, labels in splits.items()
+        }
+
+    def _generate_examples(self, files: _Files, labels: Mapping[str, int]):
+        for image, label in labels.items():
+            filename = image.rpartition("/")[-1]
+            file = files.image(image)
+            yield image, {"image": file, "label": label, "filename": filename}
