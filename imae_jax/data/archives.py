@@ -68,6 +68,15 @@ class Archive:
         )
 
 
+class FromArchive:
+    """A TFDS builder whose archive may lie elsewhere than the copy it prepares."""
+
+    def __init__(self, *, archive_dir: str | os.PathLike | None = None, **options):
+        """`archive_dir`: where the archive lies or is put; None: in `data_dir`."""
+        super().__init__(**options)
+        self.archive_dir = self.data_dir_root if archive_dir is None else archive_dir
+
+
 def megabytes(size: int) -> str:
     """Bytes in words, 1 MB = 10^6."""
     return f"{size / 1e6:.3g} MB"

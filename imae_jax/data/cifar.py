@@ -26,7 +26,7 @@ ARCHIVES = {
 PIXELS = 3 * 32 * 32  # bytes of an image, the three colours one after the other
 
 
-class _FromBinary:
+class _FromBinary(archives.FromArchive):
     """How to prepare either data set; what they are, TFDS's own builders say.
 
     Features, keys and splits stay TFDS's, so a copy prepared by one is the other's too.
@@ -35,7 +35,7 @@ class _FromBinary:
     def _split_generators(self, dl_manager):
         del dl_manager  # our own tells what to do where there is no network
         layout = self._cifar_info
-        archive = archives.find(self.data_dir_root, ARCHIVES[self.name])
+        archive = archives.find(self.archive_dir, ARCHIVES[self.name])
         names = [*layout.label_files, *layout.train_files, *layout.test_files]
         files = archives.read_tar(archive, [layout.prefix + name for name in names])
         for key, name in zip(layout.label_keys, layout.label_files, strict=True):
@@ -93,7 +93,7 @@ class _FromBinary:
 class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):
     """CIFAR-10: 50,000 + 10,000 images, 32x32x3, of 10 classes, as TFDS's `cifar10`.
 
-    Prepared from `cifar-10-binary.tar.gz` in `data_dir`; see `archives.find`.
+    Prepared from `cifar-10-binary.tar.gz` in `archive_dir`; see `archives.find`.
     """
 
     VERSION = tfds.core.Version("3.0.2")
@@ -103,7 +103,7 @@ class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):
     """CIFAR-100: 50,000 + 10,000 images, 32x32x3, of 100 classes, as TFDS's `cifar100`.
 
     `label` is the fine one, `coarse_label` one of 20. Prepared from
-    `cifar-100-binary.tar.gz` in `data_dir`; see `archives.find`.
+    `cifar-100-binary.tar.gz` in `archive_dir`; see `archives.find`.
     """
 
     VERSION = tfds.core.Version("3.0.2")

@@ -12,11 +12,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from imae_jax.data import cache
+from imae_jax.data.archives import FromArchive
+from imae_jax.data.cifar import Cifar10, Cifar100
 from imae_jax.data.digits import Digits
+from imae_jax.data.tiny_imagenet import TinyImagenet
 from imae_jax.errors import UserError
 
 # Data sets with a builder of our own, prepared on first use.
-BUILDERS = {"digits": Digits}
+BUILDERS = {
+    "digits": Digits,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "tiny_imagenet": TinyImagenet,
+}
 INFO_FILE = "dataset_info.json"
 
 
@@ -45,8 +53,10 @@ def prepare(name: str, data_dir: Path) -> Path:
         if base != data_dir:
             print(f"data.dir={str(data_dir)!r} is read-only: {name} is prepared in {base}")
             base.mkdir(parents=True, exist_ok=True)
-        builder = BUILDERS[name](data_dir=base, file_format="array_record")
-        builder.archive_dir = data_dir
+        options = dict(data_dir=base, file_format="array_record")
+        if issubclass(BUILDERS[name], FromArchive):
+            options["archive_dir"] = data_dir
+        builder = BUILDERS[name](**options)
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
             builder.download_and_prepare()

@@ -174,10 +174,10 @@ def _validation(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
     return labels
 
 
-class TinyImagenet(tfds.core.GeneratorBasedBuilder):
+class TinyImagenet(archives.FromArchive, tfds.core.GeneratorBasedBuilder):
     """Tiny-ImageNet: 64x64x3 images of 200 classes, 500 + 50 of each.
 
-    Prepared from `tiny-imagenet-200.zip` or `tiny-imagenet-200/` in `data_dir`; see
+    Prepared from `tiny-imagenet-200.zip` or `tiny-imagenet-200/` in `archive_dir`; see
     `archives.find`. Fewer classes or images in the same layout work too. The original's
     test images have no labels and are left out. JPEG files stay as they are.
     """
@@ -201,7 +201,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # our own tells what to do where there is no network
-        files = _open(Path(self.data_dir_root))
+        files = _open(Path(self.archive_dir))
         wnids = _classes(files)
         lines = files.lines("words.txt") if "words.txt" in files.names else []
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
