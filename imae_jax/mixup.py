@@ -63,18 +63,16 @@ def mixup_cutmix(
     targets = smooth_labels(labels, num_classes, smoothing)
     if not (mixup_alpha or cutmix_alpha):
         return images, targets
-    switch_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 4)
+    switch_key, lam_key, box_key = jax.random.split(key, 3)
     batch_size, height, width, _ = images.shape
-    own = jnp.ones((batch_size, height, width))  # weight of the own pixel
-    if mixup_alpha:
-        lam = jax.random.beta(mixup_key, mixup_alpha, mixup_alpha, (batch_size,))
-        own = own * lam[:, None, None]
-    if cutmix_alpha:
-        lam = jax.random.beta(cutmix_key, cutmix_alpha, cutmix_alpha, (batch_size,))
-        outside = 1.0 - cutmix_boxes(box_key, lam, height, width)
-        share = switch_probability if mixup_alpha else 1.0
-        cut = jax.random.bernoulli(switch_key, share, (batch_size, 1, 1))
-        own = jnp.where(cut, outside, own)
+    both = mixup_alpha and cutmix_alpha
+    share = switch_probability if both else float(cutmix_alpha > 0)
+    cut = jax.random.bernoulli(switch_key, share, (batch_size,))
+    alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
+    lam = jax.random.beta(lam_key, alpha, alpha)
+    outside = 1.0 - cutmix_boxes(box_key, lam, height, width)
+    # [B, H, W], what each pixel of an image counts beside its partner's.
+    own = jnp.where(cut[:, None, None], outside, lam[:, None, None])
     weight = own[..., None].astype(images.dtype)
     mixed = weight * images + (1 - weight) * swap_partners(images)
     kept = own.mean(axis=(1, 2))[:, None]  # of a box that was cut to the image, too

@@ -152,14 +152,25 @@ def test_what_fits_in_no_draw_is_cut_from_the_middle(height, width, expected):
     np.testing.assert_array_equal(boxes, [expected] * 4)
 
 
-def test_crops_fill_the_image_and_keep_the_mean():
-    images = smooth_pixels((200, 16, 16, 3))
-    cropped = augment.augment(KEY, images, 0, False, (0.2, 1.0))
-    assert cropped.shape == images.shape and cropped.dtype == images.dtype
-    assert abs(np.mean(cropped) - np.mean(images)) < 3
+def test_crops_of_one_value_have_one_value():
     constant = np.full((4, 8, 8, 1), 200, np.uint8)
     cropped = augment.augment(KEY, constant, 0, False, (0.2, 1.0))
     np.testing.assert_array_equal(cropped, constant)
+
+
+@given(
+    pad=st.integers(0, 2),
+    flip=st.booleans(),
+    crop_scale=st.sampled_from([(), (0.2, 1.0), (0.5, 0.5)]),
+    seed=st.integers(0, 9),
+)
+def test_augmentation_keeps_shape_type_and_mean(pad, flip, crop_scale, seed):
+    images = smooth_pixels((128, 16, 16, 3))
+    augmented = augment.augment(jax.random.key(seed), images, pad, flip, crop_scale)
+    assert augmented.shape == images.shape and augmented.dtype == images.dtype
+    mean_shift = pad * (pad + 1) / (2 * pad + 1)  # zeros come in from the border
+    expected = np.mean(images) * (1 - mean_shift / 16) ** 2
+    assert abs(np.mean(augmented) - expected) < 4
 
 
 def test_erasing():

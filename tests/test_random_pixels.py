@@ -10,7 +10,9 @@ import pytest
 
 from imae_jax import augment, mixup, randaugment, sharding
 
-# What a compiled program calls where devices, or host and device, exchange data.
+# What a compiled program calls where devices, or host and device, exchange data; but for
+# one bit, whether all have drawn: rejection sampling goes on until then.
+ONE_BIT = r"pred\[\] all-reduce"
 TALKS = "all-(to-all|gather|reduce)|collective-permute|reduce-scatter|callback|outfeed"
 LABELS = dict(
     num_classes=4,
@@ -79,7 +81,7 @@ def test_each_image_has_its_own_draw(name, run):
     assert len({image.tobytes() for image in changed[::2]}) >= 7
 
 
-def test_devices_do_not_matter_and_exchange_nothing(name):
+def test_devices_do_not_matter_and_exchange_no_pixels(name):
     images, key = images_for(name), jax.random.key(1)
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
@@ -87,6 +89,7 @@ def test_devices_do_not_matter_and_exchange_nothing(name):
         batch, copies = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         run = jax.jit(FUNCTIONS[name], in_shardings=(copies, batch), out_shardings=batch)
         compiled = run.lower(key, images).compile()
-        assert not re.search(TALKS, compiled.as_text())
+        for line in compiled.as_text().splitlines():
+            assert re.search(ONE_BIT, line) or not re.search(TALKS, line)
         results.append(compiled(key, jax.device_put(images, batch)))
     np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-4)
