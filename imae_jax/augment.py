@@ -61,10 +61,11 @@ def crop_boxes(
 
 
 def crop_and_resize(images: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Each box of [B, H, W, C] uint8 images, resized to H x W: bicubic with antialiasing.
+    """Each box of [B, H, W, C] uint8 images, resized to H x W: bicubic.
 
-    Like Pillow's `resize(box=...)`, the filter sees the pixels around the box where the
-    image has some; torchvision cuts them off first, so borders differ from its own.
+    No box is larger than the image, so there is nothing to protect from aliasing. Like
+    Pillow's `resize(box=...)`, the filter sees the pixels around the box, where the image
+    has some; torchvision cuts them off first, so the borders of its crops differ a little.
     """
     height, width, channels = images.shape[1:]
 
@@ -77,7 +78,6 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array) -> jax.Array:
             scale,
             -box[:2] * scale,
             method="cubic",
-            antialias=True,
         )
 
     resized = jax.vmap(resize)(images.astype(jnp.float32), boxes)

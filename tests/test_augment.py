@@ -109,14 +109,14 @@ def reference_boxes(number, height, width, area, ratio, seed):
 )
 def test_boxes_keep_their_promises(height, width, low, seed):
     key = jax.random.key(seed)
-    boxes, fits = augment.draw_boxes(key, 32, height, width, (low, 1.0), (3 / 4, 4 / 3))
+    boxes, fits = augment.draw_boxes(key, 32, height, width, (low, 1.0), (1.1, 1.5))
     top, left, rows, columns = np.asarray(boxes)[np.asarray(fits)].T
     assert np.all((top >= 0) & (left >= 0) & (rows > 0) & (columns > 0))
     assert np.all((top + rows <= height) & (left + columns <= width))
     # Sides are rounded, by half a pixel at most.
     assert np.all((rows + 0.5) * (columns + 0.5) >= low * height * width)
-    assert np.all((columns + 0.5) / (rows - 0.5) >= 3 / 4)
-    assert np.all((columns - 0.5) / (rows + 0.5) <= 4 / 3)
+    assert np.all((columns + 0.5) / (rows - 0.5) >= 1.1)
+    assert np.all((columns - 0.5) / (rows + 0.5) <= 1.5)
 
 
 @pytest.mark.parametrize("height,width,low", [(32, 32, 0.2), (24, 60, 0.08)])
@@ -190,8 +190,9 @@ def test_erasing():
     noise = erased[lost]
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
     assert len(np.unique(noise)) > 0.99 * noise.size  # each pixel has its own
-    kwargs["probability"] = 0.0
-    np.testing.assert_array_equal(augment.random_erasing(KEY, images, **kwargs), images)
+    for changes in (dict(probability=0.0), dict(probability=1.0, area=(2.0, 2.0))):
+        same = augment.random_erasing(KEY, images, **kwargs | changes)
+        np.testing.assert_array_equal(same, images)
 
 
 def test_box_mask():
