@@ -68,6 +68,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.augment = ConfigDict()
     config.augment.pad = 0  # pixels of random shift
     config.augment.flip = False  # mirrored left to right, at random
+    # Share of the area that a random crop keeps, resized back; (): no crop.
+    config.augment.crop_scale = ()
 
     config.model = ConfigDict()
     config.model.name = model

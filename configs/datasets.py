@@ -24,8 +24,9 @@ def parse_arg(arg: str | None) -> tuple[str, bool]:
 
 def digits(config: ConfigDict) -> None:
     """Handwritten digits, 8x8 grey: minutes on two CPU cores. All values: ours."""
-    # Chosen on the validation split; wider and deeper ones learn less in the time. (A
-    # shift by one pixel costs more than it brings: digits fill their frame.)
+    # Chosen on the validation split; wider and deeper ones learn less in the time. No
+    # shift: digits fill their frame, and one pixel costs more than it brings (teacher's
+    # validation error 0.93 of the mean image's with, 0.75 without, at 60 and 40 epochs).
     config.model.variant = "mu/2"
     config.model.encoder = size(64, 2, 4)
     config.model.decoder = size(64, 2, 4)

@@ -125,6 +125,7 @@ def make_loss(
     std: jax.Array,
     pad: int,
     flip: bool,
+    crop_scale: tuple[float, float] | tuple[()] = (),
 ):
     """Returns `loss(params, teacher_params, images, step) -> (loss, metrics)`.
 
@@ -135,7 +136,7 @@ def make_loss(
     def loss(params, teacher_params, images, step):
         key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
         keys = named_keys(jax.random.fold_in(key, step), "augment", "objective")
-        images = augment.augment(keys["augment"], images, pad, flip)
+        images = augment.augment(keys["augment"], images, pad, flip, crop_scale)
         images = augment.standardise(images, mean, std)
         return objective(params, teacher_params, images, keys["objective"])
 

@@ -162,6 +162,14 @@ def check_batch(batch_size: int, key: str, num_devices: int) -> None:
     )
 
 
+def check_crop_scale(scale: tuple) -> None:
+    """Raises UserError unless it is empty or a range of shares of the area."""
+    numbers = all(isinstance(share, float | int) for share in scale)
+    in_order = numbers and len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
+    allowed = "() or two numbers, 0 < low <= high <= 1"
+    require(not scale or in_order, "augment.crop_scale", scale, allowed)
+
+
 def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
     """Batch, optimiser and everything that only says how a run is kept and logged."""
     check_batch(config.train.batch_size, "train.batch_size", num_devices)
@@ -174,6 +182,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
     decay = optim.weight_decay
     require(decay >= 0, "optim.weight_decay", decay, "0 or more")
+    check_crop_scale(config.augment.crop_scale)
     for key, low in (
         ("seed", 0),
         ("augment.pad", 0),

@@ -6,8 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "patches", "sharding", "transformer"},
-    {"augment", "mixing", "optim", "checkpoint"},
-    {"losses", "model", "logs", "data"},
+    {"augment", "mixing", "optim", "checkpoint", "randaugment"},
+    {"losses", "model", "logs", "data", "mixup"},
     {"distill", "evaluators"},
     {"steps", "report", "validate"},
     {"runs", "validate_evals"},

@@ -116,6 +116,7 @@ KNOBS = {
     "teacher.input": "mixture",
     "augment.pad": 2,
     "augment.flip": True,
+    "augment.crop_scale": (0.2, 1.0),
     "seed": 1,
 }
 
