@@ -69,7 +69,9 @@ def make_step(name: str, size: str):
     mesh = sharding.make_mesh()
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     state = steps.init_state(networks[name], optimiser, 0, mesh)
-    loss = steps.make_loss(objective, seed=0, mean=0.0, std=255.0, pad=1, flip=True)
+    loss = steps.make_loss(
+        objective, seed=0, mean=0.0, std=255.0, pad=1, flip=True, crop_scale=()
+    )
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
     batch = sharding.batch_sharding(mesh)

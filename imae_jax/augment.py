@@ -160,7 +160,7 @@ def augment(
     images: jax.Array,
     pad: int,
     flip: bool,
-    crop_scale: tuple[float, float] | tuple[()] = (),
+    crop_scale: tuple[float, float] | tuple[()],
 ) -> jax.Array:
     """What pretraining does to [B, H, W, C] uint8 images; shape and dtype are kept.
 

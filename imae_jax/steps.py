@@ -125,7 +125,7 @@ def make_loss(
     std: jax.Array,
     pad: int,
     flip: bool,
-    crop_scale: tuple[float, float] | tuple[()] = (),
+    crop_scale: tuple[float, float] | tuple[()],
 ):
     """Returns `loss(params, teacher_params, images, step) -> (loss, metrics)`.
 

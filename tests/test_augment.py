@@ -42,7 +42,7 @@ def test_flip_mirrors_about_half_of_the_images():
 
 def test_no_augmentation_changes_nothing():
     images = jax.random.randint(KEY, (4, 8, 8, 1), 0, 256).astype(jnp.uint8)
-    np.testing.assert_array_equal(augment.augment(KEY, images, 0, False), images)
+    np.testing.assert_array_equal(augment.augment(KEY, images, 0, False, ()), images)
 
 
 def pixels(shape, low=0, high=256, seed=0):

@@ -1,0 +1,117 @@
+"""Every preset trains: its data set is prepared, a teacher and an i-MAE make two steps."""
+
+import json
+
+import mock_archives
+import numpy as np
+import pytest
+from test_folder import make
+
+from configs import datasets, imae, mae
+from imae_jax import train
+from imae_jax.data import prepared, shapes
+from imae_jax.logs import read_metrics
+
+
+def mock_cifar(name):
+    def write(folder):
+        mock_archives.write_cifar(folder, name, mock_archives.cifar_files(name))
+
+    return write
+
+
+def mock_folder(folder):
+    names = [f"{name}/{i}.jpg" for name in ("ant", "bee") for i in range(30)]
+    make(folder, *names, size=(50, 70))
+
+
+def mock_imagenet(folder):
+    names = [f"train/{wnid}/{i}.JPEG" for wnid in ("n01", "n02") for i in range(20)]
+    names += [f"val/{wnid}/{i}.JPEG" for wnid in ("n01", "n02") for i in range(5)]
+    make(folder, *names, size=(250, 300))
+
+
+MOCKS = {
+    "digits": lambda folder: None,  # the real ones
+    "shapes": lambda folder: None,
+    "cifar10": mock_cifar("cifar10"),
+    "cifar100": mock_cifar("cifar100"),
+    "tiny_imagenet": lambda folder: mock_archives.write_zip(
+        folder, mock_archives.tiny_files()
+    ),
+    "imagenet": mock_imagenet,
+    "folder": mock_folder,
+}
+
+
+def test_every_preset_is_tried():
+    assert MOCKS.keys() == datasets.PRESETS.keys()
+    names = {mae.get_config(preset).data.name for preset in datasets.PRESETS}
+    assert names == {*prepared.BUILDERS, "imagenet2012", "folder"}
+
+
+def train_both(preset, folder):
+    """Trains a teacher and an i-MAE for two steps; returns the i-MAE's workdir."""
+    for module, name in ((mae, "teacher"), (imae, "imae")):
+        config = module.get_config(f"{preset},runlocal")
+        config.data.dir = str(folder / "data")
+        config.train.total_steps = 2
+        if name == "imae":
+            config.teacher.init = str(folder / "teacher")
+        train.train(config, folder / name)
+        metrics = read_metrics(folder / name)
+        assert [line["step"] for line in metrics] == [1, 2]
+        assert all(np.isfinite(line["loss/total"]) for line in metrics)
+    return folder / "imae"
+
+
+@pytest.mark.parametrize("preset", MOCKS)
+def test_two_steps(preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "SPLITS", dict(train=60, validation=20, test=20))
+    (tmp_path / "data").mkdir()
+    MOCKS[preset](tmp_path / "data")
+    train_both(preset, tmp_path)
+    with train.runs.Checkpoints(tmp_path / "imae") as checkpoints:
+        meta = checkpoints.meta(2)
+    # What pictures and inference need is stored with the run.
+    channels = meta["image_shape"][2]
+    assert len(meta["mean"]) == len(meta["std"]) == channels
+    assert len(meta["class_names"]) > 1
+
+
+def test_the_presets_sizes_are_those_of_the_sources():
+    """The table of architectures and recipes in the paper, its code and its issues."""
+    for preset, variant, decoder in (
+        ("cifar10", "Ti/2", (192, 4, 3)),
+        ("cifar100", "Ti/2", (192, 4, 3)),
+        ("tiny_imagenet", "S/8", (192, 6, 6)),
+        ("imagenet", "B/16", (512, 8, 16)),
+    ):
+        for module in (mae, imae):
+            config = module.get_config(preset)
+            assert config.model.variant == variant
+            size = config.model.decoder
+            assert (size.width, size.depth, size.heads) == decoder
+            assert config.mask.ratio == 0.75 and config.augment.flip
+    warm = imae.get_config("imagenet")
+    assert (warm.init, warm.optim.blr, warm.train.batch_size) == ("teacher", 1e-4, 256)
+    assert (warm.train.total_epochs, warm.optim.warmup_epochs) == (50, 5)
+    assert warm.augment.crop_scale == (0.2, 1.0)
+
+
+def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(400)]
+    make(tmp_path / "data", *names, size=(64, 64))
+    workdir = train_both("folder", tmp_path)
+    config = train.runs.read_config(workdir)
+    del config.explorer
+    del config.evals.quality
+    found = train.evaluate(config, workdir)
+    said = capsys.readouterr().out
+    for name in ("semantics", "probes"):
+        assert f"{name} is left out, the images have no classes" in said
+    groups = {key.partition("/")[0] for key in found}
+    assert groups == {"reconstruction", "separability", "representation"}
+    settings = json.loads((workdir / "eval_settings.json").read_text())
+    assert settings["reconstruction/subordinate/mse"]["split"] == "test"
+    assert settings["reconstruction/subordinate/mse"]["count"] == 40
