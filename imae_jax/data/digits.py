@@ -1,21 +1,12 @@
 """The embedded data set: scikit-learn's handwritten digits as a TFDS builder."""
 
-import io
-
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+
+from imae_jax.data.encoding import png
 
 # Of 1,797 images; the order is shuffled once, the same for everyone and for ever.
 SPLITS = {"train": 1297, "validation": 200, "test": 300}
-
-
-def _png(image: np.ndarray) -> io.BytesIO:
-    # TFDS would need TensorFlow to encode an array, but takes an encoded file as it is.
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="png")
-    file.seek(0)
-    return file
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -62,7 +53,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield (
                 int(index),
                 {
-                    "image": _png(images[index]),
+                    "image": png(images[index]),
                     "label": int(digits.target[index]),
                 },
             )
