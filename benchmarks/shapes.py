@@ -20,6 +20,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
+from optax import contrib  # noqa: E402
 from sklearn.linear_model import LogisticRegression, RidgeClassifier  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
@@ -75,8 +76,15 @@ def train_classifier(network, params, standardise, images, labels, epochs):
     """Trains with labels, on images mirrored; returns the parameters."""
     steps_per_epoch = len(images) // BATCH
     steps = epochs * steps_per_epoch
-    rate = optax.warmup_cosine_decay_schedule(0, 1e-3, steps // 20, steps)
-    optimiser = optax.adamw(rate, b2=0.99, weight_decay=0.05)
+    # Muon: from AdamW the same network needs several times as many epochs.
+    rate = optax.warmup_cosine_decay_schedule(0, 1, min(200, steps // 10), steps)
+    optimiser = contrib.muon(
+        lambda count: 1e-2 * rate(count),
+        weight_decay=0.01,
+        adam_b2=0.99,
+        adam_weight_decay=0.01,
+        adam_learning_rate=lambda count: 1e-3 * rate(count),
+    )
 
     def loss(params, images, labels):
         logits = network.apply(params, standardise(images))
@@ -111,10 +119,10 @@ def train_classifier(network, params, standardise, images, labels, epochs):
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -124,6 +132,7 @@ def main() -> None:
     )
     result = vars(arguments) | {"device": jax.devices()[0].device_kind}
     del result["json"]
+    # Stronger than the default ridge, which does a little worse.
     result["raw_pixels"] = probe(
         RidgeClassifier(alpha=1000), (flat, labels), (test_flat, test_labels)
     )

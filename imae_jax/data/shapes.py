@@ -78,7 +78,7 @@ def draw_background(random: np.random.RandomState, background: int) -> np.ndarra
         waves = [_wave(random, random.uniform(0, 2 * math.pi)) for _ in range(4)]
         texture = np.mean(waves, axis=0)
     hues, saturations = random.uniform(size=2), random.uniform(0, 0.3, size=2)
-    values = random.uniform([0.05, 0.25], [0.15, 0.4])
+    values = random.uniform([0.05, 0.2], [0.15, 0.3])
     dark, light = (
         255 * np.array(colorsys.hsv_to_rgb(*colour))
         for colour in zip(hues, saturations, values, strict=True)
