@@ -1,0 +1,162 @@
+"""The data set `shapes`: pictures drawn from known factors, as a TFDS builder."""
+
+import colorsys
+import math
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from imae_jax.data import outlines
+from imae_jax.data.encoding import png
+
+SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
+
+SIDE = 32
+CLASSES = tuple(outlines.SYMMETRY)
+# sRGB. Bright and saturated, on backgrounds that are dark and muted.
+COLOURS = {
+    "red": (255, 50, 50),
+    "orange": (255, 145, 20),
+    "yellow": (250, 235, 40),
+    "green": (40, 215, 70),
+    "cyan": (40, 225, 235),
+    "blue": (55, 105, 255),
+    "purple": (165, 75, 255),
+    "pink": (255, 120, 205),
+}
+BACKGROUNDS = ("stripes", "checks", "ripples", "clouds")
+# Pixels. The largest object reaches 13.1 pixels from its centre and stays in the picture.
+SIZES = (10.0, 14.0)
+CENTRES = (13.1, 18.9)
+
+
+def draw_factors(random: np.random.RandomState) -> dict:
+    """Draws the factors of one picture, each uniformly and independently of the others.
+
+    Returns:
+      `label`, `colour` and `background`, int, and `size`, `x`, `y` and `rotation`, float:
+      the features of `Shapes` of the same names.
+    """
+    return dict(
+        label=random.randint(len(CLASSES)),
+        colour=random.randint(len(COLOURS)),
+        size=random.uniform(*SIZES),
+        x=random.uniform(*CENTRES),
+        y=random.uniform(*CENTRES),
+        rotation=random.uniform(0, 2 * math.pi),
+        background=random.randint(len(BACKGROUNDS)),
+    )
+
+
+def _wave(random: np.random.RandomState, angle: float) -> np.ndarray:
+    """[SIDE, SIDE] in -1..1, a plane wave of random length and phase."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    along = x * math.cos(angle) + y * math.sin(angle)
+    return np.sin(2 * np.pi * (along / random.uniform(8, 16) + random.uniform()))
+
+
+def draw_background(random: np.random.RandomState, background: int) -> np.ndarray:
+    """Draws a texture between a dark and a less dark muted colour.
+
+    Args:
+      random: decides the colours, and the texture's place, scale and direction.
+      background: index into `BACKGROUNDS`.
+    Returns:
+      [SIDE, SIDE, 3] float, 0..255.
+    """
+    kind = BACKGROUNDS[background]
+    angle = random.uniform(0, 2 * math.pi)
+    if kind == "stripes":
+        texture = _wave(random, angle)
+    elif kind == "checks":
+        texture = _wave(random, angle) * _wave(random, angle + math.pi / 2)
+    elif kind == "ripples":
+        y, x = np.mgrid[:SIDE, :SIDE]
+        radius = np.hypot(x - random.uniform(0, SIDE), y - random.uniform(0, SIDE))
+        texture = np.sin(2 * np.pi * (radius / random.uniform(8, 16) + random.uniform()))
+    else:
+        waves = [_wave(random, random.uniform(0, 2 * math.pi)) for _ in range(4)]
+        texture = np.mean(waves, axis=0)
+    hues, saturations = random.uniform(size=2), random.uniform(0, 0.3, size=2)
+    values = random.uniform([0.05, 0.2], [0.15, 0.3])
+    dark, light = (
+        255 * np.array(colorsys.hsv_to_rgb(*colour))
+        for colour in zip(hues, saturations, values, strict=True)
+    )
+    return dark + (texture[:, :, None] + 1) / 2 * (light - dark)
+
+
+def draw(index: int) -> tuple[np.ndarray, dict]:
+    """Draws picture `index` of the endless series that the splits are parts of.
+
+    Returns:
+      The picture, [SIDE, SIDE, 3] uint8, and its factors, see `draw_factors`.
+    """
+    # Philox: every index has a stream of its own. RandomState: what it makes of a stream
+    # is frozen across NumPy versions.
+    random = np.random.RandomState(np.random.Philox(key=index))
+    factors = draw_factors(random)
+    picture = draw_background(random, factors["background"])
+    vertices = outlines.placed(
+        CLASSES[factors["label"]],
+        *(factors[name] for name in ("size", "x", "y", "rotation")),
+    )
+    covered = outlines.coverage(vertices, SIDE)[:, :, None]
+    colour = list(COLOURS.values())[factors["colour"]]
+    picture += covered * (np.array(colour) - picture)
+    return np.round(picture).astype(np.uint8), factors
+
+
+def indices(split: str) -> range:
+    """Which pictures of the series a split holds, see `draw`."""
+    # Far apart: a split of another length has the same pictures, only more or fewer.
+    first = list(SPLITS).index(split) << 32
+    return range(first, first + SPLITS[split])
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+    """24,000 drawn pictures, 32x32 colour: one shape of 10 on a textured background.
+
+    All that is to know about the object is given, each factor drawn uniformly and
+    independently of the others:
+
+    * `label`: the shape.
+    * `colour`: one of 8 bright colours; the background's two are dark and muted.
+    * `size`: square root of the object's area, in pixels, 10 to 14, whatever its shape.
+    * `x`, `y`: the centre of its area, in pixels from the picture's left and upper border,
+      13.1 to 18.9; the centre of the first pixel is at 0.5.
+    * `rotation`: clockwise as one sees it, in radians, 0 to 2 pi, from pointing right. A
+      shape that looks the same n times in a turn (`outlines.SYMMETRY`) tells it modulo
+      2 pi / n only: read it as sin and cos of n times the angle, and of discs and rings
+      not at all.
+    * `background`: the kind of texture. Its colours, place, scale and direction vary too.
+
+    No shape differs from its mirror image but by rotation. Nothing is read or downloaded.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+            "colour": tfds.features.ClassLabel(names=COLOURS),
+            "background": tfds.features.ClassLabel(names=BACKGROUNDS),
+        }
+        for name in ("size", "x", "y", "rotation"):
+            features[name] = tfds.features.Scalar(np.float32)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing to download
+        return {split: self._generate_examples(indices(split)) for split in SPLITS}
+
+    def _generate_examples(self, pictures):
+        for index in pictures:
+            picture, factors = draw(index)
+            yield index, {"image": png(picture), **factors}
