@@ -44,7 +44,7 @@ def fails(*arguments):
     [
         (
             ["trian", "--workdir=x"],
-            "did you mean 'train'? it comes first: demo, train, eval",
+            "did you mean 'train'? it comes first: demo, data, train",
         ),
         (["--workdir=x", "train"], "is not a command; it comes first"),
         (["train", "--workdir", "demo"], "train needs --config"),

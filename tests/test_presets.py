@@ -20,6 +20,14 @@ def mock_cifar(name):
     return write
 
 
+def mock_tiny(folder):
+    files = mock_archives.tiny_files()
+    for i in range(2, 8):
+        files[f"val/images/val_{i}.JPEG"] = mock_archives.jpeg()
+        files[mock_archives.ANNOTATIONS] += b"val_%d.JPEG\tn01\t0\t0\t9\t9\n" % i
+    mock_archives.write_zip(folder, files)
+
+
 def mock_folder(folder):
     names = [f"{name}/{i}.jpg" for name in ("ant", "bee") for i in range(30)]
     make(folder, *names, size=(50, 70))
@@ -36,9 +44,7 @@ MOCKS = {
     "shapes": lambda folder: None,
     "cifar10": mock_cifar("cifar10"),
     "cifar100": mock_cifar("cifar100"),
-    "tiny_imagenet": lambda folder: mock_archives.write_zip(
-        folder, mock_archives.tiny_files()
-    ),
+    "tiny_imagenet": mock_tiny,
     "imagenet": mock_imagenet,
     "folder": mock_folder,
 }

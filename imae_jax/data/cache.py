@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 # Raise it when what is cached is made in another way.
-FORMAT = 1
+FORMAT = 2
 
 
 def folder() -> Path:

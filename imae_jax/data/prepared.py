@@ -15,12 +15,14 @@ from imae_jax.data import cache
 from imae_jax.data.archives import FromArchive
 from imae_jax.data.cifar import Cifar10, Cifar100
 from imae_jax.data.digits import Digits
+from imae_jax.data.shapes import Shapes
 from imae_jax.data.tiny_imagenet import TinyImagenet
 from imae_jax.errors import UserError
 
 # Data sets with a builder of our own, prepared on first use.
 BUILDERS = {
     "digits": Digits,
+    "shapes": Shapes,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "tiny_imagenet": TinyImagenet,

@@ -122,7 +122,10 @@ def load(
 
 
 def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of [N, H, W, C] uint8 pixels, [C] float32 each."""
+    """Mean and standard deviation of [N, H, W, C] uint8 pixels, [C] float32 each.
+
+    The deviation of a channel that never varies is given as 1, to be divided by.
+    """
     # Through counts of the 256 values: exact, and the images are read once.
     counts = np.stack(
         [np.bincount(channel.reshape(-1), minlength=256) for channel in _channels(images)]
@@ -131,7 +134,8 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = counts.sum(axis=1)
     mean = counts @ values / total
     variance = counts @ values**2 / total - mean**2
-    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+    std = np.sqrt(np.where(variance > 1e-6, variance, 1.0))
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def _channels(images: np.ndarray):
