@@ -1,3 +1,4 @@
+import colorsys
 import itertools
 import math
 
@@ -180,6 +181,16 @@ def test_backgrounds_differ_in_kind_and_stay_darker_than_objects():
         picture = shapes.draw_background(np.random.RandomState(seed), seed % 4)
         assert picture.shape == (32, 32, 3)
         assert picture.min() >= 0 and picture.max() < min(map(max, shapes.COLOURS.values()))
+
+
+def test_colours_are_bright_saturated_and_apart():
+    hues = []
+    for colour in shapes.COLOURS.values():
+        hue, saturation, value = colorsys.rgb_to_hsv(*(each / 255 for each in colour))
+        assert saturation > 0.5 and value > 0.8  # backgrounds: at most 0.3 and 0.3
+        hues.append(hue)
+    gaps = np.diff(sorted(hues), append=1 + min(hues))
+    assert gaps.min() > 0.05
 
 
 def test_png_keeps_every_pixel():
