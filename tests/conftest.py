@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 
 # Before JAX is imported. Child processes inherit the platform, not the device count.
@@ -114,3 +116,32 @@ def unused_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def in_two_processes(unused_port):
+    """Runs code in two processes with a device each; returns the last line of either."""
+
+    def run(code):
+        script = (
+            "import jax, sys\n"
+            f"jax.distributed.initialize('localhost:{unused_port}', 2, int(sys.argv[1]))\n"
+            f"sys.path[:0] = ['tests']\n{code}"
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        environment["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(rank)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            for rank in range(2)
+        ]
+        outputs = [process.communicate() for process in processes]
+        assert all(p.returncode == 0 for p in processes), outputs[0][1] + outputs[1][1]
+        return [out.splitlines()[-1] for out, _ in outputs]
+
+    return run

@@ -3,9 +3,6 @@
 import dataclasses
 import inspect
 import json
-import os
-import subprocess
-import sys
 
 import dm_pix
 import jax
@@ -419,17 +416,6 @@ def test_evaluation_without_a_teacher_gets_one_line(imae_config, tmp_path):
         train.evaluate(config, tmp_path)
 
 
-PROCESS = """
-import json, sys
-import jax
-jax.distributed.initialize("localhost:%d", 2, int(sys.argv[1]))
-sys.path[:0] = ["tests"]
-import test_evaluators
-found = test_evaluators.numbers(sys.argv[2])
-print(json.dumps(found))
-"""
-
-
 def numbers(data_dir):
     """Reconstruction and separability of random networks on all devices there are."""
     made = oracle.held_out(small("digits", data_dir, count=120))
@@ -455,22 +441,11 @@ def numbers(data_dir):
     return found
 
 
-def test_two_processes_find_the_same_numbers(data_dir, unused_port):
-    script = PROCESS % unused_port
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank), data_dir],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate() for process in processes]
-    assert all(p.returncode == 0 for p in processes), outputs[0][1] + outputs[1][1]
-    both = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+def test_two_processes_find_the_same_numbers(data_dir, in_two_processes):
+    both = in_two_processes(f"""
+import json, test_evaluators
+print(json.dumps(test_evaluators.numbers({data_dir!r})))
+""")
+    both = [json.loads(output) for output in both]
     assert both[0] == both[1]
     assert both[0] == pytest.approx(numbers(data_dir), rel=1e-4)

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import re
 
 import jax
@@ -139,6 +141,35 @@ def test_the_same_image_is_cropped_anew_each_time():
     options = dict(seed=0, crop_scale=(0.2, 1.0), on_bad_image="raise", prefetch=1)
     with Streaming(two, pairs, mesh, batch_size=16, **options) as feed:
         assert len(np.unique(taken(feed, 0), axis=0)) == 16
+
+
+def digests():
+    """Of the first steps' images of every feed, as all processes see them together."""
+    mesh = sharding.make_mesh()
+    data = [encoded(noise(30, 40, 3, seed=i)) for i in range(NUM_IMAGES)]
+    feeds = dict(
+        resident=resident(mesh),
+        sharded=resident(mesh, sharded=True),
+        arrays=streaming(mesh=mesh),
+        files=streaming(files(data), mesh=mesh, crop_scale=(0.2, 1.0)),
+    )
+    found = {}
+    for name, feed in feeds.items():
+        with feed:
+            take = jax.jit(
+                lambda inputs, feed=feed: feed.take(inputs, 0),
+                out_shardings=sharding.replicated(mesh),
+            )
+            images = [np.asarray(take(feed.inputs(step))) for step in range(4)]
+        found[name] = hashlib.sha256(np.stack(images).tobytes()).hexdigest()
+    return found
+
+
+def test_two_processes_train_on_the_images_of_one(in_two_processes):
+    both = in_two_processes(
+        "import json, test_feeds; print(json.dumps(test_feeds.digests()))"
+    )
+    assert [json.loads(output) for output in both] == [digests()] * 2
 
 
 def test_parts_of_two_processes_make_the_whole_batch(monkeypatch):

@@ -1,0 +1,218 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mock_archives
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from imae_jax.data import cache, prepared, sources
+from imae_jax.data.encoding import png
+from imae_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Four images of classes that a test may change."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    labels = (0, 1, 1, 0)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(2, 2, 1), encoding_format="png"),
+            "label": tfds.features.Scalar(np.int64),
+            "angle": tfds.features.Scalar(np.float32),
+            "note": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, label in enumerate(self.labels):
+            image = png(np.full((2, 2), 10 * i, np.uint8))
+            yield i, {"image": image, "label": label, "angle": i / 4, "note": "x"}
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """Opens the data set `odd`, with classes, prepared in a folder of its own."""
+    monkeypatch.setitem(prepared.BUILDERS, "odd", Odd)
+
+    def load(**options):
+        return sources.load("odd", str(tmp_path), **options)
+
+    folder = prepared.prepare("odd", tmp_path)
+    features = json.loads((folder / "features.json").read_text())
+    label = features["featuresDict"]["features"]["label"]
+    label.clear()
+    label["pythonClassName"] = (
+        "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
+    )
+    label["classLabel"] = {"numClasses": "2"}
+    (folder / "features.json").write_text(json.dumps(features))
+    return load, folder
+
+
+def test_numbers_become_factors_and_text_does_not(odd):
+    load, _ = odd
+    dataset = load()
+    train = dataset.splits["train"]
+    order = train.images[:, 0, 0, 0] // 10
+    np.testing.assert_array_equal(train.labels, np.take(Odd.labels, order))
+    assert train.factors.keys() == {"angle"}
+    np.testing.assert_allclose(train.factors["angle"], order / 4)
+    assert dataset.class_names == ("0", "1") and dataset.image_shape == (2, 2, 1)
+    np.testing.assert_allclose([dataset.mean, dataset.std], [[15], [np.sqrt(125)]])
+
+
+def test_the_second_time_nothing_is_decoded(odd, monkeypatch, capsys):
+    load, folder = odd
+    first = load()
+    assert "odd: decoding images" in capsys.readouterr().out
+    monkeypatch.setattr(prepared.Records, "source", None)
+    second = load()
+    assert capsys.readouterr().out == ""
+    for a, b in zip(first.splits.values(), second.splits.values(), strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+    os.utime(next(folder.glob("*.array_record*")), (1, 1))  # another file may be other data
+    with pytest.raises(TypeError):
+        load()
+
+
+def test_label_out_of_range(odd, monkeypatch):
+    load, folder = odd
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "1"
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match=r"train example \d has label 1, but .* 0 to 0"):
+        load()
+
+
+def test_tfrecord_is_refused(odd):
+    load, folder = odd
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="prepared as tfrecord, which only TensorFlow"):
+        load()
+
+
+def test_a_data_set_without_labels_is_refused(odd):
+    load, folder = odd
+    features = json.loads((folder / "features.json").read_text())
+    del features["featuresDict"]["features"]["label"]
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match="has no feature 'label'"):
+        load()
+
+
+def test_a_read_only_folder_is_respected(tmp_path, capsys):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    mock_archives.write_zip(folder, mock_archives.tiny_files())
+    folder.chmod(0o555)
+    before = sorted(folder.rglob("*"))
+    dataset = sources.load("tiny_imagenet", str(folder))
+    assert dataset.sizes == {"train": 6, "validation": 2}
+    assert sorted(folder.rglob("*")) == before
+    assert "is read-only: tiny_imagenet is prepared in" in capsys.readouterr().out
+    sources.load("tiny_imagenet", str(folder))  # found there again
+    assert "prepared" not in capsys.readouterr().out
+    folder.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found = cache.cached(["key"], lambda: {"x": np.arange(3)})
+    np.testing.assert_array_equal(found["x"], [0, 1, 2])
+    assert "nothing cached" in caplog.text
+
+
+def test_the_cache_keeps_nothing_half_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    save, calls = np.save, []
+
+    def full(path, array, **options):
+        calls.append(path)
+        save(path, array, **options)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    arrays = {"x": np.arange(3), "y": np.arange(2)}
+    cache.cached(["key"], lambda: arrays)
+    assert list(cache.folder().iterdir()) == []
+    cache.cached(["key"], lambda: arrays)
+    found = cache.cached(["key"], lambda: pytest.fail("made again"))
+    np.testing.assert_array_equal(found["y"], [0, 1])
+    cache.cached(["other key"], lambda: arrays)
+    assert len(list(cache.folder().iterdir())) == 2
+
+
+def test_statistics_are_exact_and_can_be_divided_by():
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
+    images[..., 2] = 7
+    mean, std = sources.statistics(images)
+    expected = images.astype(np.float64)
+    np.testing.assert_allclose(mean, expected.mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std[:2], expected.std(axis=(0, 1, 2))[:2], rtol=1e-6)
+    assert std[2] == 1
+
+
+def test_nothing_imports_tensorflow(tmp_path):
+    """Not even where it is installed: a Colab TPU's would take the device."""
+    mock_archives.write_cifar(tmp_path, "cifar10", mock_archives.cifar_files("cifar10"))
+    program = """
+import importlib.machinery, sys
+
+class Blocked:  # installed, as far as anyone who asks can see
+    def find_spec(self, name, *args):
+        if name.split(".")[0] == "tensorflow":
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        raise AssertionError("TensorFlow was imported")
+
+sys.meta_path.insert(0, Blocked())
+import main
+sys.exit(main.main())
+"""
+    arguments = ["data", "--config=configs/mae.py:cifar10", f"--config.data.dir={tmp_path}"]
+    found = subprocess.run(
+        [sys.executable, "-c", program, *arguments, f"--workdir={tmp_path / 'out'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "train        15 images" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [("cifar11", "did you mean 'cifar10'"), ("imagenet", "did you mean"), ("x", "known: ")],
+)
+def test_unknown_data_set(name, message):
+    with pytest.raises(UserError, match=f"data.name='{name}' is not a known.*{message}"):
+        sources.load(name, "anywhere")
+
+
+def test_the_real_cifar10_as_the_command_shows_it():
+    folder = mock_archives.REAL / "tfds"
+    if not (folder / "cifar10").exists():
+        pytest.skip(f"no CIFAR-10 in {folder}")
+    records = prepared.Records(prepared.prepare("cifar10", folder))
+    sizes = {split: len(records.source(split)) for split in records.splits}
+    assert sizes == {"train": 50_000, "test": 10_000}
+    assert records.class_names[3] == "cat" and records.image_shape == (32, 32, 3)
