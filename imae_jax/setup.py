@@ -14,7 +14,6 @@ from imae_jax.data import parts, sources
 from imae_jax.data.feeds import Resident, Streaming
 from imae_jax.data.images import EncodedImages
 from imae_jax.data.pairs import Pairs
-from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -64,6 +63,10 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     dataset = load_data(config)
     mesh = sharding.make_mesh()
     validate.check(config, dataset, mesh.size)
+    if not is_resident(config, dataset.splits["train"]):
+        dispatch = config.train.steps_per_dispatch
+        allowed = "1 where images are streamed: a batch is sent for each step"
+        validate.require(dispatch == 1, "train.steps_per_dispatch", dispatch, allowed)
     model = runs.build_model(config, dataset.image_shape)
     validate_evals.check_evals(config, model, dataset.sizes, mesh.size)
     return dataset, mesh
@@ -135,11 +138,6 @@ def make_feed(setup: Setup) -> Resident | Streaming:
             batch_size=batch_size,
             max_steps=config.train.steps_per_dispatch,
             sharded=data.sharded,
-        )
-    if config.train.steps_per_dispatch > 1:
-        raise UserError(
-            f"train.steps_per_dispatch={config.train.steps_per_dispatch}: it must be 1 "
-            "where images are streamed, a batch is sent for each step"
         )
     print(f"data.feed={data.feed}: streaming, batches are sent step by step", flush=True)
     return Streaming(

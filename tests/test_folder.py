@@ -109,7 +109,9 @@ def test_imagenet_leaves_its_test_images_out(tmp_path):
     np.testing.assert_array_equal(found.labels["validation"], [1])
 
 
-@pytest.mark.parametrize("names", [["train/n01/a.png"], ["train/a.png", "val/a.png"]])
+@pytest.mark.parametrize(
+    "names", [["train/n01/a.png"], ["train/a.png", "val/a.png"], ["a.png"]]
+)
 def test_what_imagenet_should_look_like(tmp_path, names):
     make(tmp_path, *names)
     message = "must hold train/<wnid>.*val/<wnid>.*TFDS needs TensorFlow"

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from imae_jax import runs, train
+from imae_jax.data.pairs import Pairs
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
-from imae_jax.setup import set_up, starting_params
+from imae_jax.setup import is_resident, say_achieved_rate, set_up, starting_params
 
 MEASURED = ("images_per_second", "seconds", "data_wait")
 
@@ -37,6 +38,58 @@ def test_four_steps_equal_two_and_two_more_exactly(imae_config, undisturbed, tmp
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert numbers(tmp_path) == numbers(expected_dir)
     assert [line["step"] for line in numbers(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.steps_per_dispatch": 3},
+        {"data.feed": "streaming"},
+        {"data.sharded": True},
+        {"data.feed": "streaming", "data.resident_gb": 0.0},
+    ],
+)
+def test_every_feed_trains_the_same_run(changes, imae_config, undisturbed, tmp_path):
+    expected_dir, expected = undisturbed
+    config = imae_config()
+    for key, value in changes.items():
+        section, name = key.split(".")
+        config[section][name] = value
+    config.log.every_steps = 4
+    state = train.train(config, tmp_path)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, expected
+    )
+    (last,) = numbers(tmp_path)
+    assert last.keys() == numbers(expected_dir)[-1].keys()
+    assert last["loss/total"] == pytest.approx(numbers(expected_dir)[-1]["loss/total"])
+
+
+def test_auto_takes_what_fits(mae_config, tmp_path):
+    config = mae_config()
+    split = set_up(config, tmp_path).train_split
+    assert is_resident(config, split)
+    config.data.resident_gb = split.images.nbytes / 1e9 * 0.99
+    assert not is_resident(config, split)
+    config.data.feed = "resident"
+    assert is_resident(config, split)
+
+
+def test_a_rate_that_classes_do_not_allow_is_said_in_numbers(capsys):
+    labels = np.array([0] * 80 + [1] * 20)
+    say_achieved_rate(Pairs(labels, 0, 0.5), 0.5)
+    assert "same_class_rate=0.5: the classes allow 0.6000, 30 of 50 pairs" in (
+        capsys.readouterr().out
+    )
+    say_achieved_rate(Pairs(labels, 0, 0.6), 0.6)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_achieved_rate_is_logged(imae_config, tmp_path):
+    config = imae_config()
+    config.mix.same_class_rate = 0.5
+    train.train(config, tmp_path, stop_at=1)
+    assert numbers(tmp_path)[0]["same_class_rate"] == pytest.approx(0.5, abs=10 / 1297)
 
 
 def test_a_finished_run_is_left_as_it_is(imae_config, undisturbed):

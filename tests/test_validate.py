@@ -1,8 +1,11 @@
 import pytest
+from test_folder import make
 
+from configs import imae, mae
 from imae_jax import train
 from imae_jax.errors import UserError
 
+FILES = dict(image_size=16, channels=3, centre=1.0)
 BAD_VALUES = [
     ("model.variant", "Ti", "'Ti' is not a variant"),
     ("model.variant", "mu/3", "image size 8x8 is not divisible by patch size 3"),
@@ -25,6 +28,17 @@ BAD_VALUES = [
     ("train.batch_size", 33, "train.batch_size=33 .* even"),
     ("train.batch_size", 0, "train.batch_size=0"),
     ("train.batch_size", 24, "divisible by 16: whole pairs on each of 8 devices"),
+    ("data.name", "digitz", "data.name='digitz' is not .* did you mean 'digits'"),
+    ("data.feed", "stream", "data.feed='stream' .* 'auto', 'resident' or 'streaming'"),
+    ("data.on_bad_image", "drop", "data.on_bad_image='drop' .* 'raise' or 'skip'"),
+    ("data.resident_gb", -1.0, "data.resident_gb=-1.0 .* 0 or more"),
+    ("data.prefetch", 0, "data.prefetch=0 .* at least 1"),
+    ("data.evaluate_on.test", 1, "data.evaluate_on.test=1 .* at least 2, or unset"),
+    ("data.files", FILES | {"channels": 4}, r"files.channels=4 .* 1 \(grey\) or 3"),
+    ("data.files", FILES | {"image_size": 0}, "files.image_size=0 .* at least 1"),
+    ("data.files", FILES | {"centre": 0.0}, r"files.centre=0.0 .* in \(0, 1\]"),
+    ("mix.same_class_rate", 1.5, r"mix.same_class_rate=1.5 .* in \[0, 1\], or unset"),
+    ("train.steps_per_dispatch", 0, "train.steps_per_dispatch=0 .* at least 1"),
     ("train.total_steps", 0, "at least one step"),
     ("optim.warmup_steps", 4, "optim.warmup=4 .* shorter than the run's 4 steps"),
     ("optim.blr", 0.0, "optim.blr=0.0 .* above 0"),
@@ -102,6 +116,36 @@ def test_bad_values_get_one_line_and_leave_nothing(
         train.train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_several_steps_a_dispatch_need_resident_images(mae_config, tmp_path):
+    config = mae_config()
+    config.train.steps_per_dispatch = 2
+    config.data.feed = "streaming"
+    with pytest.raises(UserError, match="steps_per_dispatch=2 .* must be 1 where images"):
+        train.train(config, tmp_path)
+
+
+def test_a_rate_of_classes_needs_classes(tmp_path):
+    make(tmp_path / "data", *[f"{i}.png" for i in range(80)])
+    config = imae.get_config("folder,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    config.mix.same_class_rate = 0.5
+    config.loss.distill_weight = 0.0
+    with pytest.raises(UserError, match="same_class_rate=0.5: the images have no classes"):
+        train.train(config, tmp_path / "run")
+
+
+def test_images_must_be_divisible_into_patches(tmp_path):
+    make(tmp_path / "data", *[f"{i}.png" for i in range(80)])
+    config = mae.get_config("folder,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    config.data.files.image_size = 60
+    with pytest.raises(UserError, match="60x60 is not divisible by patch size 8"):
+        train.train(config, tmp_path / "run")
+    config.data.files.image_size = 4
+    with pytest.raises(UserError, match="size 4x4 is not divisible by patch size 8"):
+        train.train(config, tmp_path / "run")
 
 
 def test_warm_start_without_a_teacher(imae_config, mae_config, tmp_path):

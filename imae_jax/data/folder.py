@@ -142,8 +142,10 @@ def list_imagenet(root: Path) -> Listing:
       UserError: see `list_folder`; and if a split or its class folders are missing.
     """
     # `test/` has no labels: it is left out.
-    listing = list_folder(root, splits=("train", "validation"))
-    if "validation" not in listing.files or not listing.class_names:
+    wanted = ("train", "validation")
+    is_there = all(any((root / x).is_dir() for x in SPLITS[split]) for split in wanted)
+    listing = list_folder(root, wanted) if is_there else None
+    if not listing or not listing.class_names:
         raise UserError(
             f"data.dir={str(root)!r} is not ImageNet: it must hold train/<wnid>/*.JPEG and "
             "val/<wnid>/*.JPEG"
