@@ -9,11 +9,11 @@ Where the idea of the paper lives, in reading order:
 * `losses`      reconstruction of both images, distillation of both latents
 * `evaluators`  are the two images' latents linearly separable?
 
-Around it: `transformer`, `data` (images, pairs, feeds), `augment` (and `randaugment` and `mixup`,
-for fine-tuning), `sharding` (devices), `optim` (updates), `checkpoint` (disk), `logs` (what
-people read), `steps` (the jitted functions), `validate` and `validate_evals` (what a config
-may say), `runs` (runs on disk), `setup` (what a run is made of), `train` (the loop, and
-evaluation), `describe` (a data set), `demo` and `report`.
+Around it: `transformer`, `data` (images, pairs, feeds), `augment` (and `randaugment` and
+`mixup`, for fine-tuning), `sharding` (devices), `optim` (updates), `checkpoint` (disk),
+`logs` (what people read), `steps` (the jitted functions), `validate` and `validate_evals`
+(what a config may say), `runs` (runs on disk), `setup` (what a run is made of), `train` (the
+loop, and evaluation), `describe` (a data set), `demo` and `report`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 
