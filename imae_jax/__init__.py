@@ -12,8 +12,8 @@ Where the idea of the paper lives, in reading order:
 Around it: `transformer`, `data` (images, pairs, feeds), `augment` (and `randaugment` and
 `mixup`, for fine-tuning), `sharding` (devices), `optim` (updates), `checkpoint` (disk),
 `logs` (what people read), `steps` (the jitted functions), `validate` and `validate_evals`
-(what a config may say), `runs` (runs on disk), `setup` (what a run is made of), `train` (the
-loop, and evaluation), `describe` (a data set), `demo` and `report`.
+(what a config may say), `runs` (runs on disk), `setup` (what a run is made of), `train`
+(loop and evaluation), `describe` (a data set), `demo` and `report`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 

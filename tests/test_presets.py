@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import mock_archives
 import numpy as np
 import pytest
 from test_folder import make
 
 from configs import datasets, imae, mae
-from imae_jax import train
+from imae_jax import setup, steps, train
 from imae_jax.data import prepared, shapes
 from imae_jax.logs import read_metrics
 
@@ -105,8 +106,28 @@ def test_the_presets_sizes_are_those_of_the_sources():
     assert warm.augment.crop_scale == (0.2, 1.0)
 
 
+def test_images_are_cropped_once(tmp_path):
+    """Those of a folder by the feed, others on the device."""
+    mock_folder(tmp_path / "data")
+    config = mae.get_config("folder,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    config.augment.flip = False
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+
+    def loss(**changes):
+        config.data.update(changes.get("data", {}))
+        config.augment.update(changes.get("augment", {}))
+        made = setup.set_up(config, tmp_path)
+        params = steps.init_params(made.model, 0)
+        return float(jax.jit(setup.make_loss(made))(params, None, images, 0)[0])
+
+    streamed = loss(augment=dict(crop_scale=(0.2, 0.5)))
+    resident = loss(data=dict(feed="resident"))
+    assert loss(augment=dict(crop_scale=())) == streamed != resident
+
+
 def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys):
-    names = [f"{i}.png" for i in range(400)]
+    names = [f"train/{i}.png" for i in range(360)] + [f"val/{i}.png" for i in range(40)]
     make(tmp_path / "data", *names, size=(64, 64))
     workdir = train_both("folder", tmp_path)
     config = train.runs.read_config(workdir)
@@ -119,5 +140,5 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
     groups = {key.partition("/")[0] for key in found}
     assert groups == {"reconstruction", "separability", "representation"}
     settings = json.loads((workdir / "eval_settings.json").read_text())
-    assert settings["reconstruction/subordinate/mse"]["split"] == "test"
+    assert settings["reconstruction/subordinate/mse"]["split"] == "validation"
     assert settings["reconstruction/subordinate/mse"]["count"] == 40
