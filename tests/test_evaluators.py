@@ -293,6 +293,19 @@ def test_probes_of_pixels_agree_with_raw_pixels(made):
     assert found["baselines/raw_pixels/knn/accuracy"] > 0.95
 
 
+def test_too_many_raw_pixels_are_left_out(dataset, monkeypatch, capsys):
+    monkeypatch.setattr(probes, "MAX_PIXELS", 64)
+    options = dict(neighbours=20, temperature=0.07, **COMMON)
+    options["lars"] = dict(blrs=(30.0,), batch_size=256, epochs=1, warmup_epochs=0)
+    networks = {"student": oracle.teacher(), "random": oracle.teacher()}
+    found = dict(probes.evaluate(networks, oracle.held_out(dataset), **options))
+    assert (
+        not any("raw_pixels" in name for name in found) and "linear/mean/accuracy" in found
+    )
+    said = capsys.readouterr().out
+    assert "raw pixels are left out, 64 of them are too many for a fit on 500" in said
+
+
 def test_probes_of_one_class_get_one_line(dataset):
     split = dataset.splits["train"]
     only = dataclasses.replace(split, labels=0 * split.labels)

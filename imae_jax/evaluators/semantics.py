@@ -120,5 +120,5 @@ def evaluate(
                 yield row.removeprefix(own) + name, value
             if row.startswith(swept) and pool == "mean":
                 yield row + name, value
-    yield "chance", chance(Splits(*(Labelled(y, y[:, 0]) for y in labels)))
+    yield "chance", chance(labels[0][:, 0], labels[-1][:, 0])
     yield "count", len(labels[-1])

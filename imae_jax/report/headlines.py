@@ -103,21 +103,22 @@ def recognised(numbers: Numbers) -> Iterator[str]:
 
 def probed(numbers: Numbers) -> Iterator[str]:
     """The linear probe beside raw pixels and random weights."""
-    names = ("", "baselines/random/", "baselines/raw_pixels/")
-    pools = ("class_token/", "class_token/", "")
-    keys = [
-        f"probes/{name}linear/{pool}accuracy"
-        for name, pool in zip(names, pools, strict=True)
-    ]
-    if not all(key in numbers for key in keys):
+    own, *others = (
+        numbers.get(f"probes/{row}accuracy")
+        for row in (
+            "linear/class_token/",
+            "baselines/random/linear/class_token/",
+            "baselines/raw_pixels/linear/",
+        )
+    )
+    if own is None or others[0] is None:
         return
-    own, untrained, pixels = (numbers[key] for key in keys)
     text = (
         f"A linear probe of the encoder names the class of {_percent(own)} of whole "
-        f"images; of an untrained encoder {_percent(untrained)}, of raw pixels "
-        f"{_percent(pixels)}."
+        f"images; of an untrained encoder {_percent(others[0])}"
     )
-    if max(untrained, pixels) >= own:
+    text += "." if others[1] is None else f", of raw pixels {_percent(others[1])}."
+    if max(other for other in others if other is not None) >= own:
         text += " No more than that: on these images a probe proves nothing."
     yield text
 
