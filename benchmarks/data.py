@@ -73,25 +73,35 @@ def rate_of(run, batch_size: int, seconds: float) -> dict:
     return {"images_per_second": statistics.median(rates), "spread": spread}
 
 
-def share_waited(feed, consume, batch_size: int, rate: float, seconds: float) -> float:
-    """The share of its time that a consumer at PACE times `rate` waits for `feed`."""
-    consume(feed.inputs(0))  # the first batch has nothing to hide behind
-    waited, start = feed.seconds_waited, time.perf_counter()
-    step = 1
+def share_waited(get, batch_size: int, rate: float, seconds: float) -> float:
+    """The share of its time that a consumer at PACE times `rate` waits for images.
+
+    `get(step)` starts to make a batch and returns what has to be waited for. The consumer
+    asks for the next batch as soon as it has one, as a training loop dispatches ahead, and
+    is busy with each for `batch_size / (PACE * rate)` seconds.
+    """
+    period = batch_size / (PACE * rate)
+    ahead = get(0)
+    jax.block_until_ready(ahead)  # the first batch has nothing to hide behind
+    waited, step, start = 0.0, 1, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        inputs = feed.inputs(step)
-        consume(inputs)
+        asked = time.perf_counter()
+        ahead = get(step)
+        made = time.perf_counter()
+        time.sleep(max(0.0, asked + period - made))
+        late = time.perf_counter()
+        jax.block_until_ready(ahead)
+        # What the host spent on asking, beyond the work that hides it, counts too.
+        waited += time.perf_counter() - late + max(0.0, made - asked - period)
         step += 1
-        # Until this batch would be used up; what came late is not made up for.
-        time.sleep(max(0, batch_size / (PACE * rate)))
-    return (feed.seconds_waited - waited) / (time.perf_counter() - start)
+    return waited / (time.perf_counter() - start)
 
 
 def measure_resident(seconds: float) -> dict:
     """The resident feed at CIFAR's size, alone and inside a step."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (NUM_CIFAR, 32, 32, 3), np.uint8)
-    mesh, batch_size = sharding.make_mesh(), 64 * jax.device_count()
+    mesh, batch_size = sharding.make_mesh(), 512 * jax.device_count()
     pairs = Pairs(np.zeros(NUM_CIFAR, int), seed=0)
     feed = Resident(images, pairs, mesh, batch_size=batch_size, max_steps=1, sharded=False)
     options = dict(pad=4, flip=True, crop_scale=())
@@ -129,12 +139,12 @@ def measure_resident(seconds: float) -> dict:
         jax.block_until_ready(metrics)
         waited.append((feed.seconds_waited - before) / (time.perf_counter() - start))
 
-    found["with_step"] = rate_of(step, batch_size, seconds)
-    found["with_step"]["share_waited"] = statistics.mean(waited[1:])
     rate = found["alone"]["images_per_second"]
     found["share_waited_at_pace"] = share_waited(
-        feed, lambda inputs: batch(inputs, 0).block_until_ready(), batch_size, rate, seconds
+        lambda step: batch(feed.inputs(step), step), batch_size, rate, seconds
     )
+    found["with_step"] = rate_of(step, batch_size, seconds)
+    found["with_step"]["share_waited"] = statistics.mean(waited[1:])
     return found
 
 
@@ -182,26 +192,31 @@ def measure_streaming(folder: Path, seconds: float, peer: bool) -> dict:
             for name, run in bare.items()
         }
         runs["feed"] = lambda step: feed.inputs(step).block_until_ready(), batch_size
-        if peer:
-            runs |= grain_runs(crop, count, batch_size)
         for name, (run, size) in runs.items():
             found[name] = rate_of(run, size, seconds)
-            rate = found[name]["images_per_second"]
-            found[name]["images_per_second_per_core"] = rate / NUM_THREADS
     rate = found["feed"]["images_per_second"]
-    found["feed"]["ratio_vs_decode_and_crop"] = (
-        rate / found["decode_and_crop"]["images_per_second"]
-    )
     with make_feed() as feed:
         found["feed"]["share_waited_at_pace"] = share_waited(
-            feed, lambda inputs: inputs.block_until_ready(), batch_size, rate, seconds
+            feed.inputs, batch_size, rate, seconds
         )
+    if peer:  # last: its workers go on in the background
+        for name, (run, size) in grain_runs(crop, count, batch_size).items():
+            found[name] = rate_of(run, size, seconds)
+            found["feed"][f"ratio_vs_{name}"] = rate / found[name]["images_per_second"]
+    for name in ("decode", "decode_and_crop", "feed"):
+        per_second = found[name]["images_per_second"]
+        found[name]["images_per_second_per_core"] = per_second / NUM_THREADS
+    floor = found["decode_and_crop"]["images_per_second"]
+    found["feed"]["ratio_vs_decode_and_crop"] = rate / floor
     return found
 
 
 def grain_runs(crop, count: int, batch_size: int) -> dict:
     """Grain on the same work: with threads that read, and with processes."""
     import grain
+    from absl import flags
+
+    flags.FLAGS(sys.argv[:1])  # Grain's processes ask for some
 
     def batches(**options):
         data = grain.MapDataset.source(range(count)).seed(0).shuffle().repeat()

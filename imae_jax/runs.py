@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ NEUTRAL_KEYS = (
     "explorer.",
     "data.dir",
     "data.evaluate_on.",
+    "data.on_bad_image",  # who met a bad image may go on without it
     "data.prefetch",
     "data.resident_gb",
     "data.sharded",
     "teacher.init",
+    "train.steps_per_dispatch",
 )
 
 
@@ -38,6 +41,7 @@ class TrainedRun:
       workdir, config: where it lies and how it was trained.
       model, params: the network.
       step: of the checkpoint.
+      meta: what was saved beside it, see `setup.run_meta`.
       digest: SHA-256 of the parameters.
     """
 
@@ -46,6 +50,7 @@ class TrainedRun:
     model: MAE | IMAE
     params: Any
     step: int
+    meta: Mapping
     digest: str
 
 
@@ -122,14 +127,14 @@ def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
             step = checkpoints.latest_step()
             if step is None:
                 raise UserError(f"{workdir} holds no finished checkpoint")
-            image_shape = tuple(checkpoints.meta(step)["image_shape"])
-            network = build_model(config, image_shape)
+            meta = checkpoints.meta(step)
+            network = build_model(config, tuple(meta["image_shape"]))
             like = abstract_params(network, mesh)
             params = checkpoints.restore(step, params=like)["params"]
     except UserError as error:
         raise UserError(f"{key}={str(workdir)!r}: {error}") from None
     digest = checkpoint.digest(params)
-    return TrainedRun(workdir, config, network, params, step, digest)
+    return TrainedRun(workdir, config, network, params, step, meta, digest)
 
 
 def abstract_params(network: MAE | IMAE, mesh: Mesh):
@@ -189,6 +194,22 @@ def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> T
         )
     check_same_patches(run, student, key)
     return run
+
+
+def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> None:
+    """Raises UserError if the data set is not the one that a run was trained on.
+
+    Args:
+      found, stored: what is known of the one and of the other, see `setup.run_meta`.
+      what: must be equal.
+    """
+    for name in what:
+        if found[name] != stored.get(name):
+            raise UserError(
+                f"the data set has changed since the run began: its {name} was "
+                f"{stored.get(name)} and is {found[name]}. Give the data it began with, or "
+                "another workdir"
+            )
 
 
 def check_same_teacher(teacher: TrainedRun, digest: str) -> None:

@@ -53,7 +53,8 @@ def is_resident(config: ConfigDict, split: sources.Split) -> bool:
     # Crops of encoded images are cut out of the whole image, not of a shrunk one.
     if isinstance(split.images, EncodedImages):
         return False
-    return split.images.nbytes <= config.data.resident_gb * 1e9
+    num_parts = jax.device_count() if config.data.sharded else 1
+    return split.images.nbytes / num_parts <= config.data.resident_gb * 1e9
 
 
 def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
@@ -121,6 +122,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     """What brings the train split's images to the devices."""
     config, split = setup.config, setup.train_split
     data, batch_size = config.data, config.train.batch_size
+    num_images = len(split.images)
     if setup.is_resident:
         split = parts.decoded(split, data.on_bad_image)
     rate = config.mix.same_class_rate if "mix" in config else None
@@ -138,6 +140,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
             batch_size=batch_size,
             max_steps=config.train.steps_per_dispatch,
             sharded=data.sharded,
+            num_skipped=num_images - len(split.images),
         )
     print(f"data.feed={data.feed}: streaming, batches are sent step by step", flush=True)
     return Streaming(
@@ -184,6 +187,7 @@ def run_meta(setup: Setup) -> dict:
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "class_names": list(dataset.class_names),
+        "sizes": dataset.sizes,
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
         "config": runs.as_json(setup.config),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
@@ -201,8 +205,10 @@ def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.Tr
         params = starting_params(setup)
         state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
         return state if params is None else state.replace(params=params)
+    meta = checkpoints.meta(step)
+    runs.check_same_data(run_meta(setup), meta, ("image_shape", "class_names", "sizes"))
     if setup.is_distilled:
-        runs.check_same_teacher(setup.teacher, checkpoints.meta(step)["teacher"]["digest"])
+        runs.check_same_teacher(setup.teacher, meta["teacher"]["digest"])
     state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
     arrays = checkpoints.restore(step, params=state.params, opt_state=state.opt_state)
     return state.replace(step=state.step + step, **arrays)

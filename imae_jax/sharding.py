@@ -26,6 +26,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """Which rows of a batch this process's devices get, in order: what it has to supply."""
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = [np.arange(batch_size)[part] for part in parts]
+    return np.unique(np.concatenate(rows))
+
+
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Places an array that every process holds; each sends what its own devices get."""
     return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])

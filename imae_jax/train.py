@@ -1,10 +1,12 @@
 """`train(config, workdir)` and `evaluate(config, workdir)`."""
 
+import dataclasses
 import math
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -202,7 +204,14 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     run = runs.load_run(workdir, "workdir", mesh)
     validate_evals.check_evals(config, run.model, dataset.sizes, mesh.size)
     networks = load_networks(config, run, mesh)
+    found = dict(
+        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
+    )
+    runs.check_same_data(found, run.meta, found)
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
+    # Pixels in the units that the run was trained in.
+    mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))
+    dataset = dataclasses.replace(dataset, mean=mean, std=std)
     held_out = HeldOut(
         dataset=dataset,
         patch_size=run.model.patch_size,
@@ -212,8 +221,9 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     )
     results, settings = {}, {}
     for name, options in config.evals.items():
-        if name in NEED_LABELS and not dataset.class_names:
-            print(f"{workdir.name}: {name} is left out, the images have no classes")
+        if name in NEED_LABELS and len(dataset.class_names) < 2:
+            count = len(dataset.class_names) or "no"
+            print(f"{workdir.name}: {name} is left out, the images are of {count} class")
             continue
         print(f"{workdir.name}: measuring {name}", flush=True)
         used = validate_evals.options_of(options)

@@ -52,6 +52,7 @@ def check_data(config: ConfigDict) -> None:
     for part, limit in data.evaluate_on.items():
         possible = limit is None or limit >= 2
         require(possible, f"data.evaluate_on.{part}", limit, "at least 2, or unset")
+    check_crop_scale(config.augment.crop_scale)
     if "files" not in data:
         return
     side = data.files.image_size
@@ -182,7 +183,6 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
     decay = optim.weight_decay
     require(decay >= 0, "optim.weight_decay", decay, "0 or more")
-    check_crop_scale(config.augment.crop_scale)
     for key, low in (
         ("seed", 0),
         ("augment.pad", 0),

@@ -83,9 +83,7 @@ def _check_split(split: str, key: str) -> None:
     require(split in ("validation", "test"), key, split, "'validation' or 'test'")
 
 
-def check_explorer(
-    options: ConfigDict, model: IMAE, num_images: int, num_devices: int
-) -> None:
+def check_explorer(options: ConfigDict, model: IMAE, num_devices: int) -> None:
     """Checks the section of the report's interactive panel.
 
     Raises:
@@ -93,13 +91,9 @@ def check_explorer(
     """
     _check_split(options.split, "explorer.split")
     check_batch(options.batch_size, "explorer.batch_size", num_devices)
-    num_images = min(options.batch_size, num_images)
-    require(
-        1 <= options.pairs <= num_images // 2,
-        "explorer.pairs",
-        options.pairs,
-        f"1 to {num_images // 2}: one batch of the split holds them all",
-    )
+    most = options.batch_size // 2
+    allowed = f"1 to {most}: one batch holds them all"
+    require(1 <= options.pairs <= most, "explorer.pairs", options.pairs, allowed)
     require(options.seed >= 0, "explorer.seed", options.seed, "at least 0")
     for key in ("alphas", "mask_ratios"):
         values = options[key]
@@ -123,6 +117,12 @@ def check_evals(
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
+    for part, (split, indices) in part_indices(sizes, config.data.evaluate_on).items():
+        if len(indices) < 2:
+            raise UserError(
+                f"evaluation needs at least 2 images to be its {part} part, but "
+                f"{split} gives {len(indices)}"
+            )
     for name, section in config.evals.items():
         key = f"evals.{name}"
         require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
@@ -159,6 +159,4 @@ def check_evals(
         if "classifier" in section:
             _check_classifier(section.classifier, f"{key}.classifier")
     if "explorer" in config:
-        found = part_indices(sizes, config.data.evaluate_on).get(config.explorer.split)
-        num_images = len(found[1]) if found else 0
-        check_explorer(config.explorer, model, num_images, num_devices)
+        check_explorer(config.explorer, model, num_devices)

@@ -35,7 +35,7 @@ def test_a_folder_says_what_was_left_out_and_set_aside(tmp_path):
     text = describe.describe(config, tmp_path)
     assert "train        18 images, " in text and "test         2 images" in text
     assert "feed         streaming" in text and "classes      2: ant, bee" in text
-    assert "fitted on 17 of train" in text and "chosen by 1 of train" in text
+    assert "fitted on 16 of train" in text and "chosen by 2 of train" in text
     found = json.loads((tmp_path / "folder/data.json").read_text())
     sizes = sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*.png"))
     assert found["bytes_on_disk"] == sizes

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +51,7 @@ def test_one_image_in_ten_is_set_aside_where_nothing_is(tmp_path):
         "train": 27,
         "test": 3,
     }
+    assert 1 <= found.labels["test"].sum() <= 2  # evenly out of every class
     assert not set(found.files["train"]) & set(found.files["test"])
     for split, files in found.files.items():
         names = [found.class_names[label] for label in found.labels[split]]
@@ -60,7 +63,7 @@ def test_images_without_classes(tmp_path):
     make(tmp_path, *[f"{i}.png" for i in range(4)])
     dataset = sources.load("folder", str(tmp_path), files=FILES)
     assert dataset.class_names == ()
-    assert dataset.sizes == {"train": 3, "test": 1}
+    assert dataset.sizes == {"train": 2, "test": 2}
     assert (dataset.splits["train"].labels == -1).all()
     assert dataset.image_shape == (16, 16, 3)
     np.testing.assert_allclose(dataset.mean[1:], [100, 200], atol=0.5)
@@ -79,6 +82,8 @@ def test_statistics_follow_the_files(tmp_path):
     "names,message",
     [
         ([], "holds no image"),
+        (["1.png", "2.png", "3.png"], "holds 3 images; it takes at least 4, since some"),
+        (["train/a/1.png", "val/a/1.png", "Valid/a/1.png"], "both Valid and val: which is"),
         (["a/1.png", "1.png"], r"both class folders \(a, ...\) and 1 images beside"),
         (["train/a/1.png", "val/b/1.png"], "val/b is a class that no training image has"),
         (["train/a/1.png", "val/1.png"], "val has no class folders, but the training"),
@@ -99,6 +104,36 @@ def test_folders_that_cannot_be_read(tmp_path, names, message):
 def test_no_such_folder(tmp_path):
     with pytest.raises(UserError, match="data.dir='.*nowhere' is no folder"):
         sources.load("folder", str(tmp_path / "nowhere"), files=FILES)
+
+
+def test_names_in_capitals_links_in_circles_and_what_is_not_read(tmp_path, capsys):
+    names = ["Train/a/1.png", "Train/a/2.png", "VALID/a/1.png", "test/1.png", "raw/1.png"]
+    make(tmp_path, *names)
+    (tmp_path / "Train/a/again").symlink_to(tmp_path / "Train/a")
+    found = list_folder(tmp_path)
+    assert {name: len(files) for name, files in found.files.items()} == {
+        "train": 2,
+        "validation": 1,
+    }
+    said = capsys.readouterr().out
+    assert "not read, beside Train: raw" in said
+    assert "test is left out: its images have no class folders" in said
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    make(tmp_path, *[f"{i}.png" for i in range(9)])
+    (tmp_path / "0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    assert sources.load("folder", str(tmp_path), files=FILES).sizes == {
+        "train": 7,
+        "test": 2,
+    }
+
+
+def test_no_image_at_all_can_be_used(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of 2 of 2 images can be used"):
+        sources.load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
 
 
 def test_imagenet_leaves_its_test_images_out(tmp_path):
@@ -122,7 +157,7 @@ def test_what_imagenet_should_look_like(tmp_path, names):
 def test_a_corrupt_image_is_named_or_left_out(tmp_path):
     make(tmp_path, *[f"train/a/{i}.png" for i in range(5)], "test/a/x.png")
     (tmp_path / "train/a/3.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match="train/a/3.png cannot be read as an image"):
+    with pytest.raises(UserError, match="train/a/3.png is no image of a known kind"):
         sources.load("folder", str(tmp_path), files=FILES)
     found = sources.load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
     assert found.num_skipped == 1

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imae_jax import sharding
 from imae_jax.data import pairs
-from imae_jax.data.feeds import process_rows
 from imae_jax.errors import UserError
 
 
@@ -139,9 +139,26 @@ def test_without_a_rate_or_classes():
 def test_processes_part_every_batch_into_whole_pairs(
     num_processes, pairs_per_process, step
 ):
-    batch_size = 2 * pairs_per_process * num_processes
-    stream = pairs.Pairs(np.zeros(23), seed=3)
-    whole = stream.batch(step, batch_size)
-    rows = [process_rows(batch_size, i, num_processes) for i in range(num_processes)]
-    assert all(part.start % 2 == 0 for part in rows)
-    np.testing.assert_array_equal(np.concatenate([whole[part] for part in rows]), whole)
+    """Each has two devices, which need not lie side by side in the mesh."""
+    batch_size = 4 * pairs_per_process * num_processes
+    whole = pairs.Pairs(np.zeros(23), seed=3).batch(step, batch_size)
+    devices = np.arange(2 * num_processes)
+    own = batch_size // len(devices)
+
+    class Sharding:
+        def __init__(self, process):
+            self.process = process
+
+        def addressable_devices_indices_map(self, shape):
+            assert shape == (batch_size,)
+            mine = devices[self.process :: num_processes][::-1]
+            return {i: (slice(i * own, (i + 1) * own),) for i in mine}
+
+    rows = [sharding.local_rows(Sharding(i), batch_size) for i in range(num_processes)]
+    for part in rows:
+        first, second = part.reshape(-1, 2).T
+        np.testing.assert_array_equal(first + 1, second)  # whole pairs, in order
+        assert (first % 2 == 0).all()
+    order = np.argsort(np.concatenate(rows))
+    found = np.concatenate([whole[part] for part in rows])
+    np.testing.assert_array_equal(found[order], whole)

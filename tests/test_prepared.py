@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import mock_archives
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from test_decode import encoded
 
 from imae_jax.data import cache, prepared, sources
 from imae_jax.data.encoding import png
@@ -79,7 +81,7 @@ def test_the_second_time_nothing_is_decoded(odd, monkeypatch, capsys):
     load, folder = odd
     first = load()
     assert "odd: decoding images" in capsys.readouterr().out
-    monkeypatch.setattr(prepared.Records, "source", None)
+    monkeypatch.setattr(prepared.Records, "columns", None)
     second = load()
     assert capsys.readouterr().out == ""
     for a, b in zip(first.splits.values(), second.splits.values(), strict=True):
@@ -87,6 +89,85 @@ def test_the_second_time_nothing_is_decoded(odd, monkeypatch, capsys):
     os.utime(next(folder.glob("*.array_record*")), (1, 1))  # another file may be other data
     with pytest.raises(TypeError):
         load()
+
+
+def test_a_damaged_copy_is_named(odd):
+    load, folder = odd
+    file = next(folder.glob("*train*.array_record*"))
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="odd/1.0.0 is damaged .* delete it and run again"):
+        load()
+    (folder / "dataset_info.json").write_text('{"fileF')
+    with pytest.raises(UserError, match="odd/1.0.0 is damaged"):
+        load()
+
+
+def test_a_damaged_cache_is_made_again(odd, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load, _ = odd
+    expected = np.array(load().splits["train"].images)
+    (place,) = cache.folder().iterdir()
+    (place / "train.image.npy").unlink()
+    np.testing.assert_array_equal(load().splits["train"].images, expected)
+    (place / "train.image.npy").write_bytes(b"half")
+    np.testing.assert_array_equal(load().splits["train"].images, expected)
+
+
+def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(prepared.BUILDERS, "odd", Odd)
+    prepare = Odd.download_and_prepare
+
+    def second(self):
+        """Another process ends while this one prepares."""
+        prepare(self)
+        raise OSError("Cannot rename: destination exists")
+
+    monkeypatch.setattr(Odd, "download_and_prepare", second)
+    assert (prepared.prepare("odd", tmp_path) / "dataset_info.json").exists()
+
+
+class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """ImageNet as TFDS prepares it: images of any size, test images without labels."""
+
+    VERSION = tfds.core.Version("5.1.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=["n01", "n02"]),
+            "file_name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        counts = dict(train=8, validation=4, test=3)
+        return {split: self._generate_examples(count) for split, count in counts.items()}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            pixels = np.full((40 + i, 60, 3), 20 * i, np.uint8)
+            image = io.BytesIO(encoded(pixels, "jpeg"))
+            yield i, {"image": image, "label": i % 2, "file_name": f"{i}.JPEG"}
+
+
+def test_imagenet_as_tfds_prepares_it(tmp_path):
+    builder = Imagenet2012(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    (tmp_path / "imagenet2012/5.1.0.bak").mkdir()
+    (tmp_path / "imagenet2012/5.1.0.bak/dataset_info.json").write_text("{}")
+    files = dict(image_size=16, channels=3, centre=0.875)
+    for _ in range(2):  # the second time, labels come from the cache
+        dataset = sources.load("imagenet2012", str(tmp_path), files=files)
+        assert dataset.sizes == {"train": 8, "validation": 4}
+        assert dataset.class_names == ("n01", "n02") and dataset.image_shape == (16, 16, 3)
+        train = dataset.splits["train"]
+        for i in range(8):
+            image = train.images.get(i)
+            assert image.std() < 2 and train.labels[i] == round(image.mean() / 20) % 2
 
 
 def test_label_out_of_range(odd, monkeypatch):
@@ -213,6 +294,6 @@ def test_the_real_cifar10_as_the_command_shows_it():
     if not (folder / "cifar10").exists():
         pytest.skip(f"no CIFAR-10 in {folder}")
     records = prepared.Records(prepared.prepare("cifar10", folder))
-    sizes = {split: len(records.source(split)) for split in records.splits}
+    sizes = {split: records.size(split) for split in records.splits}
     assert sizes == {"train": 50_000, "test": 10_000}
     assert records.class_names[3] == "cat" and records.image_shape == (32, 32, 3)

@@ -6,6 +6,7 @@ import jax
 import mock_archives
 import numpy as np
 import pytest
+from PIL import Image
 from test_folder import make
 
 from configs import datasets, imae, mae
@@ -128,17 +129,20 @@ def test_images_are_cropped_once(tmp_path):
 
 def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys):
     names = [f"train/{i}.png" for i in range(360)] + [f"val/{i}.png" for i in range(40)]
-    make(tmp_path / "data", *names, size=(64, 64))
+    make(tmp_path / "data", *names)
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (70, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / name)
     workdir = train_both("folder", tmp_path)
     config = train.runs.read_config(workdir)
-    del config.explorer
-    del config.evals.quality
     found = train.evaluate(config, workdir)
     said = capsys.readouterr().out
     for name in ("semantics", "probes"):
-        assert f"{name} is left out, the images have no classes" in said
+        assert f"{name} is left out, the images are of no class" in said
     groups = {key.partition("/")[0] for key in found}
-    assert groups == {"reconstruction", "separability", "representation"}
+    assert groups == {"reconstruction", "separability", "representation", "quality"}
+    layout = json.loads((workdir / "figures" / "explorer.json").read_text())
+    assert layout["labels"][1] == ["image 3", "image 4"]
     settings = json.loads((workdir / "eval_settings.json").read_text())
     assert settings["reconstruction/subordinate/mse"]["split"] == "validation"
     assert settings["reconstruction/subordinate/mse"]["count"] == 40

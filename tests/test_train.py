@@ -1,11 +1,13 @@
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from imae_jax import runs, train
+from imae_jax import runs, setup, train
 from imae_jax.data.pairs import Pairs
+from imae_jax.data.parts import parts_of
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.setup import is_resident, say_achieved_rate, set_up, starting_params
@@ -40,18 +42,37 @@ def test_four_steps_equal_two_and_two_more_exactly(imae_config, undisturbed, tmp
     assert [line["step"] for line in numbers(tmp_path)] == [1, 2, 3, 4]
 
 
+@pytest.fixture(scope="module")
+def augmented_config(imae_config):
+    """Makes a fresh config that draws all there is to draw."""
+
+    def make():
+        config = imae_config()
+        config.augment.update(dict(pad=1, flip=True, crop_scale=(0.5, 1.0)))
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def augmented(augmented_config, tmp_path_factory):
+    """A run of it: its workdir and final state."""
+    workdir = tmp_path_factory.mktemp("augmented")
+    return workdir, train.train(augmented_config(), workdir)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"train.steps_per_dispatch": 3},
         {"data.feed": "streaming"},
         {"data.sharded": True},
-        {"data.feed": "streaming", "data.resident_gb": 0.0},
+        {"data.resident_gb": 0.0},
     ],
 )
-def test_every_feed_trains_the_same_run(changes, imae_config, undisturbed, tmp_path):
-    expected_dir, expected = undisturbed
-    config = imae_config()
+def test_every_feed_trains_the_same_run(changes, augmented_config, augmented, tmp_path):
+    expected_dir, expected = augmented
+    config = augmented_config()
     for key, value in changes.items():
         section, name = key.split(".")
         config[section][name] = value
@@ -90,6 +111,44 @@ def test_the_achieved_rate_is_logged(imae_config, tmp_path):
     config.mix.same_class_rate = 0.5
     train.train(config, tmp_path, stop_at=1)
     assert numbers(tmp_path)[0]["same_class_rate"] == pytest.approx(0.5, abs=10 / 1297)
+
+
+def test_data_that_changed_is_refused(imae_config, undisturbed, monkeypatch):
+    whole = setup.sources.load
+    part = dict(train=100, validation=50, test=50)
+
+    def fewer(*args, **options):
+        return parts_of(whole(*args, **options), part, "raise")
+
+    monkeypatch.setattr(setup.sources, "load", fewer)
+    with pytest.raises(UserError, match="its sizes was .*1297.* and is .*'train': 100"):
+        train.train(imae_config(), undisturbed[0])
+
+    def renamed(*args, **options):
+        return dataclasses.replace(whole(*args, **options), class_names=("a",) * 10)
+
+    monkeypatch.setattr(setup.sources, "load", renamed)
+    with pytest.raises(UserError, match="data set has changed .* its class_names was"):
+        train.evaluate(imae_config(), undisturbed[0])
+
+
+def test_evaluation_sees_pixels_in_the_units_of_training(
+    imae_config, undisturbed, monkeypatch
+):
+    config = imae_config()
+    for name in list(config.evals):
+        if name != "reconstruction":
+            del config.evals[name]
+    del config.explorer
+    expected = train.evaluate(config, undisturbed[0])
+    whole = setup.sources.load
+
+    def another_copy(*args, **options):
+        dataset = whole(*args, **options)
+        return dataclasses.replace(dataset, mean=dataset.mean + 9, std=dataset.std * 2)
+
+    monkeypatch.setattr(setup.sources, "load", another_copy)
+    assert train.evaluate(config, undisturbed[0]) == expected
 
 
 def test_a_finished_run_is_left_as_it_is(imae_config, undisturbed):

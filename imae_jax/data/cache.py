@@ -15,7 +15,8 @@ import numpy as np
 from absl import logging
 
 # Raise it when what is cached is made in another way.
-FORMAT = 2
+FORMAT = 3
+NAMES_FILE = "names.json"
 
 
 def folder() -> Path:
@@ -38,16 +39,22 @@ def cached(
     """
     text = json.dumps([FORMAT, key], sort_keys=True)
     place = folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
-    if not place.is_dir():
+    try:
+        return _read(place)
+    except (OSError, ValueError):  # not there, or damaged
         arrays = make()
-        try:
-            _write(arrays, place)
-        except OSError as error:
-            logging.warning("nothing cached in %s: %s", place, error)
-            return arrays
-    names = sorted(path.name for path in place.glob("*.npy"))
+    try:
+        _write(arrays, place)
+        return _read(place)
+    except OSError as error:
+        logging.warning("nothing cached in %s: %s", place, error)
+        return arrays
+
+
+def _read(place: Path) -> dict[str, np.ndarray]:
+    names = json.loads((place / NAMES_FILE).read_text())
     return {
-        name.removesuffix(".npy"): np.load(place / name, mmap_mode="r", allow_pickle=False)
+        name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in names
     }
 
@@ -59,6 +66,8 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path) -> None:
     try:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        (temporary / NAMES_FILE).write_text(json.dumps(list(arrays)))
+        shutil.rmtree(place, ignore_errors=True)
         try:
             temporary.rename(place)
         except OSError:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from imae_jax.errors import UserError
 
@@ -16,7 +16,15 @@ MODES = {1: "L", 3: "RGB"}
 # What turns into them without loss; others (16 bit, float, Lab) have another scale.
 CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # What Pillow's decoders raise for damaged files.
-DAMAGED = (OSError, SyntaxError, EOFError, zlib.error, struct.error, IndexError)
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    IndexError,
+    RuntimeError,
+)
 # random_box: pairs of area and aspect ratio that are tried, and the draws for all.
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 2
@@ -92,6 +100,8 @@ def decode(
             _check_pixels(image)
             box = box_of(image.height, image.width)
             return _resized_crop(image, box, size, MODES[channels])
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"{name} is no image of a known kind") from error
     except (*DAMAGED, ValueError, Image.DecompressionBombError) as error:
         raise BadImageError(f"{name} cannot be read as an image: {error}") from error
 
@@ -107,9 +117,16 @@ def _resized_crop(image, box, size, mode) -> np.ndarray:
         image.draft(None, (int(full[0] / times), int(full[1] / times)))
     # Cut out first: resizing a part of an image, Pillow would look beyond the box.
     shrunk = image.size[0] / full[0], image.size[1] / full[1]
-    left, right = left * shrunk[0], (left + box_width) * shrunk[0]
-    top, bottom = top * shrunk[1], (top + box_height) * shrunk[1]
-    hull = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    left, right = np.clip([left, left + box_width], 0, full[0]) * shrunk[0]
+    top, bottom = np.clip([top, top + box_height], 0, full[1]) * shrunk[1]
+    # (Not a millionth of a pixel beyond the border, where there is nothing but black.)
+    hull = (
+        math.floor(left),
+        math.floor(top),
+        math.ceil(right - 1e-6),
+        math.ceil(bottom - 1e-6),
+    )
+    right, bottom = min(right, hull[2]), min(bottom, hull[3])
     image = image.crop(hull)
     if image.mode != mode:
         image = image.convert(mode)

@@ -25,7 +25,7 @@ class Feed:
 
     Attributes:
       seconds_waited: that the training loop has waited for data so far.
-      num_skipped: images met so far that could not be used and were replaced.
+      num_skipped: images that could not be used, as far as they were met.
     """
 
     seconds_waited = 0.0
@@ -68,6 +68,7 @@ class Resident(Feed):
         batch_size: int,
         max_steps: int,
         sharded: bool,
+        num_skipped: int = 0,
     ):
         """Sends the images, [N, H, W, C] uint8, to the devices.
 
@@ -78,9 +79,11 @@ class Resident(Feed):
           batch_size: B.
           max_steps: the most steps of one dispatch.
           sharded: spend a reduce-scatter of the batch per step to save the copies.
+          num_skipped: images that were left out already.
         """
         super().__init__(pairs, mesh, batch_size)
         self._sharded, self._max_steps = sharded, max_steps
+        self.num_skipped = num_skipped
         place = sharding.replicated(mesh)
         if sharded:
             place = sharding.batch_sharding(mesh)
@@ -151,7 +154,7 @@ class Streaming(Feed):
         self._images, self._seed = images, seed
         self._sharding = sharding.batch_sharding(mesh)
         self._crop_scale, self._on_bad_image = crop_scale, on_bad_image
-        self._rows = process_rows(batch_size, jax.process_index(), jax.process_count())
+        self._rows = sharding.local_rows(self._sharding, batch_size)
         self._prefetch = prefetch
         self._batches: dict[int, Future] = {}
         # One thread puts batches together while the others decode for it.
@@ -160,7 +163,8 @@ class Streaming(Feed):
         self._bad: set[int] = set()
 
     def __exit__(self, *exc_info):
-        for pool in (self._sender, self._decoders):
+        # What is being made stops where it is.
+        for pool in (self._decoders, self._sender):
             pool.shutdown(cancel_futures=True)
 
     @property
@@ -208,7 +212,7 @@ class Streaming(Feed):
         box_of = None
         if self._crop_scale:
             box_of = functools.partial(random_box, scale=self._crop_scale, draws=draws)
-        for candidate in _from(index, len(self._images), taken):
+        for candidate in _from(index, self._pairs.labels, taken):
             if candidate in self._bad:
                 continue
             try:
@@ -221,18 +225,14 @@ class Streaming(Feed):
                 continue
             taken.add(candidate)
             return found
-        raise BadImageError(f"none of the {len(self._images)} images can be used")
+        raise BadImageError(f"too few of the {len(self._images)} images can be used")
 
 
-def _from(index: int, count: int, taken: set[int]) -> Iterator[int]:
-    """`index`, then those after it, round and round, that are not taken."""
+def _from(index: int, labels: np.ndarray, taken: set[int]) -> Iterator[int]:
+    """`index`, then those after it that are not taken, of its own class first."""
     yield index
-    for ahead in range(1, count):
-        if (index + ahead) % count not in taken:
-            yield (index + ahead) % count
-
-
-def process_rows(batch_size: int, process: int, num_processes: int) -> slice:
-    """The rows of a batch that a process supplies, whole pairs; they part the batch."""
-    own = batch_size // num_processes
-    return slice(process * own, (process + 1) * own)
+    ahead = np.roll(np.arange(len(labels)), -index)[1:]
+    is_same = labels[ahead] == labels[index]
+    for candidate in np.concatenate([ahead[is_same], ahead[~is_same]]).tolist():
+        if candidate not in taken:
+            yield candidate

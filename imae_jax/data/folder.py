@@ -14,8 +14,13 @@ from PIL import Image
 
 from imae_jax.errors import UserError
 
-# What a split's folder may be called.
-SPLITS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
+# What a split's folder may be called, in lower or upper case.
+SPLITS = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+MIN_IMAGES = 4  # two to train on, two to test
 TEST_SHARE = 10  # one image in ten is set aside where the folder says nothing
 NO_LABEL = -1
 
@@ -43,8 +48,13 @@ def _is_image(name: str) -> bool:
 
 def _images_below(root: Path, folder: str) -> list[str]:
     """Image files below `folder`, sorted, as paths below `root`; hidden ones left out."""
-    found = []
+    found, seen = [], set()
     for where, folders, files in os.walk(root / folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = os.path.relpath(where, root)
         found += [
@@ -61,6 +71,24 @@ def _class_folders(folder: Path) -> list[str]:
         for entry in os.scandir(folder)
         if entry.is_dir() and not entry.name.startswith(".")
     )
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """The folder of each split below `root`; raises UserError where two claim the same."""
+    found = {}
+    present = _class_folders(root)
+    for split, names in SPLITS.items():
+        own = [name for name in present if name.lower() in names]
+        if len(own) > 1:
+            raise UserError(f"{root} holds both {own[0]} and {own[1]}: which is {split}?")
+        if own:
+            found[split] = own[0]
+    if "train" not in found:
+        return {"train": "."}
+    others = sorted(set(present) - set(found.values()))
+    if others:
+        print(f"{root}: not read, beside {found['train']}: {', '.join(others)}")
+    return found
 
 
 def _list_split(
@@ -108,17 +136,24 @@ def list_folder(root: Path, splits: Sequence[str] = tuple(SPLITS)) -> Listing:
     """
     if not root.is_dir():
         raise UserError(f"data.dir={str(root)!r} is no folder")
-    named = [(split, name) for split in splits for name in SPLITS[split]]
-    folders = {split: name for split, name in named if (root / name).is_dir()}
-    if "train" not in folders:
-        folders = {"train": "."}
+    folders = _split_folders(root)
     files, labels, class_names = {}, {}, None
     for split, folder in folders.items():
+        if split not in splits:
+            continue
+        if split == "test" and class_names and not _class_folders(root / folder):
+            print(f"{root / folder} is left out: its images have no class folders")
+            continue
         files[split], labels[split], names = _list_split(root, folder, class_names)
         class_names = names if class_names is None else class_names
         if not files[split]:
             raise UserError(f"{root / folder} holds no image")
-    if len(folders) == 1:
+    if len(files) == 1:
+        if len(files["train"]) < MIN_IMAGES:
+            raise UserError(
+                f"{root} holds {len(files['train'])} images; it takes at least "
+                f"{MIN_IMAGES}, since some are set aside for testing"
+            )
         files, labels = _set_aside(files["train"], labels["train"])
     return Listing(root, files, labels, class_names)
 
@@ -127,7 +162,10 @@ def _set_aside(files: list[str], labels: np.ndarray):
     """Divides images into `train` and `test`."""
     # RandomState: its stream is frozen across NumPy versions.
     order = np.random.RandomState(0).permutation(len(files))
-    test = np.sort(order[: -(-len(files) // TEST_SHARE)])
+    # Evenly out of every class.
+    order = order[np.argsort(labels[order], kind="stable")]
+    every = min(TEST_SHARE, len(files) // 2)
+    test = np.sort(order[every - 1 :: every])
     parts = {"train": np.setdiff1d(order, test), "test": test}
     divided = {name: [files[i] for i in part] for name, part in parts.items()}
     return divided, {name: labels[part] for name, part in parts.items()}
@@ -143,7 +181,7 @@ def list_imagenet(root: Path) -> Listing:
     """
     # `test/` has no labels: it is left out.
     wanted = ("train", "validation")
-    is_there = all(any((root / x).is_dir() for x in SPLITS[split]) for split in wanted)
+    is_there = root.is_dir() and _split_folders(root).keys() >= set(wanted)
     listing = list_folder(root, wanted) if is_there else None
     if not listing or not listing.class_names:
         raise UserError(

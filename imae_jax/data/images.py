@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from absl import logging
 
 from imae_jax.data.decode import BadImageError, BoxOf, central_box, decode
 
@@ -88,7 +89,7 @@ def decode_all(
     Returns:
       [n, H, W, C] uint8, and the indices [n] that they have.
     Raises:
-      BadImageError: if one cannot be used and is not to be skipped, or none can.
+      BadImageError: if one cannot be used and is not to be skipped.
     """
     found = np.empty((len(indices), *images.shape[1:]), np.uint8)
     good = np.ones(len(indices), bool)
@@ -106,7 +107,9 @@ def decode_all(
     with ThreadPoolExecutor(threads) as pool:
         places = range(len(indices))
         for error in map(fill, places) if threads == 1 else pool.map(fill, places):
-            if error and (on_bad_image == "raise" or not good.any()):
+            if error and on_bad_image == "raise":
                 pool.shutdown(cancel_futures=True)
                 raise with_remedy(error)
+            if error:
+                logging.warning("left out: %s", error)
     return (found, indices) if good.all() else (found[good], indices[good])

@@ -35,7 +35,9 @@ def _nearest_possible(
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """The number of pairs of one class nearest to the wanted one, and its `_bounds`."""
     num_pairs = int(counts.sum() // 2)
-    wanted = round(same_class_rate * num_pairs)
+    # What is left of the largest class when every other image has had one of it pairs up.
+    least, most = max(0, int(counts.max()) - num_pairs), int((counts // 2).sum())
+    wanted = min(max(round(same_class_rate * num_pairs), least), most)
     for distance in range(num_pairs + 1):
         for num_same in (wanted - distance, wanted + distance):
             low, high = _bounds(counts, num_same)
@@ -135,21 +137,21 @@ class Pairs:
         """
         if len(labels) < 2:
             raise UserError(f"{len(labels)} training images make no pair")
-        self._labels, self._rate = labels, same_class_rate
+        self.labels, self._rate = labels, same_class_rate
         self._seed = seed
         self.per_epoch = len(labels) // 2
         self.epoch = functools.lru_cache(maxsize=4)(self._epoch)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._rate is None:
-            return epoch_pairs(len(self._labels), self._seed, epoch)
-        return semantic_epoch_pairs(self._labels, self._rate, self._seed, epoch)
+            return epoch_pairs(len(self.labels), self._seed, epoch)
+        return semantic_epoch_pairs(self.labels, self._rate, self._seed, epoch)
 
     def same_class_rate(self, epoch: int) -> float | None:
         """The share of an epoch's pairs that are of one class; None without classes."""
-        if self._labels.min() < 0:
+        if self.labels.min() < 0:
             return None
-        first, second = self._labels[self.epoch(epoch)].T
+        first, second = self.labels[self.epoch(epoch)].T
         return float((first == second).mean())
 
     def batch(self, step: int, batch_size: int) -> np.ndarray:

@@ -47,7 +47,7 @@ def part_indices(
     order = {name: np.random.RandomState(0).permutation(n) for name, n in sizes.items()}
     fitted, chosen = order["train"], ("validation", order.get("validation"))
     if len(sizes) == 2:
-        count = sizes["train"] // CHOOSING_SHARE
+        count = max(2, sizes["train"] // CHOOSING_SHARE)
         fitted, chosen = fitted[count:], ("train", fitted[:count])
     parts = dict(train=("train", fitted), validation=chosen, test=(scored, order[scored]))
     return {

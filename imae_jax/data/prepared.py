@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ def prepare(name: str, data_dir: Path) -> Path:
       UserError: if `data_dir` cannot be made, or the data set cannot be prepared.
     """
     version = str(BUILDERS[name].VERSION)
+    base = data_dir
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         own = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
@@ -63,16 +64,32 @@ def prepare(name: str, data_dir: Path) -> Path:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
             builder.download_and_prepare()
     except OSError as error:
-        raise UserError(f"data.dir={str(data_dir)!r} cannot be used: {error}") from error
+        if not (base / name / version / INFO_FILE).exists():  # no other process was first
+            message = f"data.dir={str(data_dir)!r} cannot be used: {error}"
+            raise UserError(message) from error
     return base / name / version
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Around code that reads a prepared data set: damage becomes a UserError."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+        first = str(error).strip().split("\n")[0][:120]
+        raise UserError(
+            f"{folder} is damaged ({first}): delete it and run again"
+        ) from error
 
 
 def find_copy(name: str, data_dir: Path) -> Path | None:
     """The newest version of a data set that lies prepared in `data_dir`, if any."""
-    found = list(data_dir.glob(f"{name}/*/{INFO_FILE}"))
-    if not found:
-        return None
-    return max(found, key=lambda x: tfds.core.Version(x.parent.name)).parent
+    found = {
+        tfds.core.Version(path.parent.name): path.parent
+        for path in data_dir.glob(f"{name}/*/{INFO_FILE}")
+        if tfds.core.Version.is_valid(path.parent.name)
+    }
+    return found[max(found)] if found else None
 
 
 class Records:
@@ -90,15 +107,17 @@ class Records:
         Raises:
           UserError: if its files are not array_record, or it has no images and labels.
         """
-        info = json.loads((folder / INFO_FILE).read_text())
+        with reading(folder):
+            info = json.loads((folder / INFO_FILE).read_text())
         kind = info.get("fileFormat", "tfrecord")
         if kind != "array_record":
             raise UserError(
-                f"{folder} was prepared as {kind}, which only TensorFlow can read: prepare "
-                "it with file_format='array_record'"
+                f"{folder} was prepared as {kind}, which only TensorFlow can read: take "
+                "another data.dir, or prepare it with file_format='array_record'"
             )
         self.folder = folder
-        self._builder = tfds.builder_from_directory(folder)
+        with reading(folder):
+            self._builder = tfds.builder_from_directory(folder)
         features = self._builder.info.features
         missing = {"image", "label"} - set(features)
         if missing:
@@ -114,26 +133,47 @@ class Records:
             and np.issubdtype(feature.np_dtype, np.number)
         ]
 
-    def source(self, split: str):
+    def _source(self, split: str):
         """A random-access sequence of examples, `image` as an encoded file."""
         skip = {"image": tfds.decode.SkipDecoding()}
         return self._builder.as_data_source(split, decoders=skip)
+
+    def size(self, split: str) -> int:
+        """The number of examples."""
+        return self._builder.info.splits[split].num_examples
+
+    def reader(self, split: str) -> Callable[[int], bytes]:
+        """A function from an index to the encoded image.
+
+        Raises:
+          UserError: it or this, if the files are damaged.
+        """
+        with reading(self.folder):
+            source = self._source(split)
+
+        def read(index: int) -> bytes:
+            with reading(self.folder):
+                return source[index]["image"]
+
+        return read
 
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
         """`label` [N] int64 and every other number that examples have, [N] each.
 
         Raises:
-          UserError: if a label is none of the classes.
+          UserError: if a label is none of the classes, or the files are damaged.
         """
-        source = self.source(split)
         names = ("label", *self._factors)
         rows = []
-        for start in range(0, len(source), 1000):
-            part = range(start, min(start + 1000, len(source)))
-            examples = source.__getitems__(list(part))
-            rows += [[example[name] for name in names] for example in examples]
-        found = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
-        labels = found["label"] = found["label"].astype(np.int64)
+        with reading(self.folder):
+            source = self._source(split)
+            for start in range(0, len(source), 1000):
+                part = range(start, min(start + 1000, len(source)))
+                examples = source.__getitems__(list(part))
+                rows += [[example[name] for name in names] for example in examples]
+            columns = map(np.array, zip(*rows, strict=True))
+            found = dict(zip(names, columns, strict=True))
+            labels = found["label"] = found["label"].astype(np.int64)
         highest = len(self.class_names) - 1
         out = np.flatnonzero((labels < 0) | (labels > highest))
         if len(out):

@@ -126,20 +126,18 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     The deviation of a channel that never varies is given as 1, to be divided by.
     """
-    # Through counts of the 256 values: exact, and the images are read once.
-    counts = np.stack(
-        [np.bincount(channel.reshape(-1), minlength=256) for channel in _channels(images)]
-    )
+    # Through counts of the 256 values: exact, and in little memory.
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256]
+        for c in range(images.shape[-1]):
+            counts[c] += np.bincount(part[..., c].reshape(-1), minlength=256)
     values = np.arange(256.0)
     total = counts.sum(axis=1)
     mean = counts @ values / total
     variance = counts @ values**2 / total - mean**2
     std = np.sqrt(np.where(variance > 1e-6, variance, 1.0))
     return mean.astype(np.float32), std.astype(np.float32)
-
-
-def _channels(images: np.ndarray):
-    return (images[..., c] for c in range(images.shape[-1]))
 
 
 def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
@@ -150,17 +148,17 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
         print(f"{name}: decoding images", flush=True)
         arrays, skipped = {}, 0
         for split in records.splits:
-            source, columns = records.source(split), records.columns(split)
+            count, columns = records.size(split), records.columns(split)
             images = EncodedImages(
-                names=[f"{folder}: {split} example {i}" for i in range(len(source))],
-                read=lambda i, source=source: source[i]["image"],
+                names=[f"{folder}: {split} example {i}" for i in range(count)],
+                read=records.reader(split),
                 size=records.image_shape[:2],
                 channels=records.image_shape[2],
                 min_side=1,
                 centre=1.0,
             )
-            found, good = decode_all(images, np.arange(len(source)), on_bad_image)
-            skipped += len(source) - len(good)
+            found, good = decode_all(images, np.arange(count), on_bad_image)
+            skipped += count - len(good)
             arrays[f"{split}.image"] = found
             for column, values in columns.items():
                 arrays[f"{split}.{column}"] = values[good]
@@ -220,13 +218,16 @@ def _of_records(
     for split in records.splits:
         if split == "test":  # ImageNet's has no labels
             continue
-        source = records.source(split)
-        key = ["columns", str(records.folder), split, records.fingerprint()]
-        columns = dict(cache.cached(key, lambda split=split: records.columns(split)))
-        names = [f"{records.folder}: {split} example {i}" for i in range(len(source))]
-        images = _encoded(
-            names, lambda i, source=source: source[i]["image"], files, min_side
-        )
+
+        def columns_of(split=split):
+            print(f"reading the labels of {split}, once", flush=True)
+            return records.columns(split)
+
+        key = ["columns", split, records.fingerprint()]
+        columns = dict(cache.cached(key, columns_of))
+        count = records.size(split)
+        names = [f"{records.folder}: {split} example {i}" for i in range(count)]
+        images = _encoded(names, records.reader(split), files, min_side)
         splits[split] = Split(images, np.asarray(columns.pop("label")), columns)
     return splits
 
@@ -243,13 +244,17 @@ def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
     `stamps` tells these files from others of the same names.
     """
     indices = _sample(len(images))
-    names = hashlib.sha256("\n".join(images.names).encode()).hexdigest()
+    names = hashlib.sha256(
+        "\n".join(images.names).encode(errors="surrogateescape")
+    ).hexdigest()
     form = [images.size, images.channels, images.min_side, images.centre, on_bad_image]
 
     def make() -> dict[str, np.ndarray]:
         counted = f"{len(indices):,} of {len(images):,} images"
         print(f"mean and deviation of pixels, from {counted}", flush=True)
         found, good = decode_all(images, indices, on_bad_image)
+        if not len(good):
+            raise UserError(f"none of {counted} can be used")
         mean, std = statistics(found)
         return dict(mean=mean, std=std, skipped=np.array(len(indices) - len(good)))
 

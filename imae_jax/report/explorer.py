@@ -105,6 +105,7 @@ def write(
       folder: made if need be; gets `explorer.json`, `explorer.png` or `explorer.jpg`, and
         the first pair as a sheet, `alpha_by_mask_ratio.png`.
       split, batch_size, seed: see `HeldOut.batches`; a batch holds all pairs.
+      pairs: how many are shown, if the split has as many.
       alphas, mask_ratios: increasing; A and R of them.
     Returns:
       The layout's path; None, and nothing is written, for models trained with `norm_pix`.
@@ -114,6 +115,7 @@ def write(
     if held_out.norm_pix:
         return None
     image_size = held_out.dataset.image_shape[:2]
+    pairs = min(pairs, held_out.count(split) // 2)
     rows = slice(0, 2 * pairs, 2)
     mean = mean_target(held_out)
     rebuilt, mse, mse_train_mean, masks = [], [], [], []
@@ -143,6 +145,14 @@ def write(
     data, kind, places = draw_sprite(tiles.reshape(-1, *shape))
 
     names = held_out.dataset.class_names
+    numbered = np.arange(1, 2 * pairs + 1).reshape(pairs, 2)
+    labels = [
+        [
+            names[label] if names else f"image {number}"
+            for label, number in zip(*pair, strict=True)
+        ]
+        for pair in zip(batch.labels[rows], numbered, strict=True)
+    ]
     counts = len(mask_ratios), len(alphas), pairs, -1
     layout = places | {
         "image": f"explorer.{kind}",
@@ -152,7 +162,7 @@ def write(
         "mask_ratios": list(mask_ratios),
         "trained_mask_ratio": held_out.mask_ratio,
         "branches": BRANCHES[: rebuilt.shape[2]],
-        "labels": [[names[label] for label in pair] for pair in batch.labels[rows]],
+        "labels": labels,
         # [N][R], a character per patch, 1 where it is removed.
         "masks": [
             ["".join(map(str, mask.astype(int))) for mask in pair]
