@@ -14,6 +14,7 @@ The JPEG files are made up (1/f noise, about 110 kB each), so every machine has 
 """
 
 import argparse
+import collections
 import functools
 import io
 import json
@@ -41,7 +42,7 @@ from imae_jax.data.pairs import Pairs  # noqa: E402
 NUM_CIFAR, NUM_FILES = 50_000, 256
 PHOTO = (375, 500)  # the commonest size in ImageNet
 SCALE = (0.2, 1.0)
-PACE = 0.8
+PACE, AHEAD = 0.8, 2
 
 
 def photo(seed: int) -> bytes:
@@ -77,20 +78,20 @@ def share_waited(get, batch_size: int, rate: float, seconds: float) -> float:
     """The share of its time that a consumer at PACE times `rate` waits for images.
 
     `get(step)` starts to make a batch and returns what has to be waited for. The consumer
-    asks for the next batch as soon as it has one, as a training loop dispatches ahead, and
-    is busy with each for `batch_size / (PACE * rate)` seconds.
+    asks AHEAD batches in advance, as a training loop dispatches ahead, and is busy with
+    each for `batch_size / (PACE * rate)` seconds.
     """
     period = batch_size / (PACE * rate)
-    ahead = get(0)
-    jax.block_until_ready(ahead)  # the first batch has nothing to hide behind
-    waited, step, start = 0.0, 1, time.perf_counter()
+    # The first batches have nothing to hide behind.
+    asked_for = collections.deque(jax.block_until_ready(get(i)) for i in range(AHEAD))
+    waited, step, start = 0.0, AHEAD, time.perf_counter()
     while time.perf_counter() - start < seconds:
         asked = time.perf_counter()
-        ahead = get(step)
+        asked_for.append(get(step))
         made = time.perf_counter()
         time.sleep(max(0.0, asked + period - made))
         late = time.perf_counter()
-        jax.block_until_ready(ahead)
+        jax.block_until_ready(asked_for.popleft())
         # What the host spent on asking, beyond the work that hides it, counts too.
         waited += time.perf_counter() - late + max(0.0, made - asked - period)
         step += 1
