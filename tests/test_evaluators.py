@@ -395,7 +395,7 @@ def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
     config.model.encoder.depth = 2
     model = runs.build_model(config, (8, 8, 1))
     params = steps.init_params(model, config.seed)
-    run = runs.TrainedRun(tmp_path, config, model, params, step=0, digest="")
+    run = runs.TrainedRun(tmp_path, config, model, params, 0, meta={}, digest="")
     mesh = sharding.make_mesh()
     images = np.zeros((8, 8, 8, 1), np.float32)
     found = train.load_networks(config, run, mesh)["random"].embed(images)["layers"]

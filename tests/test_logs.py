@@ -25,8 +25,12 @@ def test_throughput_counts_images_after_the_first_reading(monkeypatch):
     now = iter([9.0, 10.0, 12.0])
     monkeypatch.setattr("imae_jax.logs.time.perf_counter", lambda: next(now))
     throughput = Throughput(seconds=100.0)  # before it was interrupted
-    assert throughput.read(1, 32) == {"seconds": 101.0}
-    assert throughput.read(11, 32) == {"seconds": 103.0, "images_per_second": 160.0}
+    assert throughput.read(1, 32, seconds_waited=3.0) == {"seconds": 101.0}
+    assert throughput.read(11, 32, seconds_waited=3.5) == {
+        "seconds": 103.0,
+        "images_per_second": 160.0,
+        "data_wait": 0.25,
+    }
 
 
 def test_progress_prints_lines_where_no_one_watches(capsys):
