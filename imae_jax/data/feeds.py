@@ -90,7 +90,12 @@ class Resident(Feed):
             padding = -len(images) % mesh.size
             images = np.pad(images, ((0, padding), *[(0, 0)] * 3))
         self._images = sharding.put(images, place)
-        self._window = functools.lru_cache(maxsize=1)(self._make_window)
+        # The next epoch's order is drawn while this one's is used.
+        self._drawer = ThreadPoolExecutor(1)
+        self._windows: dict[int, Future] = {}
+
+    def __exit__(self, *exc_info):
+        self._drawer.shutdown(cancel_futures=True)
 
     def _make_window(self, epoch: int) -> jax.Array:
         """The pairs of `epoch` and of as many after it as a dispatch can reach into.
@@ -107,7 +112,11 @@ class Resident(Feed):
     def _inputs(self, step: int, num_steps: int):
         per_epoch, per_step = self._pairs.per_epoch, self._batch_size // 2
         epoch, first = divmod(step * per_step, per_epoch)
-        return self._images, self._window(epoch), np.int32(first)
+        self._windows = {
+            ahead: self._windows.get(ahead) or self._drawer.submit(self._make_window, ahead)
+            for ahead in (epoch, epoch + 1)
+        }
+        return self._images, self._windows[epoch].result(), np.int32(first)
 
     def take(self, inputs, number) -> jax.Array:
         """Inside a jitted step: the images [B, H, W, C] of the `number`-th step."""
