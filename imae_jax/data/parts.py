@@ -24,9 +24,8 @@ def decoded(split: Split, on_bad_image: str, indices: np.ndarray | None = None) 
     if indices is None:
         indices = np.arange(len(split.images))
     images, good = decode_all(split.images, indices, on_bad_image)
-    columns = Split(split.images, split.labels[good], {})
     factors = {name: values[good] for name, values in split.factors.items()}
-    return dataclasses.replace(columns, images=images, factors=factors)
+    return Split(images, split.labels[good], factors)
 
 
 def part_indices(
