@@ -87,9 +87,11 @@ def flag_message(error: Exception, arguments: list[str]) -> str:
 def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
-    from imae_jax import demo, describe, train
+    from imae_jax import demo, describe, startup, train
     from imae_jax.report import html
 
+    startup.keep_memory()
+    startup.keep_compiled()
     config, workdir = FLAGS.config, FLAGS.workdir
     if command == "demo":
         report = demo.demo(config, workdir)

@@ -1,17 +1,21 @@
 """How fast a training step is, and how close to what the machine can do.
 
-    python benchmarks/step.py [--size digits --size Ti/4 ...] [--json PATH]
+    python benchmarks/step.py [--size Ti/4 ...] [--peer] [--json PATH]
 
-Measures MAE and i-MAE (both source images through the teacher) in one run, alternating,
-and a large matrix product as the machine's peak. Prints a table, and JSON with `--json`.
+Measures MAE and i-MAE in one run, alternating: in float32 and bfloat16, i-MAE also with
+one mask for both mixtures of a pair, and with `--peer` the same work in PyTorch, eager and
+compiled. Large matrix products tell the machine's peak. Prints a table, and JSON with
+`--json`.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -20,39 +24,53 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs import mae  # noqa: E402
-from imae_jax import model, optim, sharding, steps  # noqa: E402
+from imae_jax import compute, model, optim, sharding, startup, steps  # noqa: E402
+from imae_jax.patches import num_visible  # noqa: E402
 
 UNSET = dict(width=None, depth=None, heads=None)
-# Image shape, batch, mask ratio, encoder and decoder of each size.
+# Image shape, batch on a CPU, batch on an accelerator, mask ratio, decoder.
 SIZES = {
     "digits": None,  # the demo's, from configs/
-    "Ti/4": ((32, 32, 3), 256, 0.75, UNSET, dict(width=192, depth=4, heads=3)),
-    "Ti/2": ((32, 32, 3), 64, 0.75, UNSET, dict(width=192, depth=4, heads=3)),
-    "B/16": ((224, 224, 3), 8, 0.75, UNSET, dict(width=512, depth=8, heads=16)),
+    "Ti/4": ((32, 32, 3), 256, 4096, 0.75, dict(width=192, depth=4, heads=3)),
+    "Ti/2": ((32, 32, 3), 64, 1024, 0.75, dict(width=192, depth=4, heads=3)),
+    "B/16": ((224, 224, 3), 8, 256, 0.75, dict(width=512, depth=8, heads=16)),
 }
 
 
-def describe(size: str):
+class Work(NamedTuple):
+    """What is computed, by whomever."""
+
+    kind: str
+    dtype: str
+    shared_mask: bool = False
+
+    def __str__(self):
+        return f"{self.kind}{' shared mask' * self.shared_mask} {self.dtype}"
+
+
+def describe(size: str, batch_size: int | None):
     """Returns (image shape, batch, mask ratio, fields of `model.build`)."""
     if size == "digits":
         config = mae.get_config("digits")
         fields = {key: value for key, value in config.model.items() if key != "name"}
-        return (8, 8, 1), config.train.batch_size, config.mask.ratio, fields
-    image_shape, batch_size, mask_ratio, encoder, decoder = SIZES[size]
-    fields = dict(variant=size, encoder=encoder, decoder=decoder)
-    return image_shape, batch_size, mask_ratio, fields
+        return (8, 8, 1), batch_size or config.train.batch_size, config.mask.ratio, fields
+    image_shape, on_cpu, on_accelerator, mask_ratio, decoder = SIZES[size]
+    usual = on_cpu if jax.default_backend() == "cpu" else on_accelerator
+    fields = dict(variant=size, encoder=UNSET, decoder=decoder)
+    return image_shape, batch_size or usual, mask_ratio, fields
 
 
-def make_step(name: str, size: str):
-    """Returns a function that runs one training step, and the step's compiled FLOPs."""
-    image_shape, batch_size, mask_ratio, fields = describe(size)
+def make_step(work: Work, size: str, form: dict, batch_size: int | None = None):
+    """Returns a function that runs one training step, and what is known of the step."""
+    image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
+    fields["compute"] = compute.choose(work.dtype, **form, platform=jax.default_backend())
     networks = {
         kind: model.build(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
     loss = dict(mask_ratio=mask_ratio, norm_pix=False)
     teacher_params = None
-    if name == "mae":
+    if work.kind == "mae":
         objective = steps.mae_objective(networks["mae"], **loss)
     else:
         teacher_params = steps.init_params(networks["mae"], 1)
@@ -62,15 +80,15 @@ def make_step(name: str, size: str):
             **loss,
             alpha=None,
             per_batch=False,
-            shared_mask=False,
+            shared_mask=work.shared_mask,
             teacher_input="image",
             distill_weight=1.0,
         )
     mesh = sharding.make_mesh()
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
-    state = steps.init_state(networks[name], optimiser, 0, mesh)
+    state = steps.init_state(networks[work.kind], optimiser, 0, mesh)
     loss = steps.make_loss(
-        objective, seed=0, mean=0.0, std=255.0, pad=1, flip=True, crop_scale=()
+        objective, seed=0, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=()
     )
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
@@ -79,82 +97,219 @@ def make_step(name: str, size: str):
     def take(images, number):
         return jax.lax.with_sharding_constraint(images, batch)
 
-    step = steps.make_train_step(loss, optimiser, mesh, take, looped=False)
+    step = steps.make_train_step(loss, optimiser, mesh, take, looped=False, max_skipped=1)
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
-    compile_seconds = time.perf_counter() - start
-    flops = compiled.cost_analysis()["flops"]
+    known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}
+    known["gflop_compiled"] = compiled.cost_analysis()["flops"] / 1e9
+    encoder, decoder = networks["mae"].encoder_size, networks["mae"].decoder_size
+    patches = networks["mae"].num_patches
+    visible = num_visible(patches, mask_ratio)
+    flops = count_flops(work, encoder, decoder, patches, visible, networks["mae"])
+    known["gflop_counted"] = batch_size * flops / 1e9
+    memory = compiled.memory_analysis()
+    known["temporary_gb"] = memory.temp_size_in_bytes / 1e9
+    known["arguments_gb"] = memory.argument_size_in_bytes / 1e9
 
-    def run():
+    def run() -> float:
         nonlocal state
+        start = time.perf_counter()
         state, metrics = compiled(state, teacher_params, images, 1)
         jax.block_until_ready(metrics)
+        return time.perf_counter() - start
 
-    return run, flops, compile_seconds, batch_size
-
-
-def matmul_peak(width: int = 2048) -> float:
-    """FLOP/s of a square float32 matrix product."""
-    matrix = jnp.ones((width, width))
-    product = jax.jit(lambda x: x @ x)
-    seconds = time_alternating({"matmul": lambda: product(matrix).block_until_ready()}, 2)
-    return 2 * width**3 / seconds["matmul"]
+    return run, known
 
 
-def time_alternating(runs: dict, seconds: float) -> dict[str, float]:
-    """Median seconds of each function, called in turns for about `seconds` each."""
+def count_flops(work: Work, encoder, decoder, patches, visible, network) -> float:
+    """Matrix products of one image's (or mixture's) step, 2 per multiply-add, by hand."""
+    values = network.patch_size**2 * network.channels
+
+    def transformer(size, tokens):
+        return size.depth * tokens * size.width * (24 * size.width + 4 * tokens)
+
+    encode = transformer(encoder, 1 + visible) + 2 * visible * values * encoder.width
+    head = 2 * (1 + visible) * encoder.width * decoder.width
+    decode = transformer(decoder, 1 + patches) + 2 * patches * decoder.width * values
+    if work.kind == "mae":
+        forward, teacher = encode + head + decode, 0
+    else:
+        forward = encode + 2 * (head + decode)
+        teacher = (1 if work.shared_mask else 2) * (encode + head)
+    # The gradient costs a product for the input and one for the weights; pixels need none.
+    return 3 * forward - 2 * visible * values * encoder.width + teacher
+
+
+class Peer:
+    """A PyTorch step of the same work, in a process of its own."""
+
+    def __init__(self, work: Work, size: str, compiled: bool, batch_size: int | None):
+        image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
+        network = model.build(
+            name="mae", **fields, image_shape=image_shape, compute=compute.Compute()
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "torch_peer.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.known = self._ask(
+            json.dumps(
+                work._asdict()
+                | dict(
+                    image_shape=image_shape,
+                    batch_size=batch_size,
+                    mask_ratio=mask_ratio,
+                    patch_size=network.patch_size,
+                    encoder=network.encoder_size._asdict(),
+                    decoder=network.decoder_size._asdict(),
+                    compiled=compiled,
+                )
+            )
+        )
+        self.known["batch_size"] = batch_size
+
+    def _ask(self, line: str) -> dict:
+        print(line, file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline() or '{"error": "it died"}')
+        if "error" in answer:
+            raise RuntimeError(f"the PyTorch peer failed: {answer['error']}")
+        return answer
+
+    def __call__(self) -> float:
+        return self._ask("step")["seconds"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, sorted, called in turns after two rounds of warm-up."""
     times = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    while (
-        sum(map(sum, times.values())) < seconds * len(runs)
-        or len(times[next(iter(runs))]) < 5
-    ):
+    for number in range(2 + rounds):
         for name, run in runs.items():
+            seconds = run()
+            if number >= 2:
+                times[name].append(seconds)
+    return {name: sorted(values) for name, values in times.items()}
+
+
+def matmul_peaks(width: int, rounds: int = 9) -> dict[str, float]:
+    """GFLOP/s of a square matrix product with a float32 result, by type of operand."""
+
+    def make(dtype):
+        matrix = jnp.ones((width, width), dtype)
+        product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
+
+        def run():
             start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+            product(matrix).block_until_ready()
+            return time.perf_counter() - start
+
+        return run
+
+    times = time_alternating({dtype: make(dtype) for dtype in compute.DTYPES}, rounds)
+    return {
+        dtype: 2 * width**3 / statistics.median(seconds) / 1e9
+        for dtype, seconds in times.items()
+    }
+
+
+def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
+    """All of one size: numbers by name, and comparisons as `ratio_vs_...`."""
+    form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
+    works = [Work(kind, dtype) for kind in ("mae", "imae") for dtype in arguments.dtype]
+    works += [Work("imae", dtype, True) for dtype in arguments.dtype]
+    works = [work for work in works if work.kind in arguments.kind]
+    runs, known, peers = {}, {}, []
+    for work in works:
+        runs[str(work)], known[str(work)] = make_step(
+            work, size, form, arguments.batch_size
+        )
+        for compiled in (False, True) if arguments.peer and not work.shared_mask else ():
+            name = f"{work} PyTorch {'compiled' if compiled else 'eager'}"
+            runs[name] = Peer(work, size, compiled, arguments.batch_size)
+            known[name] = runs[name].known
+            peers.append(name)
+    times = time_alternating(runs, arguments.rounds)
+    for name in peers:
+        runs[name].close()
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    for name, seconds in times.items():
+        known[name] |= {
+            "seconds": medians[name],
+            "seconds_fastest": seconds[0],
+            "seconds_slowest": seconds[-1],
+            "images_per_second": known[name]["batch_size"] / medians[name],
+        }
+        if name not in peers:
+            rate = known[name]["gflop_counted"] / medians[name]
+            known[name]["share_of_matmul_peak"] = rate / peaks[name.split()[-1]]
+    for work in works:
+        found = known[str(work)]
+        theirs = {name: medians[name] for name in peers if name.startswith(f"{work.kind} ")}
+        if theirs and not work.shared_mask:
+            found["ratio_vs_pytorch_best"] = min(theirs.values()) / medians[str(work)]
+            alike = [s for name, s in theirs.items() if name.startswith(f"{work} ")]
+            found["ratio_vs_pytorch_same_type"] = min(alike) / medians[str(work)]
+        mae_step = str(Work("mae", work.dtype))
+        if work.kind == "imae" and mae_step in known:
+            # Seconds and counted operations, i-MAE's over MAE's: equal where nothing but
+            # the work differs.
+            found["ratio_vs_mae"] = medians[str(work)] / medians[mae_step]
+            counted = found["gflop_counted"] / known[mae_step]["gflop_counted"]
+            found["ratio_vs_mae_counted"] = counted
+    return known
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", action="append", choices=SIZES)
-    parser.add_argument("--seconds", type=float, default=10, help="per step function")
+    parser.add_argument("--kind", action="append", choices=("mae", "imae"))
+    parser.add_argument("--dtype", action="append", choices=compute.DTYPES)
+    parser.add_argument("--batch-size", type=int, help="unset: by size and platform")
+    parser.add_argument("--attention", default="xla", choices=compute.ATTENTIONS)
+    parser.add_argument("--scan", action="store_true")
+    parser.add_argument("--remat", default="none", choices=compute.REMATS)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peer", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    arguments.kind = arguments.kind or ["mae", "imae"]
+    arguments.dtype = arguments.dtype or list(compute.DTYPES)
 
-    device = jax.devices()[0].device_kind
-    result = {"device": f"{jax.device_count()} x {device}", "jax": jax.__version__}
-    result["matmul_gflops"] = peak = matmul_peak() / 1e9
-    print(f"{result['device']}, float32 matmul peak {peak:.0f} GFLOP/s")
-    print(
-        f"{'size':8}{'model':8}{'batch':>7}{'ms':>9}{'images/s':>10}{'GFLOP/s':>9}", end=""
-    )
-    print(f"{'of peak':>9}{'compile s':>11}")
-    for size in arguments.size or ["digits"]:
-        made = {name: make_step(name, size) for name in ("mae", "imae")}
-        runs = {name: run for name, (run, *_) in made.items()}
-        medians = time_alternating(runs, arguments.seconds)
-        result[size] = {}
-        for name, (_, flops, compile_seconds, batch_size) in made.items():
-            rate = flops / medians[name] / 1e9
-            result[size][name] = {
-                "batch_size": batch_size,
-                "seconds": medians[name],
-                "images_per_second": batch_size / medians[name],
-                "gflop_per_step": flops / 1e9,
-                "share_of_matmul_peak": rate / peak,
-                "compile_seconds": compile_seconds,
-            }
-            print(
-                f"{size:8}{name:8}{batch_size:7d}{1e3 * medians[name]:9.1f}"
-                f"{batch_size / medians[name]:10.0f}{rate:9.0f}{rate / peak:9.0%}"
-                f"{compile_seconds:11.1f}"
-            )
-        result[size]["ratio_vs_mae"] = medians["imae"] / medians["mae"]
-        print(f"{size:8}i-MAE step / MAE step: {result[size]['ratio_vs_mae']:.2f}")
+    startup.keep_memory()
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    peaks = matmul_peaks(2048 if jax.default_backend() == "cpu" else 8192)
+    shown = ", ".join(f"{dtype} {peak:,.0f}" for dtype, peak in peaks.items())
+    print(f"{device}, JAX {jax.__version__}; matrix products, GFLOP/s: {shown}")
+    result = {"device": device, "jax": jax.__version__, "matmul_gflops": peaks}
+    for size in arguments.size or list(SIZES)[1:]:
+        result[size] = found = measure(size, arguments, peaks)
+        batch_size = next(iter(found.values()))["batch_size"]
+        print(f"\n{size}, batch {batch_size}")
+        print(f"{'':36}{'ms':>8}{'spread':>16}{'images/s':>10}{'GFLOP':>7}{'of peak':>9}")
+        for name, row in found.items():
+            low, high = (1e3 * row[f"seconds_{end}"] for end in ("fastest", "slowest"))
+            line = f"{name:36}{1e3 * row['seconds']:8.1f}{f'{low:.1f}-{high:.1f}':>16}"
+            line += f"{row['images_per_second']:10.1f}"
+            if "gflop_counted" in row:
+                line += f"{row['gflop_counted']:7.0f}{row['share_of_matmul_peak']:9.0%}"
+            print(line)
+        for name, row in found.items():
+            if ratios := {k: v for k, v in row.items() if k.startswith("ratio_vs_")}:
+                print(name, *(f"{key} {value:.2f}" for key, value in ratios.items()))
+            if "temporary_gb" in row:
+                print(
+                    f"{name}: compiled in {row['compile_seconds']:.1f} s, "
+                    f"{row['temporary_gb']:.2f} GB temporary, "
+                    f"{row['gflop_compiled']:.0f} GFLOP by the compiler"
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -77,6 +77,17 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.model.encoder = size(None, None, None)  # unset: the variant's own
     config.model.decoder = size(None, None, None)
 
+    # None of these is architecture: the same checkpoint serves every choice. All: ours.
+    config.compute = ConfigDict()
+    # "bfloat16" or "float32": matrix products and, except on CPU, what passes between
+    # layers. Parameters, softmax, LayerNorm statistics and losses are float32 always.
+    config.compute.dtype = "bfloat16"
+    config.compute.attention = "xla"  # or "cudnn", on NVIDIA GPUs
+    config.compute.scan = False  # blocks as a loop: compiles faster, runs slower on CPU
+    # Memory for time, what the backward pass computes again: "none"; all but matrix
+    # products ("products"); whole "blocks".
+    config.compute.remat = "none"
+
     config.mask = ConfigDict()
     config.mask.ratio = 0.75  # MAE and code; code: 0.5 for pictures
 
@@ -94,6 +105,10 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.optim.blr = 1.5e-4  # lr = blr * batch_size / 256; MAE
     config.optim.betas = (0.9, 0.95)  # MAE
     config.optim.weight_decay = 0.05  # MAE; none on biases and other 1-D parameters
+    config.optim.clip_norm = placeholder(float)  # of the gradient; unset: not clipped (MAE)
+    # A step whose loss or gradient is not finite changes nothing; after so many in a row
+    # the run ends. Ours.
+    config.optim.max_skipped = 10
     config.optim.update(duration("warmup", fraction=0.1))  # MAE: 40 of 400 epochs
 
     config.checkpoint = ConfigDict()

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imae_jax.compute import Compute, dense
 from imae_jax.patches import (
     Mask,
     grid_size,
@@ -15,7 +16,12 @@ from imae_jax.patches import (
     sincos_position_embedding,
     take_patches,
 )
-from imae_jax.transformer import Block, Size, Transformer, decode_variant, dense
+from imae_jax.transformer import Block, Size, Transformer, decode_variant
+
+
+def _as_float32(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """For losses and metrics."""
+    return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
 
 class Encoder(nn.Module):
@@ -25,6 +31,7 @@ class Encoder(nn.Module):
     depth: int
     heads: int
     patch_size: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, images, ids_keep=None):
@@ -36,11 +43,12 @@ class Encoder(nn.Module):
             # Gathered before they are embedded: removed patches cost nothing.
             patches = take_patches(patches, ids_keep)
             positions = positions[0][ids_keep]
-        x = dense(self.width, "patch_embed")(patches) + positions
+        x = dense(self.width, self.compute, "patch_embed")(patches) + positions
         class_token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
         class_token = jnp.broadcast_to(class_token, (batch_size, 1, self.width))
         x = jnp.concatenate([class_token, x], axis=1)
-        return Transformer(self.depth, self.heads, name="transformer")(x)
+        x = x.astype(self.compute.activations)
+        return Transformer(self.depth, self.heads, self.compute, name="transformer")(x)
 
 
 class Decoder(nn.Module):
@@ -51,6 +59,7 @@ class Decoder(nn.Module):
     heads: int
     grid: tuple[int, int]
     patch_values: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, latents, ids_restore):
@@ -58,8 +67,9 @@ class Decoder(nn.Module):
         positions = jnp.asarray(sincos_position_embedding(self.width, self.grid))[None]
         patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
         x = jnp.concatenate([latents[:, :1], patches], axis=1)
-        x = Transformer(self.depth, self.heads, name="transformer")(x)
-        return dense(self.patch_values, "pred")(x[:, 1:])
+        x = x.astype(self.compute.activations)
+        x = Transformer(self.depth, self.heads, self.compute, name="transformer")(x)
+        return dense(self.patch_values, self.compute, "pred")(x[:, 1:])
 
 
 class Autoencoder(nn.Module):
@@ -69,6 +79,7 @@ class Autoencoder(nn.Module):
       encoder_size, decoder_size: of the two Transformers.
       patch_size: p.
       image_size, channels: (H, W) and C.
+      compute: types and forms; outputs are float32 always.
     """
 
     encoder_size: Size
@@ -76,13 +87,17 @@ class Autoencoder(nn.Module):
     patch_size: int
     image_size: tuple[int, int]
     channels: int
+    compute: Compute
 
     def setup(self):
-        self.encoder = Encoder(**self.encoder_size._asdict(), patch_size=self.patch_size)
+        self.encoder = Encoder(
+            **self.encoder_size._asdict(), patch_size=self.patch_size, compute=self.compute
+        )
         self.decoder = Decoder(
             **self.decoder_size._asdict(),
             grid=grid_size(self.image_size, self.patch_size),
             patch_values=self.patch_size**2 * self.channels,
+            compute=self.compute,
         )
 
     @property
@@ -108,7 +123,7 @@ class MAE(Autoencoder):
 
     def setup(self):
         super().setup()
-        self.decoder_embed = dense(self.decoder_size.width)
+        self.decoder_embed = dense(self.decoder_size.width, self.compute)
 
     def __call__(self, images, ids_keep, ids_restore):
         """Encodes the visible patches, rebuilds all of them.
@@ -123,7 +138,7 @@ class MAE(Autoencoder):
         tokens = self.encode(images, ids_keep)
         latents = self.decoder_embed(tokens)
         pred = self.decoder(latents, ids_restore)
-        return dict(tokens=tokens, latents=latents, pred=pred)
+        return _as_float32(dict(tokens=tokens, latents=latents, pred=pred))
 
 
 class IMAE(Autoencoder):
@@ -147,9 +162,9 @@ class IMAE(Autoencoder):
 
     def setup(self):
         super().setup()
-        self.disentangle_subordinate = dense(self.decoder_size.width)
+        self.disentangle_subordinate = dense(self.decoder_size.width, self.compute)
         if self.branches == "both":
-            self.disentangle_dominant = dense(self.decoder_size.width)
+            self.disentangle_dominant = dense(self.decoder_size.width, self.compute)
 
     def disentangle(self, tokens):
         """[B, 1 + K, D] tokens of mixtures -> [B, S, 1 + K, E] latents of their sources."""
@@ -184,7 +199,7 @@ class IMAE(Autoencoder):
         tokens = self.encode(mixture, ids_keep)
         latents = self.disentangle(tokens)
         pred = self.decode(latents, ids_restore)
-        return dict(tokens=tokens, latents=latents, pred=pred)
+        return _as_float32(dict(tokens=tokens, latents=latents, pred=pred))
 
 
 def forward(
@@ -204,6 +219,8 @@ def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
       [B, depth, D], the mean of the patch tokens after each block, before the final
       LayerNorm.
     """
+    # A loop on the device shows no layers.
+    model = model.clone(compute=model.compute._replace(scan=False, remat="none"))
     tokens, state = model.apply(
         {"params": params},
         images,
@@ -213,10 +230,12 @@ def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
     )
     blocks = state["intermediates"]["encoder"]["transformer"]
     layers = [blocks[name]["__call__"][0][:, 1:].mean(axis=1) for name in sorted(blocks)]
-    return dict(
-        class_token=tokens[:, 0],
-        mean=tokens[:, 1:].mean(axis=1),
-        layers=jnp.stack(layers, axis=1),
+    return _as_float32(
+        dict(
+            class_token=tokens[:, 0],
+            mean=tokens[:, 1:].mean(axis=1),
+            layers=jnp.stack(layers, axis=1),
+        )
     )
 
 
@@ -234,6 +253,7 @@ def build(
     encoder: Mapping[str, int | None],
     decoder: Mapping[str, int],
     image_shape: tuple[int, int, int],
+    compute: Compute,
     branches: str = "both",
 ) -> MAE | IMAE:
     """Makes the model that a config's `model` section describes.
@@ -244,6 +264,7 @@ def build(
       encoder: width, depth and heads; None leaves the variant's own.
       decoder: width, depth and heads.
       image_shape: (H, W, C).
+      compute: see `compute.choose`.
       branches: see `IMAE`.
     """
     size, patch_size = decode_variant(variant)
@@ -254,5 +275,6 @@ def build(
         patch_size=patch_size,
         image_size=tuple(image_size),
         channels=channels,
+        compute=compute,
     )
     return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)

@@ -57,11 +57,17 @@ def decay_mask(params):
 
 
 def adamw(
-    schedule: optax.Schedule, betas: tuple[float, float], weight_decay: float
+    schedule: optax.Schedule,
+    betas: tuple[float, float],
+    weight_decay: float,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW with `decay_mask`."""
+    """AdamW with `decay_mask`, on gradients of at most the norm `clip_norm`."""
     b1, b2 = betas
-    return optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+    update = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+    if clip_norm is None:
+        return update
+    return optax.chain(optax.clip_by_global_norm(clip_norm), update)
 
 
 def lars(schedule: optax.Schedule) -> optax.GradientTransformation:

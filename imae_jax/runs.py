@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, model, sharding, steps
+from imae_jax import checkpoint, compute, model, sharding, steps
 from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
@@ -19,6 +19,9 @@ from imae_jax.model import IMAE, MAE
 # moved is recognised by its digest.)
 NEUTRAL_KEYS = (
     "checkpoint.",
+    "compute.attention",
+    "compute.remat",
+    "compute.scan",
     "log.",
     "evals.",
     "explorer.",
@@ -105,7 +108,8 @@ def as_json(config: ConfigDict) -> dict:
 def build_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> MAE | IMAE:
     """The model of a config that has been checked."""
     branches = {"branches": config.loss.branches} if config.model.name == "imae" else {}
-    return model.build(**config.model, image_shape=image_shape, **branches)
+    form = compute.choose(**config.compute, platform=jax.default_backend())
+    return model.build(**config.model, image_shape=image_shape, compute=form, **branches)
 
 
 def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
@@ -176,7 +180,7 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
     check_same_patches(run, student, key)
     widths = run.model.decoder_size.width, student.decoder_size.width
     _check_equal(run, key, "decoder width", *widths)
-    return run
+    return _computed_like(run, student)
 
 
 def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
@@ -193,7 +197,13 @@ def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> T
             "loss.distill_weight=0"
         )
     check_same_patches(run, student, key)
-    return run
+    return _computed_like(run, student)
+
+
+def _computed_like(run: TrainedRun, student: IMAE) -> TrainedRun:
+    """The run with its model in the student's types and forms."""
+    network = run.model.clone(compute=student.compute)
+    return dataclasses.replace(run, model=network)
 
 
 def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> None:

@@ -211,4 +211,5 @@ def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.Tr
         runs.check_same_teacher(setup.teacher, meta["teacher"]["digest"])
     state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
     arrays = checkpoints.restore(step, params=state.params, opt_state=state.opt_state)
-    return state.replace(step=state.step + step, **arrays)
+    skipped = state.skipped + meta["skipped_steps"]
+    return state.replace(step=state.step + step, skipped=skipped, **arrays)

@@ -20,11 +20,20 @@ from imae_jax.patches import random_mask
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes while training; keys are derived from (seed, step), not kept."""
+    """All that changes while training; keys are derived from (seed, step), not kept.
+
+    Attributes:
+      step: steps made, those skipped included.
+      params, opt_state: pytrees.
+      skipped: steps that changed nothing, since their loss or gradient was not finite.
+      skipped_in_a_row: of these, up to now without a good one between them.
+    """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
 
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
@@ -47,7 +56,8 @@ def init_state(
 
     def init():
         params = init_params(model, seed)
-        return TrainState(jnp.int32(0), params, optimiser.init(params))
+        zero = jnp.int32(0)
+        return TrainState(zero, params, optimiser.init(params), zero, zero)
 
     return jax.jit(init, out_shardings=sharding.replicated(mesh))()
 
@@ -144,12 +154,20 @@ def make_loss(
 
 
 def make_train_step(
-    loss, optimiser: optax.GradientTransformation, mesh: Mesh, take, *, looped: bool
+    loss,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    take,
+    *,
+    looped: bool,
+    max_skipped: int,
 ):
     """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
 
     The state is donated. The teacher's parameters are an argument: not closed over, not
-    optimised, not donated.
+    optimised, not donated. A step whose loss or gradient is not finite changes neither
+    parameters nor the optimiser's state. After `max_skipped` of these in a row no step
+    changes them any more, so that the run can be ended there whenever that is noticed.
 
     Args:
       loss: as from `make_loss`.
@@ -158,17 +176,25 @@ def make_train_step(
       take: (inputs, number) -> the images of the `number`-th step, see `data.feeds`.
       looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
         metrics are the last step's.
+      max_skipped: steps in a row, at least 1.
     """
 
     def update(number, state, teacher_params, inputs):
         images = take(inputs, number)
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+        (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, teacher_params, images, state.step
         )
+        norm = optax.tree.norm(grads)
+        is_good = jnp.isfinite(total) & jnp.isfinite(norm)
+        is_good &= state.skipped_in_a_row < max_skipped
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        new = optax.apply_updates(state.params, updates), opt_state
+        old = state.params, state.opt_state
+        params, opt_state = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
+        skipped = state.skipped + ~is_good
+        in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
+        metrics |= dict(grad_norm=norm, skipped_steps=skipped, skipped_in_a_row=in_a_row)
+        return TrainState(state.step + 1, params, opt_state, skipped, in_a_row), metrics
 
     def step(state, teacher_params, inputs, num_steps):
         if not looped:

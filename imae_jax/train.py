@@ -43,8 +43,8 @@ def train(
     Returns:
       The final state.
     Raises:
-      UserError: for bad input, before anything is compiled, and if the loss stops being
-        finite.
+      UserError: for bad input, before anything is compiled, and if the loss stays not
+        finite for `optim.max_skipped` steps.
     """
     workdir = runs.open_workdir(workdir)
     setup = set_up(config, workdir)
@@ -53,7 +53,9 @@ def train(
     schedule = optim.learning_rate(
         config.optim.blr, config.train.batch_size, warmup_steps, total_steps
     )
-    optimiser = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
+    optimiser = optim.adamw(
+        schedule, config.optim.betas, config.optim.weight_decay, config.optim.clip_norm
+    )
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
         checkpoint.write_json(workdir / CONFIG_FILE, runs.as_json(config))
@@ -67,6 +69,7 @@ def train(
                 setup.mesh,
                 feed.take,
                 looped=config.train.steps_per_dispatch > 1,
+                max_skipped=config.optim.max_skipped,
             )
             return _loop(setup, state, feed, train_step, schedule, checkpoints, last_step)
 
@@ -106,10 +109,14 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
             if not (is_save or is_log):
                 continue
             metrics = {name: float(value) for name, value in metrics.items()}
-            check_finite(metrics, step, checkpoints)
+            skipped = int(metrics["skipped_steps"])
+            in_a_row = int(metrics.pop("skipped_in_a_row"))
+            if in_a_row >= config.optim.max_skipped:
+                stop_skipping(step, in_a_row, checkpoints)
             if is_log:
+                metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
                 metrics |= {
-                    "lr": float(schedule(step - 1)),
+                    "lr": float(schedule(step - 1 - skipped)),  # skipped steps do not count
                     "epoch": step * batch_size / num_examples,
                 }
                 metrics |= throughput.read(step, batch_size, feed.seconds_waited)
@@ -117,20 +124,20 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
                 writer.write({"step": step, **metrics})
                 progress.show(step, metrics)
             if is_save:
-                checkpoints.save(step, state.params, state.opt_state, meta)
+                known = meta | {"skipped_steps": skipped}
+                checkpoints.save(step, state.params, state.opt_state, known)
                 saved_at = time.monotonic()
     return state
 
 
-def check_finite(metrics, step: int, checkpoints: Checkpoints) -> None:
-    """Raises UserError if a metric is not finite."""
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            last = checkpoints.latest_step()
-            raise UserError(
-                f"{name} is {value} at step {step}; the last good checkpoint is step "
-                f"{last or 'none'}. A lower optim.blr or a longer warm-up may help"
-            )
+def stop_skipping(step: int, in_a_row: int, checkpoints: Checkpoints) -> None:
+    """Raises UserError: the last `in_a_row` of `step` steps could not be used."""
+    last = checkpoints.latest_step()
+    raise UserError(
+        f"from step {step - in_a_row + 1} on, {in_a_row} steps in a row had a loss or a "
+        f"gradient that is not finite; the last good checkpoint is step {last or 'none'}. "
+        "A lower optim.blr, a longer warm-up or optim.clip_norm may help"
+    )
 
 
 def load_networks(

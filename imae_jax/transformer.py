@@ -4,6 +4,15 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from imae_jax.compute import Compute, attention, dense
+
+# What the backward pass finds kept, see `Compute.remat`.
+REMAT_POLICIES = {
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Size(NamedTuple):
@@ -39,41 +48,40 @@ def decode_variant(variant: str) -> tuple[Size, int]:
     return VARIANTS[name], int(patch)
 
 
-def dense(features: int, name: str | None = None) -> nn.Dense:
-    """A linear layer as MAE initialises it: Xavier-uniform kernel, zero bias."""
-    return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), name=name)
-
-
-def layer_norm(name: str) -> nn.LayerNorm:
-    """LayerNorm with MAE's epsilon."""
-    return nn.LayerNorm(epsilon=1e-6, name=name)
+def layer_norm(compute: Compute, name: str) -> nn.LayerNorm:
+    """LayerNorm with MAE's epsilon; statistics are float32 always."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=compute.activations, name=name)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over axis -2 of [N, T, width], qkv in one product."""
 
     heads: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, x):
         batch_size, tokens, width = x.shape
-        qkv = dense(3 * width, "qkv")(x)
+        qkv = dense(3 * width, self.compute, "qkv")(x)
         qkv = qkv.reshape(batch_size, tokens, 3, self.heads, width // self.heads)
-        x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return dense(width, "out")(x.reshape(batch_size, tokens, width))
+        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.compute)
+        return dense(width, self.compute, "out")(x.reshape(batch_size, tokens, width))
 
 
 class Block(nn.Module):
     """Pre-LN Transformer block with an MLP of four times the width and exact GELU."""
 
     heads: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, x):
-        width = x.shape[-1]
-        x = x + Attention(self.heads, name="attention")(layer_norm("norm_1")(x))
-        hidden = dense(4 * width, "mlp_in")(layer_norm("norm_2")(x))
-        return x + dense(width, "mlp_out")(nn.gelu(hidden, approximate=False))
+        width, compute = x.shape[-1], self.compute
+        attend = Attention(self.heads, compute, name="attention")
+        x = x + attend(layer_norm(compute, "norm_1")(x))
+        hidden = dense(4 * width, compute, "mlp_in")(layer_norm(compute, "norm_2")(x))
+        hidden = nn.gelu(hidden, approximate=False)
+        return x + dense(width, compute, "mlp_out")(hidden)
 
 
 class Transformer(nn.Module):
@@ -81,9 +89,29 @@ class Transformer(nn.Module):
 
     depth: int
     heads: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, x):
-        for layer in range(self.depth):
-            x = Block(self.heads, name=f"block_{layer:02d}")(x)
-        return layer_norm("norm")(x)
+        names = [f"block_{layer:02d}" for layer in range(self.depth)]
+        if self.compute.scan and not self.is_initializing():
+            # Parameters are stored block by block either way: stacked here, they make one
+            # loop, and a checkpoint does not tell which way it was trained.
+            params = [self.variables["params"][name] for name in names]
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+            block = Block(self.heads, self.compute, parent=None)
+
+            def apply(x, params):
+                return block.apply({"params": params}, x), None
+
+            if self.compute.remat != "none":
+                policy = REMAT_POLICIES[self.compute.remat]
+                apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
+            x, _ = jax.lax.scan(apply, x, stacked)
+        else:
+            block = Block
+            if self.compute.remat != "none":
+                block = nn.remat(Block, policy=REMAT_POLICIES[self.compute.remat])
+            for name in names:
+                x = block(self.heads, self.compute, name=name)(x)
+        return layer_norm(self.compute, "norm")(x)

@@ -2,8 +2,10 @@
 
 import math
 
+import jax
 from ml_collections import ConfigDict
 
+from imae_jax.compute import ATTENTIONS, DTYPES, REMATS
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
 from imae_jax.optim import duration_steps
@@ -85,6 +87,18 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         config.loss.norm_pix,
         "False where a patch has one value: it has no variance",
     )
+
+
+def check_compute(config: ConfigDict, platform: str) -> None:
+    """Whether the platform ("cpu", "gpu", "tpu") can compute as it is told to."""
+    section = config.compute
+    for name, known in (("dtype", DTYPES), ("attention", ATTENTIONS), ("remat", REMATS)):
+        choices = " or ".join(map(repr, known))
+        require(section[name] in known, f"compute.{name}", section[name], choices)
+    if section.attention == "cudnn":
+        possible = platform == "gpu" and section.dtype == "bfloat16"
+        allowed = "'xla', except on an NVIDIA GPU in bfloat16"
+        require(possible, "compute.attention", section.attention, allowed)
 
 
 def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
@@ -183,6 +197,8 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
     decay = optim.weight_decay
     require(decay >= 0, "optim.weight_decay", decay, "0 or more")
+    clip = optim.clip_norm
+    require(clip is None or clip > 0, "optim.clip_norm", clip, "above 0, or unset")
     for key, low in (
         ("seed", 0),
         ("augment.pad", 0),
@@ -190,6 +206,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         ("checkpoint.every_steps", 0),
         ("checkpoint.keep", 1),
         ("log.every_steps", 1),
+        ("optim.max_skipped", 1),
         ("train.steps_per_dispatch", 1),
     ):
         value = config
@@ -212,6 +229,7 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
       UserError: naming the key, its value and what is allowed.
     """
     check_model(config, dataset.image_shape)
+    check_compute(config, jax.default_backend())
     is_imae = config.model.name == "imae"
     if is_imae:
         check_mixtures(config)

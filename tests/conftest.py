@@ -59,6 +59,7 @@ def mae_config(data_dir):
 
     def make():
         config = mae.get_config("digits,runlocal")
+        config.compute.dtype = "float32"  # for close comparisons
         config.data.dir = data_dir
         return config
 
@@ -79,6 +80,7 @@ def imae_config(data_dir, teacher):
 
     def make():
         config = imae.get_config("digits,runlocal")
+        config.compute.dtype = "float32"
         config.data.dir = data_dir
         config.teacher.init = str(teacher)
         return config

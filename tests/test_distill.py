@@ -3,12 +3,18 @@ import numpy as np
 import pytest
 
 from imae_jax import mixing, model
+from imae_jax.compute import Compute
 from imae_jax.distill import teacher_latents
 from imae_jax.steps import init_params
 
 SIZE = dict(width=32, depth=1, heads=2)
 TEACHER = model.build(
-    name="mae", variant="mu/2", encoder=SIZE, decoder=SIZE, image_shape=(8, 8, 1)
+    name="mae",
+    variant="mu/2",
+    encoder=SIZE,
+    decoder=SIZE,
+    image_shape=(8, 8, 1),
+    compute=Compute(),
 )
 KEY = jax.random.key(0)
 

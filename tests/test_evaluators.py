@@ -11,6 +11,7 @@ import oracle
 import pytest
 
 from imae_jax import checkpoint, runs, sharding, steps, train
+from imae_jax.compute import Compute
 from imae_jax.data import sources
 from imae_jax.errors import UserError
 from imae_jax.evaluators import (
@@ -437,7 +438,12 @@ def numbers(data_dir):
     networks = {}
     for role, name in (("student", "imae"), ("teacher", "mae")):
         model = build(
-            name=name, variant="mu/2", encoder=size, decoder=size, image_shape=(8, 8, 1)
+            name=name,
+            variant="mu/2",
+            encoder=size,
+            decoder=size,
+            image_shape=(8, 8, 1),
+            compute=Compute(),
         )
         assert model.encoder_size == Size(16, 1, 2)
         params = jax.jit(

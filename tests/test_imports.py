@@ -5,10 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "patches", "sharding", "transformer"},
-    {"augment", "mixing", "optim", "checkpoint", "randaugment"},
+    {"compute", "errors", "patches", "sharding"},
+    {"augment", "mixing", "optim", "checkpoint", "randaugment", "transformer"},
     {"losses", "model", "logs", "data", "mixup"},
-    {"distill", "evaluators"},
+    {"distill", "evaluators", "startup"},
     {"steps", "report", "validate"},
     {"runs", "validate_evals"},
     {"setup"},

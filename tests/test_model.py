@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from imae_jax import model, patches, transformer
+from imae_jax.compute import Compute
 from imae_jax.steps import init_params
 from imae_jax.transformer import VARIANTS
 
@@ -36,6 +37,7 @@ def make(name, variant="mu/2", branches="both"):
         decoder=decoder,
         image_shape=image_shape,
         branches=branches,
+        compute=Compute(),
     )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from imae_jax import losses, model, patches
+from imae_jax.compute import Compute
 from imae_jax.checkpoint import check_same_tree
 from imae_jax.steps import init_params
 
@@ -115,6 +116,7 @@ def test_mae_is_transformers_vitmae(parity, size, norm_pix):
         patch_size=patch_size,
         image_size=image_size,
         channels=channels,
+        compute=Compute(),
     )
     params = to_jax(reference.state_dict())
     check_same_tree(init_params(network, 0), params, "the reference")

@@ -19,7 +19,9 @@ def make_step(config, workdir, mesh=None):
     state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
     feed = make_feed(setup)
     loss = make_loss(setup)
-    step = steps.make_train_step(loss, optimiser, setup.mesh, feed.take, looped=False)
+    step = steps.make_train_step(
+        loss, optimiser, setup.mesh, feed.take, looped=False, max_skipped=3
+    )
     return setup, state, step, feed
 
 
