@@ -27,6 +27,7 @@ from configs import mae  # noqa: E402
 from imae_jax import compute, model, optim, sharding, startup, steps  # noqa: E402
 from imae_jax.patches import num_visible  # noqa: E402
 
+PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
 # Image shape, batch on a CPU, batch on an accelerator, mask ratio, decoder.
 SIZES = {
@@ -188,12 +189,12 @@ class Peer:
 
 
 def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, sorted, called in turns after two rounds of warm-up."""
+    """Seconds of each function, sorted, called in turns after a round of warm-up."""
     times = {name: [] for name in runs}
-    for number in range(2 + rounds):
+    for number in range(1 + rounds):
         for name, run in runs.items():
             seconds = run()
-            if number >= 2:
+            if number:
                 times[name].append(seconds)
     return {name: sorted(values) for name, values in times.items()}
 
@@ -221,49 +222,57 @@ def matmul_peaks(width: int, rounds: int = 9) -> dict[str, float]:
 
 def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
     """All of one size: numbers by name, and comparisons as `ratio_vs_...`."""
-    form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
-    works = [Work(kind, dtype) for kind in ("mae", "imae") for dtype in arguments.dtype]
-    works += [Work("imae", dtype, True) for dtype in arguments.dtype]
-    works = [work for work in works if work.kind in arguments.kind]
-    runs, known, peers = {}, {}, []
+    works = [Work(kind, dtype) for kind in arguments.kind for dtype in arguments.dtype]
+    if "imae" in arguments.kind:
+        works += [Work("imae", dtype, True) for dtype in arguments.dtype]
+    found = measure_together(works, size, arguments, peers=False)
     for work in works:
-        runs[str(work)], known[str(work)] = make_step(
-            work, size, form, arguments.batch_size
+        row, mae_step = found[str(work)], str(Work("mae", work.dtype))
+        row["share_of_matmul_peak"] = (
+            row["gflop_counted"] / row["seconds"] / peaks[work.dtype]
         )
-        for compiled in (False, True) if arguments.peer and not work.shared_mask else ():
-            name = f"{work} PyTorch {'compiled' if compiled else 'eager'}"
-            runs[name] = Peer(work, size, compiled, arguments.batch_size)
-            known[name] = runs[name].known
-            peers.append(name)
-    times = time_alternating(runs, arguments.rounds)
-    for name in peers:
-        runs[name].close()
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in times.items():
-        known[name] |= {
-            "seconds": medians[name],
-            "seconds_fastest": seconds[0],
-            "seconds_slowest": seconds[-1],
-            "images_per_second": known[name]["batch_size"] / medians[name],
-        }
-        if name not in peers:
-            rate = known[name]["gflop_counted"] / medians[name]
-            known[name]["share_of_matmul_peak"] = rate / peaks[name.split()[-1]]
+        if work.kind == "imae" and mae_step in found:
+            # Equal where nothing but the work differs.
+            for name, key in (("", "seconds"), ("_counted", "gflop_counted")):
+                row[f"ratio_vs_mae{name}"] = row[key] / found[mae_step][key]
+    for kind in arguments.kind if arguments.peer else ():
+        # Kind by kind, so that everything fits in memory together.
+        works = [Work(kind, dtype) for dtype in arguments.dtype]
+        beside = measure_together(works, size, arguments, peers=True)
+        seconds = {name: row["seconds"] for name, row in beside.items()}
+        theirs = {name: value for name, value in seconds.items() if PEER in name}
+        for work in works:
+            alike = [value for name, value in theirs.items() if name.startswith(str(work))]
+            row, ours = found[str(work)], seconds[str(work)]
+            row["ratio_vs_pytorch_best"] = min(theirs.values()) / ours
+            row["ratio_vs_pytorch_same_type"] = min(alike) / ours
+        found |= {name: beside[name] for name in theirs}
+    return found
+
+
+def measure_together(works: list[Work], size: str, arguments, *, peers: bool) -> dict:
+    """Our steps, and PyTorch's of the same work if `peers`, called in turns."""
+    form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
+    runs, found = {}, {}
     for work in works:
-        found = known[str(work)]
-        theirs = {name: medians[name] for name in peers if name.startswith(f"{work.kind} ")}
-        if theirs and not work.shared_mask:
-            found["ratio_vs_pytorch_best"] = min(theirs.values()) / medians[str(work)]
-            alike = [s for name, s in theirs.items() if name.startswith(f"{work} ")]
-            found["ratio_vs_pytorch_same_type"] = min(alike) / medians[str(work)]
-        mae_step = str(Work("mae", work.dtype))
-        if work.kind == "imae" and mae_step in known:
-            # Seconds and counted operations, i-MAE's over MAE's: equal where nothing but
-            # the work differs.
-            found["ratio_vs_mae"] = medians[str(work)] / medians[mae_step]
-            counted = found["gflop_counted"] / known[mae_step]["gflop_counted"]
-            found["ratio_vs_mae_counted"] = counted
-    return known
+        name = str(work)
+        runs[name], found[name] = make_step(work, size, form, arguments.batch_size)
+        for compiled in (False, True) if peers else ():
+            name = f"{work} {PEER} {'compiled' if compiled else 'eager'}"
+            runs[name] = Peer(work, size, compiled, arguments.batch_size)
+            found[name] = runs[name].known
+    times = time_alternating(runs, arguments.rounds)
+    for name, run in runs.items():
+        if isinstance(run, Peer):
+            run.close()
+        seconds = statistics.median(times[name])
+        found[name] |= {
+            "seconds": seconds,
+            "seconds_fastest": times[name][0],
+            "seconds_slowest": times[name][-1],
+            "images_per_second": found[name]["batch_size"] / seconds,
+        }
+    return found
 
 
 def main() -> None:

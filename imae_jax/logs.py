@@ -118,6 +118,10 @@ class Progress:
         """Moves the bar to `step`."""
         self._bar.update(step - self._bar.n)
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self._bar.write(f"{self._title}: {text}", file=sys.stderr)
+
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows a step's losses and speed beside the bar."""
         shown = {

@@ -87,6 +87,7 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
         Progress(setup.workdir.name, first_step, last_step) as progress,
     ):
         throughput = Throughput(writer.seconds)
+        said = int(state.skipped)
         step, every = first_step, config.checkpoint
         while step < last_step:
             # A dispatch ends where something is to be logged or saved.
@@ -113,6 +114,10 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
             in_a_row = int(metrics.pop("skipped_in_a_row"))
             if in_a_row >= config.optim.max_skipped:
                 stop_skipping(step, in_a_row, checkpoints)
+            if skipped > said:
+                what = "their loss or gradient was not finite"
+                progress.say(f"{skipped} of {step} steps were skipped: {what}")
+                said = skipped
             if is_log:
                 metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
                 metrics |= {

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from imae_jax import losses, model, patches
-from imae_jax.compute import Compute
 from imae_jax.checkpoint import check_same_tree
+from imae_jax.compute import Compute
 from imae_jax.steps import init_params
 
 # (H, W), patch size, channels, encoder and decoder (width, depth, heads)
