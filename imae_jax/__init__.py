@@ -9,11 +9,12 @@ Where the idea of the paper lives, in reading order:
 * `losses`      reconstruction of both images, distillation of both latents
 * `evaluators`  are the two images' latents linearly separable?
 
-Around it: `transformer`, `data` (images, pairs, feeds), `augment` (and `randaugment` and
+Around it: `transformer`, `compute` (types and forms of its products), `data` (images,
+pairs, feeds), `augment` (and `randaugment` and
 `mixup`, for fine-tuning), `sharding` (devices), `optim` (updates), `checkpoint` (disk),
 `logs` (what people read), `steps` (the jitted functions), `validate` and `validate_evals`
 (what a config may say), `runs` (runs on disk), `setup` (what a run is made of), `train`
-(loop and evaluation), `describe` (a data set), `demo` and `report`.
+(loop and evaluation), `startup` (before JAX's backend starts), `describe` (a data set), `demo` and `report`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 

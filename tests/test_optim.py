@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from imae_jax import optim
@@ -42,3 +43,20 @@ def test_weight_decay_spares_biases_and_other_vectors():
     updates, _ = optimiser.update(zero, optimiser.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05)
     np.testing.assert_array_equal(updates["bias"], 0)
+
+
+def test_clipping_limits_the_norm_of_the_gradient_and_leaves_short_ones_alone():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    plain, clipped = (
+        optim.adamw(lambda step: 0.1, (0.0, 0.0), 0.0, clip_norm=norm)
+        for norm in (None, 1.0)
+    )
+
+    def second_moment(optimiser, scale):
+        grads = {"a": jnp.full((2, 2), 3.0 * scale), "b": jnp.zeros(3)}  # norm 6 * scale
+        _, state = optimiser.update(grads, optimiser.init(params), params)
+        return optax.tree.get(state, "nu")["a"]
+
+    np.testing.assert_allclose(second_moment(plain, 1.0), 9.0)
+    np.testing.assert_allclose(second_moment(clipped, 1.0), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(second_moment(clipped, 0.1), 0.09, rtol=1e-6)

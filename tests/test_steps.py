@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,6 +62,38 @@ def test_one_trace(imae_config, tmp_path):
     for number in range(3):
         state, _ = step(state, setup.teacher.params, feed.inputs(number), 1)
     assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, tmp_path):
+    setup, state, _, feed = make_step(mae_config(), tmp_path)
+    whole = make_loss(setup)
+
+    def loss(params, teacher_params, images, step):
+        total, metrics = whole(params, teacher_params, images, step)
+        bad = (step == 1) | (step == 3) | (step == 4)
+        # The loss itself is finite, its gradient is not.
+        root = jnp.sqrt(jnp.where(bad, 0.0, 1.0) * jax.tree.leaves(params)[0].sum() ** 2)
+        return total + 0 * root, metrics
+
+    schedule = optim.learning_rate(1e-2, 32, 1, 10)
+    optimiser = optim.adamw(schedule, (0.9, 0.95), 0.05)
+    step = steps.make_train_step(
+        loss, optimiser, setup.mesh, feed.take, looped=looped, max_skipped=2
+    )
+    changed, counts = [], []
+    for number in range(7):
+        before = jax.tree.map(np.array, (state.params, state.opt_state))
+        state, metrics = step(state, None, feed.inputs(number), 1)
+        assert np.isfinite(metrics["loss/total"])
+        after = jax.tree.map(np.array, (state.params, state.opt_state))
+        same = jax.tree.map(np.array_equal, before, after)
+        changed.append(not jax.tree.all(same))
+        counts.append((int(state.skipped), int(state.skipped_in_a_row)))
+    # Steps 5 and 6 are good, but come after two bad ones in a row.
+    assert changed == [True, False, True, False, False, False, False]
+    assert counts == [(0, 0), (1, 1), (1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]
+    assert int(state.step) == 7
 
 
 def test_state_is_donated_and_the_teacher_stays_as_it_was(imae_config, tmp_path):

@@ -16,6 +16,7 @@ from test_parity import TOLERANCE, to_jax
 
 from imae_jax import losses, mixing, model, patches
 from imae_jax.checkpoint import check_same_tree
+from imae_jax.compute import Compute
 from imae_jax.distill import teacher_latents
 from imae_jax.steps import init_params
 
@@ -46,6 +47,7 @@ def our_network(name):
         encoder=SIZE,
         decoder=SIZE,
         image_shape=tuple(SPEC["image_shape"]),
+        compute=Compute(),
     )
 
 

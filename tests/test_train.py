@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -166,6 +167,7 @@ def test_what_a_workdir_holds(undisturbed):
     last = read_metrics(workdir)[-1]
     assert {
         "step",
+        "skipped_steps",
         "epoch",
         "lr",
         "grad_norm",
@@ -252,12 +254,68 @@ def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tm
     config.optim.blr = 1e30
     config.optim.warmup_steps = 0
     config.checkpoint.every_steps = 1
-    with pytest.raises(
-        UserError, match=r"is nan at step [234]; the last good checkpoint is"
-    ):
+    config.train.total_steps = 30
+    config.optim.max_skipped = 5
+    message = (
+        r"from step [23] on, 5 steps in a row .* the last good checkpoint is step [67]"
+    )
+    with pytest.raises(UserError, match=message):
         train.train(config, tmp_path)
-    state = runs.load_run(tmp_path, "workdir", train.sharding.make_mesh())
-    assert state.step < 4
+    run = runs.load_run(tmp_path, "workdir", train.sharding.make_mesh())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def without_a_loss(monkeypatch, bad_steps):
+    """Makes the loss of some steps NaN."""
+    make_loss = train.make_loss
+
+    def make(setup):
+        loss = make_loss(setup)
+
+        def broken(params, teacher_params, images, step):
+            total, metrics = loss(params, teacher_params, images, step)
+            is_bad = jnp.isin(step, jnp.array(bad_steps))
+            return total * jnp.where(is_bad, jnp.nan, 1), metrics
+
+        return broken
+
+    monkeypatch.setattr(train, "make_loss", make)
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
+    mae_config, tmp_path, monkeypatch, capsys
+):
+    without_a_loss(monkeypatch, [1, 4])
+    config = mae_config()
+    config.train.total_steps = 6
+    config.checkpoint.every_steps = 3
+    state = train.train(config, tmp_path / "whole")
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (6, 2, 0)
+    lines = read_metrics(tmp_path / "whole")
+    assert [line["skipped_steps"] for line in lines] == [0, 1, 1, 1, 2, 2]
+    text = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert "grad_norm" not in lines[1] and "grad_norm" in lines[2]
+    # The schedule goes on where it was.
+    assert lines[1]["lr"] == lines[0]["lr"] > lines[2]["lr"]
+    said = capsys.readouterr().err
+    assert "1 of 2 steps were skipped" in said and "2 of 5 steps were skipped" in said
+
+    train.train(config, tmp_path / "resumed", stop_at=3)
+    resumed = train.train(config, tmp_path / "resumed")
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
+def test_many_in_a_row_end_the_run_and_name_the_step(mae_config, tmp_path, monkeypatch):
+    without_a_loss(monkeypatch, [3, 4, 5])
+    config = mae_config()
+    config.train.total_steps = 10
+    config.checkpoint.every_steps = 2
+    config.log.every_steps = 10
+    config.optim.max_skipped = 3
+    message = "from step 4 on, 3 steps in a row .* last good checkpoint is step 4"
+    with pytest.raises(UserError, match=message):
+        train.train(config, tmp_path)
 
 
 def test_training_learns(mae_config, tmp_path):

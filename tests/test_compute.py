@@ -1,0 +1,243 @@
+import functools
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import imae, mae
+from imae_jax import compute, model, optim, sharding, steps
+from imae_jax.compute import Compute, bfloat16_matmul, float32_attention
+from imae_jax.patches import random_mask
+
+SIZE = dict(width=32, depth=3, heads=2)
+KEY = jax.random.key(0)
+BFLOAT16_ON = {
+    platform: compute.choose("bfloat16", "xla", False, "none", platform=platform)
+    for platform in ("cpu", "gpu", "tpu")
+}
+
+
+def make(name, form):
+    return model.build(
+        name=name,
+        variant="mu/2",
+        encoder=SIZE,
+        decoder=SIZE,
+        image_shape=(8, 8, 1),
+        compute=form,
+    )
+
+
+def rounded(x):
+    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16), np.float64)
+
+
+@given(st.lists(st.integers(1, 5), max_size=3), st.integers(1, 9), st.integers(1, 9))
+def test_products_and_their_gradients_are_those_of_rounded_operands(batch, rows, columns):
+    random = np.random.default_rng(0)
+    x, kernel, grad = (
+        random.normal(size=shape).astype(np.float32)
+        for shape in ((*batch, rows), (rows, columns), (*batch, columns))
+    )
+    found, pull_back = jax.vjp(bfloat16_matmul, x, kernel)
+    grad_x, grad_kernel = pull_back(grad)
+    x, kernel, grad = map(rounded, (x, kernel, grad))
+    np.testing.assert_allclose(found, x @ kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grad_x, grad @ kernel.T, rtol=1e-4, atol=1e-5)
+    expected = x.reshape(-1, rows).T @ grad.reshape(-1, columns)
+    np.testing.assert_allclose(grad_kernel, expected, rtol=1e-4, atol=1e-5)
+    assert {a.dtype.name for a in (found, grad_x, grad_kernel)} == {"float32"}
+
+
+def products(function, *arguments):
+    """(types of the operands, type of the result) of every product in a function."""
+    found = []
+
+    def visit(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                types = [v.aval.dtype.name for v in (*equation.invars, *equation.outvars)]
+                found.append(tuple(types))
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                visit(inner)
+
+    visit(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+@pytest.mark.parametrize("platform", BFLOAT16_ON)
+def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
+    network = make("imae", BFLOAT16_ON[platform])
+    params = steps.init_params(network, 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    images, mask = jnp.ones((2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
+
+    def loss(params):
+        return model.forward(network, params, images, mask)["pred"].sum()
+
+    of_layers = 2 * 3 * 4 + 4  # two transformers of three blocks; embed, two heads, pred
+    found = products(jax.grad(loss), params)
+    in_bfloat16 = [types for types in found if types[:2] == ("bfloat16", "bfloat16")]
+    if platform == "cpu":
+        assert len(in_bfloat16) == 3 * of_layers  # and attention is float32:
+        assert {types[2] for types in in_bfloat16} == {"float32"}
+        assert set(found) - set(in_bfloat16) == {("float32",) * 3}
+        assert len(found) - len(in_bfloat16) == 2 * 3 * (2 + 4)
+    else:
+        # The gradient of the pixels is not asked for; attention is bfloat16 too.
+        assert len(in_bfloat16) >= 3 * of_layers - 1 + 2 * 3 * 2
+
+
+@pytest.mark.parametrize("platform", BFLOAT16_ON)
+@pytest.mark.parametrize("name", ["mae", "imae"])
+def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
+    exact = make(name, Compute())
+    params = steps.init_params(exact, 0)
+    images, mask = jax.random.normal(KEY, (4, 8, 8, 1)), random_mask(KEY, 4, 16, 0.5)
+    expected = model.forward(exact, params, images, mask)
+    found = model.forward(make(name, BFLOAT16_ON[platform]), params, images, mask)
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        assert value.dtype == jnp.float32
+        error = np.abs(value - expected[key]).max() / np.abs(expected[key]).max()
+        assert 0 < error < 0.03, key
+
+
+def test_attention_is_the_librarys_with_its_gradient():
+    arguments = jax.random.normal(KEY, (3, 2, 5, 4, 8))  # q, k, v of [N, T, heads, width]
+
+    def with_gradient(attention):
+        return jax.value_and_grad(lambda qkv: jnp.sin(attention(*qkv)).sum())(arguments)
+
+    expected = with_gradient(jax.nn.dot_product_attention)
+    found = with_gradient(lambda *qkv: compute.attention(*qkv, Compute()))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_of_equal_keys_is_the_mean_of_the_values():
+    value = jax.random.normal(KEY, (2, 3, 5, 4))
+    found = float32_attention(value, jnp.ones_like(value), value)
+    mean = jnp.broadcast_to(value.mean(axis=2, keepdims=True), value.shape)
+    np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scan", "remat"),
+    [(True, "none"), *((scan, r) for scan in (False, True) for r in compute.REMATS[1:])],
+)
+def test_scan_and_remat_equal_the_plain_loop(scan, remat):
+    images, mask = jax.random.normal(KEY, (2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
+    plain, other = make("imae", Compute()), make("imae", Compute(scan=scan, remat=remat))
+    params = steps.init_params(plain, 0)
+    jax.tree.map(np.testing.assert_array_equal, params, steps.init_params(other, 0))
+
+    def with_gradient(network):
+        def loss(params):
+            out = model.forward(network, params, images, mask)
+            return jnp.square(out["pred"]).mean() + jnp.square(out["latents"]).mean()
+
+        return jax.value_and_grad(loss)
+
+    expected, found = (with_gradient(network)(params) for network in (plain, other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-5), found, expected)
+    text = str(jax.make_jaxpr(with_gradient(other))(params))
+    assert ("scan[" in text) == scan
+    assert ("remat" in text or "checkpoint" in text) == (remat != "none")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5),
+        model.embed(other, params, images),
+        model.embed(plain, params, images),
+    )
+
+
+def test_scan_computes_a_block_once():
+    """In the program's text; all blocks in a loop, whatever the depth."""
+    counts = []
+    for scan in (False, True):
+        network = make("mae", Compute(scan=scan))
+        mask = random_mask(KEY, 2, 16, 0.5)
+        params = steps.init_params(network, 0)
+        arguments = params, jnp.ones((2, 8, 8, 1)), mask
+        counts.append(len(products(functools.partial(model.forward, network), *arguments)))
+    assert counts == [2 * 3 * 6 + 3, 2 * 6 + 3]
+
+
+def test_remat_keeps_less_memory():
+    mask = random_mask(KEY, 64, 16, 0.5)
+    found = []
+    for remat in compute.REMATS:
+        network = make("mae", Compute(remat=remat, scan=True))
+        params = steps.init_params(network, 0)
+
+        def loss(params, network=network):
+            out = model.forward(network, params, jnp.ones((64, 8, 8, 1)), mask)
+            return out["pred"].sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        found.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert found[0] > found[1] > found[2]
+
+
+@pytest.mark.parametrize("configs", [mae, imae])
+def test_bfloat16_trains_as_float32_does(configs):
+    """The CIFAR preset's recipe on smooth pictures, 200 steps, a smaller network."""
+    config = configs.get_config("cifar10")
+    random = np.random.default_rng(0)
+    corners = random.integers(0, 256, (64, 2, 2, 3))
+    pictures = jax.image.resize(corners.astype(np.float32), (64, 32, 32, 3), "linear")
+    pictures = np.asarray(pictures.clip(0, 255), np.uint8)
+    curves = {}
+    for dtype in compute.DTYPES:
+        form = compute.choose(dtype, "xla", False, "none", platform="cpu")
+        size = dict(width=32, depth=2, heads=2)
+        networks = {
+            name: model.build(
+                name=name,
+                variant="mu/4",
+                encoder=size,
+                decoder=size,
+                image_shape=(32, 32, 3),
+                compute=form,
+            )
+            for name in ("mae", "imae")
+        }
+        common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
+        teacher = steps.init_params(networks["mae"], 1)
+        objective = steps.mae_objective(networks["mae"], **common)
+        if configs is imae:
+            objective = steps.imae_objective(
+                networks["imae"],
+                networks["mae"],
+                **common,
+                alpha=config.mix.alpha,
+                per_batch=config.mix.per_batch,
+                shared_mask=config.mix.shared_mask,
+                teacher_input=config.teacher.input,
+                distill_weight=config.loss.distill_weight,
+            )
+        loss = steps.make_loss(
+            objective, seed=0, mean=127.0, std=64.0, **dict(config.augment)
+        )
+        mesh = sharding.make_mesh(jax.devices()[:1])
+        schedule = optim.learning_rate(2e-2, 32, 20, 200)
+        update = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
+        state = steps.init_state(networks[config.model.name], update, 0, mesh)
+        step = steps.make_train_step(
+            loss, update, mesh, lambda images, _: images, looped=False, max_skipped=1
+        )
+        curve = []
+        for number in range(200):
+            batch = pictures[(np.arange(16) + 16 * number) % 64]
+            state, metrics = step(state, teacher, batch, 1)
+            curve.append(metrics["loss/total"])
+        curves[dtype] = np.array(curve)
+    expected, found = (
+        curves[dtype].reshape(20, 10).mean(axis=1) for dtype in ("float32", "bfloat16")
+    )
+    assert expected[-1] < 0.75 * expected[0]  # there was something to learn
+    assert 0 < np.abs(found / expected - 1).max() < 0.03
