@@ -61,7 +61,7 @@ def describe(size: str, batch_size: int | None):
     return image_shape, batch_size or usual, mask_ratio, fields
 
 
-def make_step(work: Work, size: str, form: dict, batch_size: int | None = None):
+def make_step(work: Work, size: str, form: dict, batch_size: int | None):
     """Returns a function that runs one training step, and what is known of the step."""
     image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
     fields["compute"] = compute.choose(work.dtype, **form, platform=jax.default_backend())
@@ -141,42 +141,24 @@ def count_flops(work: Work, encoder, decoder, patches, visible, network) -> floa
     return 3 * forward - 2 * visible * values * encoder.width + teacher
 
 
-class Peer:
-    """A PyTorch step of the same work, in a process of its own."""
+class Worker:
+    """A training step in a process of its own, as it would run: ours, or PyTorch's."""
 
-    def __init__(self, work: Work, size: str, compiled: bool, batch_size: int | None):
-        image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
-        network = model.build(
-            name="mae", **fields, image_shape=image_shape, compute=compute.Compute()
-        )
+    def __init__(self, command: list[str], specification: dict):
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "torch_peer.py")],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self.known = self._ask(
-            json.dumps(
-                work._asdict()
-                | dict(
-                    image_shape=image_shape,
-                    batch_size=batch_size,
-                    mask_ratio=mask_ratio,
-                    patch_size=network.patch_size,
-                    encoder=network.encoder_size._asdict(),
-                    decoder=network.decoder_size._asdict(),
-                    compiled=compiled,
-                )
-            )
-        )
-        self.known["batch_size"] = batch_size
+        self.known = self._ask(json.dumps(specification))
 
     def _ask(self, line: str) -> dict:
         print(line, file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline() or '{"error": "it died"}')
         if "error" in answer:
-            raise RuntimeError(f"the PyTorch peer failed: {answer['error']}")
+            raise RuntimeError(f"{self._process.args[1:]} failed: {answer['error']}")
         return answer
 
     def __call__(self) -> float:
@@ -186,6 +168,43 @@ class Peer:
         """Ends the process."""
         self._process.stdin.close()
         self._process.wait()
+
+
+def serve() -> None:
+    """What a process of ours does: one line says which step, each further asks for it."""
+    specification = json.loads(sys.stdin.readline())
+    startup.keep_memory()
+    run, known = make_step(Work(**specification.pop("work")), **specification)
+    print(json.dumps(known), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"seconds": run()}), flush=True)
+
+
+def start_ours(work: Work, size: str, arguments) -> Worker:
+    """Our step."""
+    form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
+    sizes = dict(size=size, batch_size=arguments.batch_size, form=form)
+    return Worker([__file__, "--worker"], {"work": work._asdict(), **sizes})
+
+
+def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
+    """PyTorch's step of the same work."""
+    image_shape, batch_size, mask_ratio, fields = describe(size, arguments.batch_size)
+    network = model.build(
+        name="mae", **fields, image_shape=image_shape, compute=compute.Compute()
+    )
+    specification = work._asdict() | dict(
+        image_shape=image_shape,
+        batch_size=batch_size,
+        mask_ratio=mask_ratio,
+        patch_size=network.patch_size,
+        encoder=network.encoder_size._asdict(),
+        decoder=network.decoder_size._asdict(),
+        compiled=compiled,
+    )
+    worker = Worker([str(Path(__file__).parent / "torch_peer.py")], specification)
+    worker.known["batch_size"] = batch_size
+    return worker
 
 
 def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
@@ -252,25 +271,22 @@ def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
 
 def measure_together(works: list[Work], size: str, arguments, *, peers: bool) -> dict:
     """Our steps, and PyTorch's of the same work if `peers`, called in turns."""
-    form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
-    runs, found = {}, {}
+    runs = {}
     for work in works:
-        name = str(work)
-        runs[name], found[name] = make_step(work, size, form, arguments.batch_size)
-        for compiled in (False, True) if peers else ():
-            name = f"{work} {PEER} {'compiled' if compiled else 'eager'}"
-            runs[name] = Peer(work, size, compiled, arguments.batch_size)
-            found[name] = runs[name].known
+        runs[str(work)] = start_ours(work, size, arguments)
+        for form in ("eager", "compiled") if peers else ():
+            worker = start_peer(work, size, arguments, compiled=form == "compiled")
+            runs[f"{work} {PEER} {form}"] = worker
     times = time_alternating(runs, arguments.rounds)
+    found = {}
     for name, run in runs.items():
-        if isinstance(run, Peer):
-            run.close()
+        run.close()
         seconds = statistics.median(times[name])
-        found[name] |= {
+        found[name] = run.known | {
             "seconds": seconds,
             "seconds_fastest": times[name][0],
             "seconds_slowest": times[name][-1],
-            "images_per_second": found[name]["batch_size"] / seconds,
+            "images_per_second": run.known["batch_size"] / seconds,
         }
     return found
 
@@ -288,11 +304,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.worker:
+        return serve()
     arguments.kind = arguments.kind or ["mae", "imae"]
     arguments.dtype = arguments.dtype or list(compute.DTYPES)
 
-    startup.keep_memory()
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     peaks = matmul_peaks(2048 if jax.default_backend() == "cpu" else 8192)
     shown = ", ".join(f"{dtype} {peak:,.0f}" for dtype, peak in peaks.items())

@@ -189,7 +189,10 @@ def make_step(
         start = time.perf_counter()
         loss = objective(images.to(device))
         loss.backward()
-        optimiser.step()
+        # As ours: the norm is known, and a step that is not finite changes nothing.
+        gradients = [p.grad for p in optimiser.param_groups[0]["params"]]
+        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if device == "cuda":
             torch.cuda.synchronize()
