@@ -190,7 +190,7 @@ def make_step(
         loss = objective(images.to(device))
         loss.backward()
         # As ours: the norm is known, and a step that is not finite changes nothing.
-        gradients = [p.grad for p in optimiser.param_groups[0]["params"]]
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
         if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             optimiser.step()
         optimiser.zero_grad(set_to_none=True)
