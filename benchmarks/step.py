@@ -10,6 +10,7 @@ compiled. Large matrix products tell the machine's peak. Prints a table, and JSO
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def make_step(work: Work, size: str, form: dict, batch_size: int | None):
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}
-    known["gflop_compiled"] = compiled.cost_analysis()["flops"] / 1e9
+    flops = compiled.cost_analysis()["flops"]  # of each device
+    known["gflop_compiled"] = mesh.size * flops / 1e9
     encoder, decoder = networks["mae"].encoder_size, networks["mae"].decoder_size
     patches = networks["mae"].num_patches
     visible = num_visible(patches, mask_ratio)
@@ -180,11 +182,29 @@ def serve() -> None:
         print(json.dumps({"seconds": run()}), flush=True)
 
 
-def start_ours(work: Work, size: str, arguments) -> Worker:
+class Local:
+    """A training step in this process: on an accelerator, which has room for one."""
+
+    def __init__(self, specification: dict):
+        work = Work(**specification.pop("work"))
+        self._run, self.known = make_step(work, **specification)
+
+    def __call__(self) -> float:
+        return self._run()
+
+    def close(self) -> None:
+        """Lets go of what is on the device."""
+        del self._run
+
+
+def start_ours(work: Work, size: str, arguments) -> Worker | Local:
     """Our step."""
     form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
     sizes = dict(size=size, batch_size=arguments.batch_size, form=form)
-    return Worker([__file__, "--worker"], {"work": work._asdict(), **sizes})
+    specification = {"work": work._asdict(), **sizes}
+    if jax.default_backend() != "cpu":
+        return Local(specification)
+    return Worker([__file__, "--worker"], specification)
 
 
 def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
@@ -248,7 +268,7 @@ def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
     for work in works:
         row, mae_step = found[str(work)], str(Work("mae", work.dtype))
         row["share_of_matmul_peak"] = (
-            row["gflop_counted"] / row["seconds"] / peaks[work.dtype]
+            row["gflop_counted"] / row["seconds"] / peaks[work.dtype] / jax.device_count()
         )
         if work.kind == "imae" and mae_step in found:
             # Equal where nothing but the work differs.
@@ -311,6 +331,8 @@ def main() -> None:
     arguments.kind = arguments.kind or ["mae", "imae"]
     arguments.dtype = arguments.dtype or list(compute.DTYPES)
 
+    # PyTorch needs a part of a GPU's memory too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     peaks = matmul_peaks(2048 if jax.default_backend() == "cpu" else 8192)
     shown = ", ".join(f"{dtype} {peak:,.0f}" for dtype, peak in peaks.items())
