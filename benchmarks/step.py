@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,9 +23,10 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from benchmarks import flops  # noqa: E402
+from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
 from imae_jax import compute, model, optim, sharding, startup, steps  # noqa: E402
-from imae_jax.patches import num_visible  # noqa: E402
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
@@ -103,13 +103,10 @@ def make_step(work: Work, size: str, form: dict, batch_size: int | None):
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}
-    flops = compiled.cost_analysis()["flops"]  # of each device
-    known["gflop_compiled"] = mesh.size * flops / 1e9
-    encoder, decoder = networks["mae"].encoder_size, networks["mae"].decoder_size
-    patches = networks["mae"].num_patches
-    visible = num_visible(patches, mask_ratio)
-    flops = count_flops(work, encoder, decoder, patches, visible, networks["mae"])
-    known["gflop_counted"] = batch_size * flops / 1e9
+    # The compiler counts for each device.
+    known["gflop_compiled"] = mesh.size * compiled.cost_analysis()["flops"] / 1e9
+    counted = flops.count(networks["mae"], mask_ratio, work.kind, work.shared_mask)
+    known["gflop_counted"] = batch_size * counted / 1e9
     memory = compiled.memory_analysis()
     known["temporary_gb"] = memory.temp_size_in_bytes / 1e9
     known["arguments_gb"] = memory.argument_size_in_bytes / 1e9
@@ -122,54 +119,6 @@ def make_step(work: Work, size: str, form: dict, batch_size: int | None):
         return time.perf_counter() - start
 
     return run, known
-
-
-def count_flops(work: Work, encoder, decoder, patches, visible, network) -> float:
-    """Matrix products of one image's (or mixture's) step, 2 per multiply-add, by hand."""
-    values = network.patch_size**2 * network.channels
-
-    def transformer(size, tokens):
-        return size.depth * tokens * size.width * (24 * size.width + 4 * tokens)
-
-    encode = transformer(encoder, 1 + visible) + 2 * visible * values * encoder.width
-    head = 2 * (1 + visible) * encoder.width * decoder.width
-    decode = transformer(decoder, 1 + patches) + 2 * patches * decoder.width * values
-    if work.kind == "mae":
-        forward, teacher = encode + head + decode, 0
-    else:
-        forward = encode + 2 * (head + decode)
-        teacher = (1 if work.shared_mask else 2) * (encode + head)
-    # The gradient costs a product for the input and one for the weights; pixels need none.
-    return 3 * forward - 2 * visible * values * encoder.width + teacher
-
-
-class Worker:
-    """A training step in a process of its own, as it would run: ours, or PyTorch's."""
-
-    def __init__(self, command: list[str], specification: dict):
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.known = self._ask(json.dumps(specification))
-
-    def _ask(self, line: str) -> dict:
-        print(line, file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline() or '{"error": "it died"}')
-        if "error" in answer:
-            raise RuntimeError(f"{self._process.args[1:]} failed: {answer['error']}")
-        return answer
-
-    def __call__(self) -> float:
-        return self._ask("step")["seconds"]
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def serve() -> None:

@@ -1,0 +1,34 @@
+"""A benchmark's step in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+
+class Worker:
+    """A training step in a process of its own, as it would run: ours, or PyTorch's."""
+
+    def __init__(self, command: list[str], specification: dict):
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.known = self._ask(json.dumps(specification))
+
+    def _ask(self, line: str) -> dict:
+        print(line, file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline() or '{"error": "it died"}')
+        if "error" in answer:
+            raise RuntimeError(f"{self._process.args[1:]} failed: {answer['error']}")
+        return answer
+
+    def __call__(self) -> float:
+        return self._ask("step")["seconds"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
