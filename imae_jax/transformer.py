@@ -94,24 +94,20 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x):
         names = [f"block_{layer:02d}" for layer in range(self.depth)]
-        if self.compute.scan and not self.is_initializing():
+        block, scan = Block, self.compute.scan and not self.is_initializing()
+        if self.compute.remat != "none":
+            policy = REMAT_POLICIES[self.compute.remat]
+            block = nn.remat(Block, policy=policy, prevent_cse=not scan)
+        if scan:
             # Parameters are stored block by block either way: stacked here, they make one
             # loop, and a checkpoint does not tell which way it was trained.
             params = [self.variables["params"][name] for name in names]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            block = Block(self.heads, self.compute, parent=None)
-
-            def apply(x, params):
-                return block.apply({"params": params}, x), None
-
-            if self.compute.remat != "none":
-                policy = REMAT_POLICIES[self.compute.remat]
-                apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
-            x, _ = jax.lax.scan(apply, x, stacked)
+            one = block(self.heads, self.compute, parent=None)
+            x, _ = jax.lax.scan(
+                lambda x, params: (one.apply({"params": params}, x), None), x, stacked
+            )
         else:
-            block = Block
-            if self.compute.remat != "none":
-                block = nn.remat(Block, policy=REMAT_POLICIES[self.compute.remat])
             for name in names:
                 x = block(self.heads, self.compute, name=name)(x)
         return layer_norm(self.compute, "norm")(x)

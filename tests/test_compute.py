@@ -21,13 +21,13 @@ BFLOAT16_ON = {
 }
 
 
-def make(name, form):
+def make(name, form, variant="mu/2", size=SIZE, image_shape=(8, 8, 1)):
     return model.build(
         name=name,
-        variant="mu/2",
-        encoder=SIZE,
-        decoder=SIZE,
-        image_shape=(8, 8, 1),
+        variant=variant,
+        encoder=size,
+        decoder=size,
+        image_shape=image_shape,
         compute=form,
     )
 
@@ -196,15 +196,7 @@ def test_bfloat16_trains_as_float32_does(configs):
         form = compute.choose(dtype, "xla", False, "none", platform="cpu")
         size = dict(width=32, depth=2, heads=2)
         networks = {
-            name: model.build(
-                name=name,
-                variant="mu/4",
-                encoder=size,
-                decoder=size,
-                image_shape=(32, 32, 3),
-                compute=form,
-            )
-            for name in ("mae", "imae")
+            name: make(name, form, "mu/4", size, (32, 32, 3)) for name in ("mae", "imae")
         }
         common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
         teacher = steps.init_params(networks["mae"], 1)
