@@ -3,9 +3,9 @@
     python benchmarks/step.py [--size Ti/4 ...] [--peer] [--json PATH]
 
 Measures MAE and i-MAE in one run, alternating: in float32 and bfloat16, i-MAE also with
-one mask for both mixtures of a pair, and with `--peer` the same work in PyTorch, eager and
-compiled. Large matrix products tell the machine's peak. Prints a table, and JSON with
-`--json`.
+one mask for both mixtures of a pair, with `--form` (again for each) also as a loop or with
+recomputation, and with `--peer` the same work in PyTorch, eager and compiled. Large
+matrix products tell the machine's peak. Prints a table, and JSON with `--json`.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from configs import mae  # noqa: E402
 from imae_jax import compute, model, optim, sharding, startup, steps  # noqa: E402
 
 PEER = "PyTorch"
+WARMUP_ROUNDS = 3
 UNSET = dict(width=None, depth=None, heads=None)
 # Image shape, batch on a CPU, batch on an accelerator, mask ratio, decoder.
 SIZES = {
@@ -39,15 +40,27 @@ SIZES = {
 }
 
 
+# How our step may be computed, see `compute.Compute`; the rest of each is "plain".
+FORMS = {
+    "plain": {},
+    "scan": dict(scan=True),
+    "remat products": dict(remat="products"),
+    "remat blocks": dict(remat="blocks"),
+    "cudnn": dict(attention="cudnn"),
+}
+
+
 class Work(NamedTuple):
-    """What is computed, by whomever."""
+    """What is computed, by whomever, and the form of ours."""
 
     kind: str
     dtype: str
     shared_mask: bool = False
+    form: str = "plain"
 
     def __str__(self):
-        return f"{self.kind}{' shared mask' * self.shared_mask} {self.dtype}"
+        form = "" if self.form == "plain" else f" {self.form}"
+        return f"{self.kind}{' shared mask' * self.shared_mask} {self.dtype}{form}"
 
 
 def describe(size: str, batch_size: int | None):
@@ -62,9 +75,10 @@ def describe(size: str, batch_size: int | None):
     return image_shape, batch_size or usual, mask_ratio, fields
 
 
-def make_step(work: Work, size: str, form: dict, batch_size: int | None):
+def make_step(work: Work, size: str, batch_size: int | None):
     """Returns a function that runs one training step, and what is known of the step."""
     image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
+    form = dict(attention="xla", scan=False, remat="none") | FORMS[work.form]
     fields["compute"] = compute.choose(work.dtype, **form, platform=jax.default_backend())
     networks = {
         kind: model.build(name=kind, **fields, image_shape=image_shape)
@@ -148,8 +162,7 @@ class Local:
 
 def start_ours(work: Work, size: str, arguments) -> Worker | Local:
     """Our step."""
-    form = dict(attention=arguments.attention, scan=arguments.scan, remat=arguments.remat)
-    sizes = dict(size=size, batch_size=arguments.batch_size, form=form)
+    sizes = dict(size=size, batch_size=arguments.batch_size)
     specification = {"work": work._asdict(), **sizes}
     if jax.default_backend() != "cpu":
         return Local(specification)
@@ -162,7 +175,10 @@ def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
     network = model.build(
         name="mae", **fields, image_shape=image_shape, compute=compute.Compute()
     )
-    specification = work._asdict() | dict(
+    specification = dict(
+        kind=work.kind,
+        dtype=work.dtype,
+        shared_mask=work.shared_mask,
         image_shape=image_shape,
         batch_size=batch_size,
         mask_ratio=mask_ratio,
@@ -177,12 +193,15 @@ def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
 
 
 def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, sorted, called in turns after a round of warm-up."""
+    """Seconds of each function, sorted, called in turns after rounds of warm-up."""
     times = {name: [] for name in runs}
-    for number in range(1 + rounds):
+    for number in range(WARMUP_ROUNDS + rounds):
         for name, run in runs.items():
             seconds = run()
-            if number:
+            # A step's memory is free a moment after its results are there; the next would
+            # take new memory, which the kernel has to clear.
+            time.sleep(0.02)
+            if number >= WARMUP_ROUNDS:
                 times[name].append(seconds)
     return {name: sorted(values) for name, values in times.items()}
 
@@ -210,12 +229,18 @@ def matmul_peaks(width: int, rounds: int = 9) -> dict[str, float]:
 
 def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
     """All of one size: numbers by name, and comparisons as `ratio_vs_...`."""
-    works = [Work(kind, dtype) for kind in arguments.kind for dtype in arguments.dtype]
+    works = [
+        Work(kind, dtype, form=form)
+        for kind in arguments.kind
+        for dtype in arguments.dtype
+        for form in ["plain", *arguments.form]
+    ]
     if "imae" in arguments.kind:
         works += [Work("imae", dtype, True) for dtype in arguments.dtype]
     found = measure_together(works, size, arguments, peers=False)
     for work in works:
-        row, mae_step = found[str(work)], str(Work("mae", work.dtype))
+        row, mae_step = found[str(work)], str(work._replace(kind="mae", shared_mask=False))
+        plain = str(work._replace(form="plain"))
         row["share_of_matmul_peak"] = (
             row["gflop_counted"] / row["seconds"] / peaks[work.dtype] / jax.device_count()
         )
@@ -223,6 +248,9 @@ def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
             # Equal where nothing but the work differs.
             for name, key in (("", "seconds"), ("_counted", "gflop_counted")):
                 row[f"ratio_vs_mae{name}"] = row[key] / found[mae_step][key]
+        if work.form != "plain":
+            for name, key in (("", "seconds"), ("_memory", "temporary_gb")):
+                row[f"ratio_vs_plain{name}"] = row[key] / found[plain][key]
     for kind in arguments.kind if arguments.peer else ():
         # Kind by kind, so that everything fits in memory together.
         works = [Work(kind, dtype) for dtype in arguments.dtype]
@@ -267,9 +295,7 @@ def main() -> None:
     parser.add_argument("--kind", action="append", choices=("mae", "imae"))
     parser.add_argument("--dtype", action="append", choices=compute.DTYPES)
     parser.add_argument("--batch-size", type=int, help="unset: by size and platform")
-    parser.add_argument("--attention", default="xla", choices=compute.ATTENTIONS)
-    parser.add_argument("--scan", action="store_true")
-    parser.add_argument("--remat", default="none", choices=compute.REMATS)
+    parser.add_argument("--form", action="append", default=[], choices=list(FORMS)[1:])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imae_jax.compute import Compute, attention, dense
+from imae_jax.compute import Compute, attention, dense, gelu
 
 # What the backward pass finds kept, see `Compute.remat`.
 REMAT_POLICIES = {
@@ -61,11 +61,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        batch_size, tokens, width = x.shape
-        qkv = dense(3 * width, self.compute, "qkv")(x)
-        qkv = qkv.reshape(batch_size, tokens, 3, self.heads, width // self.heads)
-        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.compute)
-        return dense(width, self.compute, "out")(x.reshape(batch_size, tokens, width))
+        width = x.shape[-1]
+        by_head = (*x.shape[:-1], self.heads, width // self.heads)
+        qkv = jnp.split(dense(3 * width, self.compute, "qkv")(x), 3, axis=-1)
+        x = attention(*(part.reshape(by_head) for part in qkv), self.compute)
+        return dense(width, self.compute, "out")(x.reshape(*x.shape[:-2], width))
 
 
 class Block(nn.Module):
@@ -80,8 +80,7 @@ class Block(nn.Module):
         attend = Attention(self.heads, compute, name="attention")
         x = x + attend(layer_norm(compute, "norm_1")(x))
         hidden = dense(4 * width, compute, "mlp_in")(layer_norm(compute, "norm_2")(x))
-        hidden = nn.gelu(hidden, approximate=False)
-        return x + dense(width, compute, "mlp_out")(hidden)
+        return x + dense(width, compute, "mlp_out")(gelu(hidden))
 
 
 class Transformer(nn.Module):

@@ -83,10 +83,8 @@ def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
     found = products(jax.grad(loss), params)
     in_bfloat16 = [types for types in found if types[:2] == ("bfloat16", "bfloat16")]
     if platform == "cpu":
-        assert len(in_bfloat16) == 3 * of_layers  # and attention is float32:
-        assert {types[2] for types in in_bfloat16} == {"float32"}
-        assert set(found) - set(in_bfloat16) == {("float32",) * 3}
-        assert len(found) - len(in_bfloat16) == 2 * 3 * (2 + 4)
+        assert found == [("bfloat16", "bfloat16", "float32")] * len(found)
+        assert len(found) == 3 * of_layers + 2 * 3 * (2 + 4)  # and attention's
     else:
         # The gradient of the pixels is not asked for; attention is bfloat16 too.
         assert len(in_bfloat16) >= 3 * of_layers - 1 + 2 * 3 * 2
@@ -107,21 +105,38 @@ def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
         assert 0 < error < 0.03, key
 
 
-def test_attention_is_the_librarys_with_its_gradient():
+@pytest.mark.parametrize(("operands", "error"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_attention_is_the_librarys_with_its_gradient(operands, error):
     arguments = jax.random.normal(KEY, (3, 2, 5, 4, 8))  # q, k, v of [N, T, heads, width]
 
     def with_gradient(attention):
         return jax.value_and_grad(lambda qkv: jnp.sin(attention(*qkv)).sum())(arguments)
 
     expected = with_gradient(jax.nn.dot_product_attention)
-    found = with_gradient(lambda *qkv: compute.attention(*qkv, Compute()))
+    form = Compute(operands=jnp.dtype(operands))
+    found = with_gradient(lambda *qkv: compute.attention(*qkv, form))
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert np.abs(ours - theirs).max() < error * np.abs(theirs).max()
+    in_products = products(
+        jax.grad(lambda qkv: compute.attention(*qkv, form).sum()), arguments
+    )
+    assert len(in_products) == 6
+    assert {kind for product in in_products for kind in product[:2]} == {operands}
+
+
+def test_gelu_is_the_librarys_exact_one():
+    x = jnp.linspace(-9, 9, 1001)
+    expected = jax.vmap(
+        jax.value_and_grad(functools.partial(jax.nn.gelu, approximate=False))
+    )(x)
+    found = jax.vmap(jax.value_and_grad(compute.gelu))(x)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_attention_of_equal_keys_is_the_mean_of_the_values():
     value = jax.random.normal(KEY, (2, 3, 5, 4))
-    found = float32_attention(value, jnp.ones_like(value), value)
+    found = float32_attention(value, jnp.ones_like(value), value, jnp.float32)
     mean = jnp.broadcast_to(value.mean(axis=2, keepdims=True), value.shape)
     np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
 
