@@ -20,16 +20,15 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import flops  # noqa: E402
+from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
 from imae_jax import compute, model, optim, sharding, startup, steps  # noqa: E402
 
 PEER = "PyTorch"
-WARMUP_ROUNDS = 3
 UNSET = dict(width=None, depth=None, heads=None)
 # Image shape, batch on a CPU, batch on an accelerator, mask ratio, decoder.
 SIZES = {
@@ -38,8 +37,6 @@ SIZES = {
     "Ti/2": ((32, 32, 3), 64, 1024, 0.75, dict(width=192, depth=4, heads=3)),
     "B/16": ((224, 224, 3), 8, 256, 0.75, dict(width=512, depth=8, heads=16)),
 }
-
-
 # How our step may be computed, see `compute.Compute`; the rest of each is "plain".
 FORMS = {
     "plain": {},
@@ -160,8 +157,8 @@ class Local:
         del self._run
 
 
-def start_ours(work: Work, size: str, arguments) -> Worker | Local:
-    """Our step."""
+def ours(work: Work, size: str, arguments) -> Worker | Local:
+    """Our step, started."""
     sizes = dict(size=size, batch_size=arguments.batch_size)
     specification = {"work": work._asdict(), **sizes}
     if jax.default_backend() != "cpu":
@@ -192,89 +189,70 @@ def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
     return worker
 
 
-def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, sorted, called in turns after rounds of warm-up."""
-    times = {name: [] for name in runs}
-    for number in range(WARMUP_ROUNDS + rounds):
-        for name, run in runs.items():
-            seconds = run()
-            # A step's memory is free a moment after its results are there; the next would
-            # take new memory, which the kernel has to clear.
-            time.sleep(0.02)
-            if number >= WARMUP_ROUNDS:
-                times[name].append(seconds)
-    return {name: sorted(values) for name, values in times.items()}
-
-
-def matmul_peaks(width: int, rounds: int = 9) -> dict[str, float]:
-    """GFLOP/s of a square matrix product with a float32 result, by type of operand."""
-
-    def make(dtype):
-        matrix = jnp.ones((width, width), dtype)
-        product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
-
-        def run():
-            start = time.perf_counter()
-            product(matrix).block_until_ready()
-            return time.perf_counter() - start
-
-        return run
-
-    times = time_alternating({dtype: make(dtype) for dtype in compute.DTYPES}, rounds)
-    return {
-        dtype: 2 * width**3 / statistics.median(seconds) / 1e9
-        for dtype, seconds in times.items()
-    }
-
-
 def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
     """All of one size: numbers by name, and comparisons as `ratio_vs_...`."""
-    works = [
-        Work(kind, dtype, form=form)
-        for kind in arguments.kind
-        for dtype in arguments.dtype
-        for form in ["plain", *arguments.form]
-    ]
-    if "imae" in arguments.kind:
-        works += [Work("imae", dtype, True) for dtype in arguments.dtype]
-    found = measure_together(works, size, arguments, peers=False)
-    for work in works:
-        row, mae_step = found[str(work)], str(work._replace(kind="mae", shared_mask=False))
-        plain = str(work._replace(form="plain"))
-        row["share_of_matmul_peak"] = (
-            row["gflop_counted"] / row["seconds"] / peaks[work.dtype] / jax.device_count()
-        )
-        if work.kind == "imae" and mae_step in found:
+    found = {}
+    # In groups of what is compared, so that each fits in memory.
+    for dtype in arguments.dtype:
+        works = [Work(kind, dtype) for kind in arguments.kind]
+        if "imae" in arguments.kind:
+            works.append(Work("imae", dtype, shared_mask=True))
+        runs = {str(work): ours(work, size, arguments) for work in works}
+        found |= measure_together(runs, arguments.rounds)
+        mae_step = found.get(str(Work("mae", dtype)))
+        for work in works[1:] if mae_step else ():
             # Equal where nothing but the work differs.
-            for name, key in (("", "seconds"), ("_counted", "gflop_counted")):
-                row[f"ratio_vs_mae{name}"] = row[key] / found[mae_step][key]
-        if work.form != "plain":
-            for name, key in (("", "seconds"), ("_memory", "temporary_gb")):
-                row[f"ratio_vs_plain{name}"] = row[key] / found[plain][key]
-    for kind in arguments.kind if arguments.peer else ():
-        # Kind by kind, so that everything fits in memory together.
-        works = [Work(kind, dtype) for dtype in arguments.dtype]
-        beside = measure_together(works, size, arguments, peers=True)
-        seconds = {name: row["seconds"] for name, row in beside.items()}
-        theirs = {name: value for name, value in seconds.items() if PEER in name}
+            row = found[str(work)]
+            row["ratio_vs_mae"] = row["seconds"] / mae_step["seconds"]
+            row["ratio_vs_mae_counted"] = row["gflop_counted"] / mae_step["gflop_counted"]
         for work in works:
-            alike = [value for name, value in theirs.items() if name.startswith(str(work))]
-            row, ours = found[str(work)], seconds[str(work)]
-            row["ratio_vs_pytorch_best"] = min(theirs.values()) / ours
-            row["ratio_vs_pytorch_same_type"] = min(alike) / ours
-        found |= {name: beside[name] for name in theirs}
+            if arguments.form and not work.shared_mask:
+                found |= measure_forms(work, size, arguments)
+            if arguments.peer and not work.shared_mask:
+                theirs, ratio = measure_peers(work, size, arguments)
+                found |= theirs
+                found[str(work)]["ratio_vs_pytorch_same_type"] = ratio
+        for row in found.values():
+            if "gflop_counted" in row and "share_of_matmul_peak" not in row:
+                share = row["gflop_counted"] / row["seconds"] / peaks[dtype]
+                row["share_of_matmul_peak"] = share / jax.device_count()
+    for kind in arguments.kind if arguments.peer else ():
+        for dtype in arguments.dtype:
+            row = found[str(Work(kind, dtype))]
+            best = row["ratio_vs_pytorch_same_type"]
+            for name, peer in found.items():
+                if name.startswith(f"{PEER} {kind} ") and dtype not in name:
+                    best = min(best, peer["seconds"] / row["seconds"])
+            row["ratio_vs_pytorch_best"] = best
     return found
 
 
-def measure_together(works: list[Work], size: str, arguments, *, peers: bool) -> dict:
-    """Our steps, and PyTorch's of the same work if `peers`, called in turns."""
-    runs = {}
-    for work in works:
-        runs[str(work)] = start_ours(work, size, arguments)
-        for form in ("eager", "compiled") if peers else ():
-            worker = start_peer(work, size, arguments, compiled=form == "compiled")
-            runs[f"{work} {PEER} {form}"] = worker
-    times = time_alternating(runs, arguments.rounds)
+def measure_forms(work: Work, size: str, arguments) -> dict:
+    """The other forms of a step, beside the plain one."""
+    forms = {form: work._replace(form=form) for form in ("plain", *arguments.form)}
+    runs = {form: ours(forms[form], size, arguments) for form in forms}
+    found = measure_together(runs, arguments.rounds)
+    plain = found.pop("plain")
+    for row in found.values():
+        row["ratio_vs_plain"] = row["seconds"] / plain["seconds"]
+        row["ratio_vs_plain_memory"] = row["temporary_gb"] / plain["temporary_gb"]
+    return {str(forms[form]): row for form, row in found.items()}
+
+
+def measure_peers(work: Work, size: str, arguments) -> tuple[dict, float]:
+    """PyTorch's steps of the same work, and the faster one's time in units of ours."""
+    runs = {"ours": ours(work, size, arguments)}
+    for form in ("eager", "compiled"):
+        worker = start_peer(work, size, arguments, compiled=form == "compiled")
+        runs[f"{PEER} {work} {form}"] = worker
+    found = measure_together(runs, arguments.rounds)
+    own = found.pop("ours")["seconds"]
+    return found, min(row["seconds"] for row in found.values()) / own
+
+
+def measure_together(runs: dict[str, Worker | Local], rounds: int) -> dict:
+    """What is known of each step, and how long it takes, called in turns."""
+    times = time_alternating(runs, rounds)
     found = {}
     for name, run in runs.items():
         run.close()

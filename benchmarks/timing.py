@@ -1,0 +1,46 @@
+"""Timing for benchmarks: functions called in turns, and what the machine can do."""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from imae_jax.compute import DTYPES
+
+WARMUP_ROUNDS = 3
+
+
+def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, sorted, called in turns after rounds of warm-up."""
+    times = {name: [] for name in runs}
+    for number in range(WARMUP_ROUNDS + rounds):
+        for name, run in runs.items():
+            seconds = run()
+            # A step's memory is free a moment after its results are there; the next would
+            # take new memory, which the kernel has to clear.
+            time.sleep(0.02)
+            if number >= WARMUP_ROUNDS:
+                times[name].append(seconds)
+    return {name: sorted(values) for name, values in times.items()}
+
+
+def matmul_peaks(width: int, rounds: int = 9) -> dict[str, float]:
+    """GFLOP/s of a square matrix product with a float32 result, by type of operand."""
+
+    def make(dtype):
+        matrix = jnp.ones((width, width), dtype)
+        product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
+
+        def run():
+            start = time.perf_counter()
+            product(matrix).block_until_ready()
+            return time.perf_counter() - start
+
+        return run
+
+    times = time_alternating({dtype: make(dtype) for dtype in DTYPES}, rounds)
+    return {
+        dtype: 2 * width**3 / statistics.median(seconds) / 1e9
+        for dtype, seconds in times.items()
+    }
