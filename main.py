@@ -6,6 +6,7 @@
     data     prepares and describes the data set of --config
     train    the run that --config describes; goes on where --workdir stands
     eval     every evaluator in the config stored in --workdir
+    study    the grid of runs that --config describes, as one table
     report   the HTML report of whatever --workdir holds
 
 `--config.a.b=VALUE` overrides any value of the config.
@@ -20,7 +21,13 @@ from ml_collections import config_flags
 
 from imae_jax.errors import UserError
 
-COMMANDS = ("demo", "data", "train", "eval", "report")
+COMMANDS = ("demo", "data", "train", "eval", "study", "report")
+# Of the commands that need a config.
+EXAMPLES = {
+    "data": "configs/mae.py:digits",
+    "train": "configs/mae.py:digits",
+    "study": "configs/studies.py:distillation,shapes",
+}
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
 FLAGS = flags.FLAGS
@@ -67,8 +74,8 @@ def parse_flags(command: str, arguments: list[str]) -> None:
         FLAGS.config.keys()  # a file that failed to load says so at its first use
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}")
-    if command in ("data", "train") and FLAGS.config is None:
-        raise UserError(f"{command} needs --config=FILE:ARG, such as configs/mae.py:digits")
+    if command in EXAMPLES and FLAGS.config is None:
+        raise UserError(f"{command} needs --config=FILE:ARG, such as {EXAMPLES[command]}")
 
 
 def flag_message(error: Exception, arguments: list[str]) -> str:
@@ -87,7 +94,7 @@ def flag_message(error: Exception, arguments: list[str]) -> str:
 def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
-    from imae_jax import demo, describe, startup, train
+    from imae_jax import demo, describe, startup, study, train
     from imae_jax.report import html
 
     startup.keep_memory()
@@ -100,6 +107,9 @@ def run(command: str) -> None:
         print(describe.describe(config, workdir or "runs/data"))
     elif command == "train":
         train.train(config, workdir)
+    elif command == "study":
+        folder = study.study(config, workdir)
+        print(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
     elif command == "eval":
         train.evaluate(config, workdir)
         print("\n" + html.read_as_text(workdir))

@@ -15,7 +15,8 @@ pairs, feeds), `augment` (and `randaugment` and
 `logs` (what people read), `steps` (the jitted functions), `validate` and `validate_evals`
 (what a config may say), `runs` (runs on disk), `setup` (what a run is made of), `train`
 (loop and evaluation), `startup` (before JAX starts its backend), `describe` (a data set),
-`demo` and `report`.
+`demo`, `cells` and
+`study` (grids of runs), and `report`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 

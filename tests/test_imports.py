@@ -11,9 +11,9 @@ LAYERS = [
     {"distill", "evaluators", "startup"},
     {"steps", "report", "validate"},
     {"runs", "validate_evals"},
-    {"setup"},
+    {"setup", "cells"},
     {"train"},
-    {"demo", "describe"},
+    {"demo", "describe", "study"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

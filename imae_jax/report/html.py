@@ -10,7 +10,7 @@ from imae_jax import checkpoint
 from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
-from imae_jax.report import charts, explorer, headlines, summary
+from imae_jax.report import charts, explorer, headlines, studies, summary
 
 REPORT_FILE = "report.html"
 
@@ -103,14 +103,15 @@ def describe(run: Path) -> dict:
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Writes `report.html` into a folder of runs, or into a run's own.
+    """Writes `report.html` into a folder of runs or studies, or into a run's own.
 
     Raises:
-      UserError: if there is no run.
+      UserError: if there is none.
     """
     workdir = Path(workdir).expanduser().absolute()
     runs = find_runs(workdir) if workdir.is_dir() else {}
-    if not runs:
+    found_studies = studies.read(workdir) if workdir.is_dir() else []
+    if not (runs or found_studies):
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on")
     results, settings = find_results(runs), find_results(runs, SETTINGS_FILE)
     described = {name: describe(path) for name, path in runs.items()}
@@ -134,7 +135,9 @@ def write_report(workdir: str | Path) -> Path:
             for name, numbers in results.items()
             for chart in charts.of_run(numbers, name)
         ],
-        losses=charts.training({name: read_metrics(path) for name, path in runs.items()}),
+        studies=[(studies.tables(study), studies.chart(study)) for study in found_studies],
+        losses=runs
+        and charts.training({name: read_metrics(path) for name, path in runs.items()}),
         pictures={name: find_pictures(path) for name, path in runs.items()},
         runs=described,
         has_mixtures=any(

@@ -1,0 +1,253 @@
+"""Studies: grids of runs, each one table with its spread over seeds.
+
+    python main.py study --config=configs/studies.py:mask,shapes --workdir=runs/shapes
+
+A study's `arms` are the rows of its table. An arm's `runs` say, by role, on which of the
+study's `runs` the role is based and what it changes there; "run:ROLE" stands for the
+workdir of that role's run in the same arm, with the same seed. `columns` say which number
+of which role stands where. Grids: paper where it has them, their columns ours.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from configs import datasets, imae, mae, transfer
+
+# Stands in a metric for the arm's `row` in an evaluator's table, if it has one.
+ROW = "{row}"
+BRANCHES = {"subordinate": "sub.", "dominant": "dom."}
+
+
+def parse_arg(arg: str | None) -> tuple[str, str, str]:
+    """ "NAME,DATASET[,runlocal]" -> (name, dataset, "" or ",runlocal")."""
+    name, *rest = (arg or "").split(",", 1)
+    if name not in STUDIES:
+        raise ValueError(f"no study {name!r}; studies: {', '.join(STUDIES)}")
+    dataset, runlocal = datasets.parse_arg(rest[0] if rest else None)
+    return name, dataset, ",runlocal" if runlocal else ""
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """arg: NAME,DATASET[,runlocal]."""
+    name, dataset, runlocal = parse_arg(arg)
+    config = ordered(name=name, seeds=(0, 1, 2))
+    config.runs, config.arms, config.columns = ordered(), ordered(), ordered()
+    config.runs.teacher = mae.get_config(dataset + runlocal)
+    config.runs.imae = imae.get_config(dataset + runlocal)
+    config.runs.imae.teacher.init = "run:teacher"
+    del config.runs.imae.explorer
+    STUDIES[name](config, dataset, runlocal)
+    return config
+
+
+def ordered(**fields) -> ConfigDict:
+    """A ConfigDict that keeps the order of its fields."""
+    return ConfigDict(fields, sort_keys=False)
+
+
+def role(base: str, **change) -> dict:
+    """A run of an arm: the study's run that it is based on, and what it changes there."""
+    return dict(base=base, change=change)
+
+
+def arm(config: ConfigDict, name: str, label: str, row: str = "", **roles: dict) -> None:
+    """Adds a row to the table."""
+    config.arms[name] = ordered(label=label, row=row, runs=ordered(**roles))
+
+
+def column(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
+    """Adds a column: a number of the run that has this role in an arm."""
+    config.columns[name] = ordered(label=label, run=run, metric=metric)
+
+
+def by_branch(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
+    """Adds a column for each branch; `metric` has `{branch}`."""
+    for branch, short in BRANCHES.items():
+        full = metric.replace("{branch}", branch)
+        column(config, f"{name}_{branch}", f"{label}, {short}", run, full)
+
+
+def keep_evals(config: ConfigDict, *names: str) -> None:
+    """Leaves a run only these evaluators, without their sweeps."""
+    for name in list(config.evals):
+        if name not in names:
+            del config.evals[name]
+        elif "alphas" in config.evals[name]:
+            config.evals[name].alphas = (config.evals[name].alpha,)
+
+
+def separation_columns(config: ConfigDict) -> None:
+    """How well the two images come apart, in latents, pixels and classes."""
+    keep_evals(config.runs.imae, "reconstruction", "separability", "semantics")
+    latents, classes = f"separability/{ROW}", f"semantics/{ROW}"
+    by_branch(config, "r2", "R2", "imae", latents + "{branch}/r2")
+    by_branch(config, "cross_r2", "cross R2", "imae", latents + "{branch}/cross_r2")
+    metric = latents + "assignment_accuracy"
+    column(config, "assignment", "which is which", "imae", metric)
+    metric = f"reconstruction/{ROW}{{branch}}/ratio"
+    by_branch(config, "error", "error", "imae", metric)
+    by_branch(config, "class", "class", "imae", classes + "{branch}/accuracy")
+
+
+def probe_columns(config: ConfigDict) -> None:
+    """What a frozen encoder knows of the classes of whole images."""
+    for name, label in (("linear", "LARS probe"), ("ridge", "ridge"), ("knn", "k-NN")):
+        for pool, short in (("class_token", "class token"), ("mean", "mean")):
+            metric = f"probes/{ROW}{name}/{pool}/accuracy"
+            column(config, f"{name}_{pool}", f"{label}, {short}", "student", metric)
+
+
+def finetune_column(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Adds the runs `finetune` and `scratch`, and their column."""
+    for mode in ("finetune", "scratch"):
+        config.runs[mode] = transfer.get_config(f"{dataset},{mode}{runlocal}")
+    config.runs.finetune.init = "run:student"
+    metric = "classification/mean/accuracy"
+    column(config, "finetune", "fine-tuned", "finetune", metric)
+
+
+def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """The paper's first question: are latents linearly separable, and by what merit?"""
+    separation_columns(config)
+    keep_evals(config.runs.teacher)
+    config.runs.other_teacher = mae.get_config(dataset + runlocal)
+    config.runs.other_teacher.seed = 1000  # added to the study's
+    keep_evals(config.runs.other_teacher)
+    # The same student against a teacher that it was not trained towards.
+    config.runs.imae_by_other = config.runs.imae.copy_and_resolve_references()
+    keep_evals(config.runs.imae_by_other, "separability")
+    config.runs.imae_by_other.evals.separability.teacher = "run:other_teacher"
+    metric = f"separability/{ROW}{{branch}}/r2"
+    by_branch(config, "other_r2", "R2, other teacher", "imae_by_other", metric)
+    arms = {
+        "imae": ("i-MAE", "", {}),
+        "without_distillation": (
+            "i-MAE without distillation",
+            "",
+            dict(loss=dict(distill_weight=0.0)),
+        ),
+        "mae_on_mixture": ("MAE, shown the mixture", "baselines/mae_on_mixture/", {}),
+        "random": ("random weights", "baselines/random/", {}),
+    }
+    for name, (label, row, change) in arms.items():
+        arm(
+            config,
+            name,
+            label,
+            row,
+            teacher=role("teacher"),
+            other_teacher=role("other_teacher"),
+            imae=role("imae", **change),
+            imae_by_other=role("imae_by_other", **change),
+        )
+
+
+def semantics(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """The paper's second question: does mixing images of one class teach semantics?"""
+    keep_evals(config.runs.teacher)
+    keep_evals(config.runs.imae, "reconstruction", "probes", "semantics")
+    probe_columns(config)
+    finetune_column(config, dataset, runlocal)
+    metric = "semantics/{branch}/accuracy"
+    by_branch(config, "class", "class in mixture", "student", metric)
+    by_branch(config, "error", "error", "student", "reconstruction/{branch}/ratio")
+    for rate in (0.0, 0.25, 0.5, 0.75, 1.0):  # paper, version 2
+        arm(
+            config,
+            f"rate_{round(100 * rate)}",
+            f"r = {rate:g}",
+            teacher=role("teacher"),
+            student=role("imae", mix=dict(same_class_rate=rate)),
+            finetune=role("finetune"),
+        )
+
+
+def over_students(config: ConfigDict, changes: dict[str, tuple[str, dict]]) -> None:
+    """An arm for each change of the i-MAE run, all taught by the same teacher."""
+    separation_columns(config)
+    keep_evals(config.runs.teacher)
+    for name, (label, change) in changes.items():
+        arm(config, name, label, teacher=role("teacher"), imae=role("imae", **change))
+
+
+def mix(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """The alpha that students are trained on; all are measured at the same one."""
+    changes = {"drawn": ("drawn per mixture", {})}
+    for alpha in (0.1, 0.2, 0.3, 0.4, 0.5):
+        name, label = f"alpha_{round(100 * alpha)}", f"alpha {alpha:g}"
+        changes[name] = label, dict(mix=dict(alpha=alpha))
+    over_students(config, changes)
+
+
+def mask(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """The share of patches removed: of teacher, student and measurement alike."""
+    separation_columns(config)
+    keep_evals(config.runs.teacher)
+    for ratio in (0.5, 0.6, 0.75, 0.9):
+        change = dict(mask=dict(ratio=ratio))
+        arm(
+            config,
+            f"mask_{round(100 * ratio)}",
+            f"mask ratio {ratio:g}",
+            teacher=role("teacher", **change),
+            imae=role("imae", **change),
+        )
+
+
+def size(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """The encoder of teacher and student; the decoder stays."""
+    separation_columns(config)
+    keep_evals(config.runs.teacher)
+    patch = config.runs.imae.model.variant.partition("/")[2]
+    changes = {name: dict(variant=f"{name}/{patch}") for name in ("Ti", "S", "B")}
+    if dataset in ("digits", "shapes"):
+        widths = (32, 64, 128)
+        changes = {f"width_{w}": dict(encoder=dict(width=w)) for w in widths}
+    for name, change in changes.items():
+        roles = {run: role(run, model=change) for run in ("teacher", "imae")}
+        arm(config, name, name.replace("_", " "), **roles)
+
+
+def branches(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Both images rebuilt, or only the weaker one as in the paper's first version."""
+    labels = {"both": "both", "subordinate": "subordinate only"}
+    changes = {k: (label, dict(loss=dict(branches=k))) for k, label in labels.items()}
+    over_students(config, changes)
+
+
+def teacher_input(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """What the teacher is shown: each image alone, or, as released, the mixture."""
+    labels = {"image": "each image alone", "mixture": "the mixture"}
+    changes = {k: (label, dict(teacher=dict(input=k))) for k, label in labels.items()}
+    over_students(config, changes)
+
+
+def mae_vs_imae(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Equal epochs from an equal start: a MAE trained further, and made an i-MAE."""
+    config.runs.mae = mae.get_config(dataset + runlocal)
+    for run in ("teacher", "mae", "imae"):
+        keep_evals(config.runs[run], "probes")
+    config.runs.mae.init = config.runs.imae.init = "run:teacher"
+    probe_columns(config)
+    finetune_column(config, dataset, runlocal)
+    labels = {"mae": "MAE, trained further", "imae": "i-MAE"}
+    for run, label in labels.items():
+        roles = dict(student=role(run), finetune=role("finetune"))
+        arm(config, run, label, teacher=role("teacher"), **roles)
+    roles = dict(student=role("teacher"), finetune=role("finetune"))
+    arm(config, "start", "their start", **roles)
+    roles = dict(student=role("teacher"), finetune=role("scratch"))
+    arm(config, "scratch", "random weights", "baselines/random/", **roles)
+
+
+STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
+    "distillation": distillation,
+    "semantics": semantics,
+    "mix": mix,
+    "mask": mask,
+    "size": size,
+    "branches": branches,
+    "teacher_input": teacher_input,
+    "mae_vs_imae": mae_vs_imae,
+}

@@ -1,0 +1,158 @@
+"""A study's table: mean and spread over seeds, for people, spreadsheets and the report."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from imae_jax import checkpoint
+from imae_jax.report.charts import GREY, ORANGE, STYLE, Chart
+from imae_jax.report.figures import as_png
+from imae_jax.report.tables import Table
+
+STUDY_FILE = "study.json"
+
+
+def summary(values: Sequence[float]) -> dict[str, float | int | None]:
+    """`mean`, `sd` (the sample's, of n - 1; None of a single value) and `n`."""
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "n": len(values),
+    }
+
+
+def differences(study: Mapping, arm: str, column: str) -> list[float]:
+    """An arm's values less the first arm's, seed by seed where both have one."""
+    first = next(iter(study["rows"].values()))["values"][column]
+    own = study["rows"][arm]["values"][column]
+    return [value - first[seed] for seed, value in own.items() if seed in first]
+
+
+def cell(values: Sequence[float], num_seeds: int, form: str = ".3f") -> str:
+    """Mean and deviation as the tables show them; how many, if not all seeds are there."""
+    found = summary(values)
+    if not found["n"]:
+        return "–"
+    text = f"{found['mean']:{form}}"
+    if found["sd"] is not None:
+        text += f" ± {found['sd']:.3f}"
+    return text if found["n"] == num_seeds else f"{text} (n={found['n']})"
+
+
+def caption(study: Mapping) -> str:
+    """On what, how often and where."""
+    seeds = study["seeds"]
+    text = f"{study['data']}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    text += f" ({', '.join(map(str, seeds))}), {study['device']}; {study['training']}."
+    text += " Mean ± standard deviation over seeds."
+    if count := len(study["failed"]):
+        text += f" {count} cell{'s' if count > 1 else ''} failed."
+    return text
+
+
+def tables(study: Mapping) -> list[Table]:
+    """The table, and what each arm differs by from the first, seed by seed."""
+    title, columns = f"Study: {study['name']}", list(study["columns"].values())
+    rows, apart, seeds = [], [], len(study["seeds"])
+    for arm, row in study["rows"].items():
+        values = [list(row["values"][name].values()) for name in study["columns"]]
+        rows.append((row["label"], [cell(found, seeds) for found in values]))
+        found = [differences(study, arm, name) for name in study["columns"]]
+        apart.append((row["label"], [cell(values, seeds, "+.3f") for values in found]))
+    made = [Table(title, caption(study), columns, rows)]
+    if len(rows) > 1:
+        note = (
+            f"Each arm less “{rows[0][0]}” with the same seed: mean ± standard "
+            "deviation of these differences. One within its deviation of 0 says nothing."
+        )
+        differ = f"{title}: differences"
+        made.append(Table(differ, note, columns, apart[1:], is_control=True))
+    return made
+
+
+def as_markdown(study: Mapping) -> str:
+    """The tables for a page of documentation."""
+    lines = []
+    for table in tables(study):
+        lines += [f"**{table.title}.** {table.note}", ""]
+        lines.append("| | " + " | ".join(table.columns) + " |")
+        lines.append("|---" * (1 + len(table.columns)) + "|")
+        for label, cells in table.rows:
+            label = label.replace("|", "\\|")
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += [f"Failed: {name}: {why}" for name, why in study["failed"].items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_csv(study: Mapping) -> str:
+    """A line per arm, column and seed."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["arm", "label", "column", "seed", "value"])
+    for arm, row in study["rows"].items():
+        for column, values in row["values"].items():
+            for seed, value in values.items():
+                writer.writerow([arm, row["label"], column, seed, repr(value)])
+    return file.getvalue()
+
+
+def draw(study: Mapping) -> Figure:
+    """A panel per column: each seed a dot, the mean a line as wide as the deviation."""
+    columns, rows = study["columns"], study["rows"]
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    height = 0.9 + 0.28 * len(rows)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.0 * across + 1.2, height * down), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False, sharey=True)
+        for axis in axes.flat[len(columns) :]:
+            axis.remove()
+        for axis, (name, label) in zip(axes.flat, columns.items(), strict=False):
+            for place, row in enumerate(rows.values()):
+                values = list(row["values"][name].values())
+                axis.plot(values, [place] * len(values), "o", color=GREY, ms=4)
+                if values:
+                    found = summary(values)
+                    axis.errorbar(
+                        found["mean"],
+                        place,
+                        xerr=found["sd"] or 0,
+                        fmt="|",
+                        color=ORANGE,
+                        capsize=3,
+                        ms=12,
+                    )
+            axis.set_title(label, fontsize=9)
+            axis.tick_params(labelsize=8)
+            axis.grid(axis="x", alpha=0.25)
+        axes[0, 0].set_yticks(range(len(rows)), [row["label"] for row in rows.values()])
+        axes[0, 0].invert_yaxis()
+    return figure
+
+
+def chart(study: Mapping) -> Chart:
+    """The picture, for the report."""
+    note = "Dots are seeds; the line is their mean, as wide as the standard deviation."
+    return Chart(f"Study: {study['name']}, by arm", note, draw(study))
+
+
+def write(study: Mapping, folder: Path) -> None:
+    """Writes `study.json`, `table.md`, `table.csv` and `figures/study.png`."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(folder / "table.md", as_markdown(study))
+    checkpoint.write_text(folder / "table.csv", as_csv(study))
+    checkpoint.write_bytes(folder / "figures" / "study.png", as_png(draw(study)))
+    checkpoint.write_json(folder / STUDY_FILE, study)
+
+
+def read(workdir: Path) -> list[dict]:
+    """The studies in a folder: itself, or its sub-folders."""
+    folders = [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
+    paths = (folder / STUDY_FILE for folder in folders)
+    return [checkpoint.read_json(path) for path in paths if path.exists()]

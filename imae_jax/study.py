@@ -1,0 +1,175 @@
+"""A study: a grid of runs, trained and measured once each, as one table."""
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from imae_jax import checkpoint, runs, setup, train
+from imae_jax.cells import Cell, Grid, make_grid
+from imae_jax.errors import UserError
+from imae_jax.report import studies
+
+
+def check(cells: Iterable[Cell], workdir: Path) -> None:
+    """Checks every config, and starts from outside the study, before the first run.
+
+    Raises:
+      UserError: naming the cell.
+    """
+    checked = set()
+    for cell in cells:
+        # What differs in nothing but the seed is checked once.
+        text = str(runs.as_json(cell.config) | {"seed": None})
+        if text in checked or is_done(cell, workdir):
+            continue
+        checked.add(text)
+        config, folder = cell.resolved(workdir), cell.folder(workdir)
+        try:
+            setup.check(config, folder)
+            if config.init and not cell.parents:
+                setup.starting_params(setup.set_up(config, folder))
+        except UserError as error:
+            raise UserError(f"{cell.name}: {error}") from None
+
+
+def is_done(cell: Cell, workdir: Path) -> bool:
+    """Whether it has been trained and measured."""
+    return cell.results_file(workdir).exists()
+
+
+def run_cell(cell: Cell, workdir: Path) -> None:
+    """Trains a cell, going on where it stands, measures it and keeps the numbers."""
+    started = time.monotonic()
+    config, folder = cell.resolved(workdir), cell.folder(workdir)
+    train.train(config, folder)
+    numbers = train.evaluate(config, folder) if config.evals else {}
+    found = {"cell": cell.name, "seconds": time.monotonic() - started, "numbers": numbers}
+    checkpoint.write_json(cell.results_file(workdir), found)
+
+
+def seconds_left(todo: Iterable[Cell], done: Mapping[str, list[float]]) -> float | None:
+    """How long the cells will take, by what those of their kind took; None: unknown."""
+    if not done:
+        return None
+    overall = statistics.mean(s for seconds in done.values() for s in seconds)
+    means = {kind: statistics.mean(seconds) for kind, seconds in done.items()}
+    return sum(means.get(cell.config.model.name, overall) for cell in todo)
+
+
+def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
+    """Runs what is not done yet; one that fails does not stop those that can do without.
+
+    Returns:
+      Why cells failed, or were left out, by their `evaluation`.
+    """
+    failed, took = {}, {}
+    todo = [cell for cell in cells if not is_done(cell, workdir)]
+    for number, cell in enumerate(todo):
+        left = seconds_left(todo[number:], took)
+        text = "" if left is None else f"; about {left / 60:.0f} min left"
+        place = f"cell {len(cells) - len(todo) + number + 1} of {len(cells)}"
+        print(f"\nstudy: {place}, {cell.name}{text}", flush=True)
+        lost = [parent.name for parent in cell.ancestors() if parent.evaluation in failed]
+        if lost:
+            failed[cell.evaluation] = f"left out: it needs {lost[0]}, which failed"
+        else:
+            started = time.monotonic()
+            try:
+                run_cell(cell, workdir)
+            # Whatever it is, the other cells can do without this one.
+            except Exception as error:
+                text = " ".join(str(error).split())
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                failed[cell.evaluation] = kind + text
+            else:
+                seconds = time.monotonic() - started
+                took.setdefault(cell.config.model.name, []).append(seconds)
+        if cell.evaluation in failed:
+            print(f"study: {cell.name}: {failed[cell.evaluation]}", flush=True)
+        jax.clear_caches()  # of programs that no other cell runs
+    return failed
+
+
+def in_order(grid: Grid) -> list[Cell]:
+    """Every cell once, after what it needs."""
+    found = {}
+    for cell in grid.values():
+        for needed in (*cell.ancestors(), cell):
+            found.setdefault(needed.evaluation, needed)
+    return list(found.values())
+
+
+def training(study: ConfigDict) -> str:
+    """How long each run that the arms are based on is trained, in words."""
+    bases = [role.base for arm in study.arms.values() for role in arm.runs.values()]
+    said = []
+    for base in dict.fromkeys(bases):
+        section = study.runs[base].train
+        # In the order of `optim.duration_steps`.
+        for unit in ("steps", "examples", "epochs"):
+            if (length := section[f"total_{unit}"]) is not None:
+                said.append(f"{base} {length:g} {unit}")
+                break
+    return ", ".join(said)
+
+
+def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
+    """Every arm's numbers by column and seed; what is missing is left out."""
+    rows = {}
+    for arm in study.arms:
+        row = rows[arm] = {"label": study.arms[arm].label, "values": {}}
+        for name, column in study.columns.items():
+            metric = column.metric.format(row=study.arms[arm].row)
+            values = row["values"][name] = {}
+            for seed in study.seeds:
+                cell = grid.get((arm, column.run, seed))
+                if cell and is_done(cell, workdir):
+                    numbers = checkpoint.read_json(cell.results_file(workdir))["numbers"]
+                    if metric in numbers:
+                        values[str(seed)] = numbers[metric]
+    return rows
+
+
+def study(config: ConfigDict, workdir: str | Path) -> Path:
+    """Runs a study, or what is left of it, and writes its table.
+
+    Killed and called again, it goes on where it was. Studies in one workdir share their
+    runs, which lie in `cells/`; a study's own folder holds `study.json`, `table.md`,
+    `table.csv` and `figures/`.
+
+    Args:
+      config: see `configs/studies.py`.
+      workdir: of this and other studies.
+    Returns:
+      The study's own folder.
+    Raises:
+      UserError: for bad input, before the first run; at the end, if a cell failed.
+    """
+    grid = make_grid(config)
+    workdir = runs.open_workdir(workdir)
+    cells = in_order(grid)
+    check(cells, workdir)
+    failed = run_cells(cells, workdir)
+    folder = workdir / config.name
+    folder.mkdir(exist_ok=True)
+    some = next(iter(grid.values())).config
+    found = {
+        "name": config.name,
+        "data": some.data.name,
+        "seeds": list(config.seeds),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "training": training(config),
+        "columns": {name: column.label for name, column in config.columns.items()},
+        "rows": collect(config, grid, workdir),
+        "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
+    }
+    checkpoint.write_json(folder / "study_config.json", runs.as_json(config))
+    studies.write(found, folder)
+    if failed:
+        names = "; ".join(f"{name} ({why})" for name, why in found["failed"].items())
+        raise UserError(f"{len(failed)} of {len(cells)} cells failed: {names}")
+    return folder
