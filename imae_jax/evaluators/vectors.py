@@ -23,10 +23,12 @@ class Vectors(NamedTuple):
     Attributes:
       features: by (row, pool), [N, S, E], or [N, E] of a network without heads.
       labels: [N, S] int.
+      factors: what else is known of both images, [N, S] each, by name.
     """
 
     features: dict[tuple[str, str], np.ndarray]
     labels: np.ndarray
+    factors: dict[str, np.ndarray]
 
 
 def pooled(latents: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,7 +69,7 @@ def collect(
       alphas: weights of the subordinate image, a row for each.
       batch_size, seed: see `HeldOut.batches`.
     """
-    features, labels = {}, []
+    features, labels, factors = {}, [], {}
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         taken = counted(batch)
         for row, latents in rows(networks, batch, alphas):
@@ -75,8 +77,13 @@ def collect(
             for pool in pools:
                 features.setdefault((row, pool), []).append(vectors[pool][taken])
         labels.append(batch.labels[taken])
-    features = {key: np.concatenate(parts) for key, parts in features.items()}
-    return Vectors(features, np.concatenate(labels))
+        for name, values in batch.factors.items():
+            factors.setdefault(name, []).append(values[taken])
+    features, factors = (
+        {key: np.concatenate(parts) for key, parts in found.items()}
+        for found in (features, factors)
+    )
+    return Vectors(features, np.concatenate(labels), factors)
 
 
 def questions(vectors: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
