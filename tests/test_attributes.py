@@ -274,6 +274,24 @@ def test_an_imae_of_one_branch_has_no_other(made):
     assert "subordinate/colour/other_branch_accuracy" not in found
 
 
+def test_probes_are_fitted_on_train_and_scored_on_test():
+    """Where the test split says the opposite."""
+    random = np.random.default_rng(0)
+    x = [random.normal(size=(200, 3)) for _ in range(3)]
+    signs = (1, 1, -1)
+    for made, expected in (
+        (lambda z: (z[:, :1] > 0).astype(int), ("accuracy", 0.0)),
+        (lambda z: z[:, :1], ("r2", -3.0)),  # 1 - 2**2
+    ):
+        factors = [
+            as_factor(np.concatenate([own, other], axis=1), np.zeros((200, 2), int), None)
+            for z, sign in zip(x, signs, strict=True)
+            for own, other in [(made(sign * z), made(-sign * z))]
+        ]
+        metric, value = attributes.probe(x, factors, 0, "a test")
+        assert metric == expected[0] and value == pytest.approx(expected[1], abs=0.06)
+
+
 def test_categories_count_where_the_images_differ():
     values = np.array([[0, 1], [2, 2], [1, 0]])
     factor = as_factor(values, 0 * values, None)
@@ -433,6 +451,9 @@ def test_a_run_on_shapes(tmp_path, monkeypatch):
     factors = {"label", "colour", "background", "size", "x", "y", "rotation"}
     counts = {name: found[f"attributes/{name}/count"] for name in factors}
     assert counts["x"] == 64 > counts["label"] > counts["background"] > 32
+    labels = sources.load("shapes", str(tmp_path / "data")).splits["test"].labels
+    turns = np.take(shapes.SYMMETRY["rotation"], labels)
+    assert counts["rotation"] == (turns > 0).sum() < 64
     for name in factors:
         metric = "accuracy" if f"attributes/{name}/chance" in found else "r2"
         assert (metric == "accuracy") == (name in ("label", "colour", "background"))
