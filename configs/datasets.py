@@ -22,6 +22,17 @@ def parse_arg(arg: str | None) -> tuple[str, bool]:
     return dataset, bool(options)
 
 
+def _without(config: ConfigDict, *evaluators: str) -> None:
+    """Leaves evaluators out, where the config has them.
+
+    `recognition` where a perceptron of pixels cannot read the images, as it can digits;
+    `attributes` where only the class is known of them, which `semantics` reads.
+    """
+    for name in evaluators:
+        if name in config.evals:
+            del config.evals[name]
+
+
 def digits(config: ConfigDict) -> None:
     """Handwritten digits, 8x8 grey: minutes on two CPU cores. All values: ours."""
     # Chosen on the validation split; wider and deeper ones learn less in the time. No
@@ -35,12 +46,7 @@ def digits(config: ConfigDict) -> None:
     config.train.total_epochs = 150.0
     config.optim.blr = 2.4e-2
     config.checkpoint.every_minutes = 0.25
-
-
-def _without_recognition(config: ConfigDict) -> None:
-    """A perceptron of pixels reads digits, but no scenes and no photographs."""
-    if "recognition" in config.evals:
-        del config.evals.recognition
+    _without(config, "attributes")
 
 
 def shapes(config: ConfigDict) -> None:
@@ -54,7 +60,7 @@ def shapes(config: ConfigDict) -> None:
     config.optim.blr = 4e-3
     config.checkpoint.every_minutes = 1.0
     config.data.evaluate_on.update(dict(train=4000, validation=1000, test=1000))
-    _without_recognition(config)
+    _without(config, "recognition")
 
 
 def cifar(config: ConfigDict) -> None:
@@ -68,7 +74,7 @@ def cifar(config: ConfigDict) -> None:
     config.train.batch_size = 512
     config.train.total_epochs = 400.0
     config.data.evaluate_on.update(dict(train=10_000, validation=2000))
-    _without_recognition(config)
+    _without(config, "recognition", "attributes")
 
 
 def tiny_imagenet(config: ConfigDict) -> None:
@@ -80,7 +86,7 @@ def tiny_imagenet(config: ConfigDict) -> None:
     config.train.batch_size = 512  # ours
     config.train.total_epochs = 400.0  # ours
     config.data.evaluate_on.update(dict(train=10_000, validation=2000))
-    _without_recognition(config)
+    _without(config, "recognition", "attributes")
 
 
 def folder(config: ConfigDict) -> None:

@@ -42,6 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evals.separability.baseline_runs = ConfigDict()
     config.evals.separability.baseline_runs.without_distillation = ""  # workdir
     config.evals.semantics = common.evaluator(alpha=0.3, alphas=(0.1, 0.2, 0.3, 0.4, 0.5))
+    # Every known factor, the class being one: only where others are known, too (datasets).
+    config.evals.attributes = common.evaluator(alpha=0.3, alphas=(0.1, 0.3, 0.5))
     config.evals.representation = common.evaluator(alpha=0.3)
     # The reader of reconstructions: ours, tuned on the validation split of digits.
     config.evals.recognition = common.evaluator(alpha=0.3)
@@ -67,6 +69,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         common.shrink(config)
         config.evals.separability.alphas = (0.3, 0.45)
         config.evals.semantics.alphas = (0.3,)
+        if "attributes" in config.evals:
+            config.evals.attributes.alphas = (0.3,)
         config.evals.quality.alphas = (0.3,)
         config.evals.quality.mask_ratios = (0.25, 0.5)
         if "recognition" in config.evals:

@@ -16,7 +16,7 @@ from imae_jax.data.parts import parts_of
 from imae_jax.errors import UserError
 from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.names import conditions
+from imae_jax.evaluators.names import conditions, count_of
 from imae_jax.logs import MetricWriter, Progress, Throughput
 from imae_jax.model import as_mae
 from imae_jax.report import explorer, figures
@@ -240,17 +240,18 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         print(f"{workdir.name}: measuring {name}", flush=True)
         used = validate_evals.options_of(options)
         found = dict(EVALUATORS[name](networks, held_out, **used))
-        measured_on = {
-            "split": dataset.published[options.split],
-            "count": int(found.get("count", held_out.count(options.split))),
-            "checkpoint": run.step,
-        }
+        count = held_out.count(options.split)
+        measured_on = dict(split=dataset.published[options.split], checkpoint=run.step)
         for metric, value in found.items():
             if not math.isfinite(value):
                 raise UserError(f"{name}/{metric} is {value}; nothing was written")
             key = f"{name}/{metric}"
             results[key] = value
-            settings[key] = measured_on | conditions(key, options, config.mask.ratio)
+            settings[key] = {
+                **measured_on,
+                "count": count_of(metric, found, count),
+                **conditions(key, options, config.mask.ratio),
+            }
     if "reconstruction" in config.evals:
         options = config.evals.reconstruction
         figures.reconstructions(

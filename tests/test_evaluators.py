@@ -360,6 +360,7 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
     imae_config, tmp_path, capsys
 ):
     config = imae_config()
+    config.evals.attributes = config.evals.semantics.copy_and_resolve_references()
     train.train(config, tmp_path)
     eight = evaluated(config, tmp_path, devices=8, batch_size=64)
     one = evaluated(config, tmp_path, devices=1, batch_size=70)

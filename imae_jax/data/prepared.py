@@ -11,22 +11,23 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imae_jax.data import cache
+from imae_jax.data import cache, shapes
 from imae_jax.data.archives import FromArchive
 from imae_jax.data.cifar import Cifar10, Cifar100
 from imae_jax.data.digits import Digits
-from imae_jax.data.shapes import Shapes
 from imae_jax.data.tiny_imagenet import TinyImagenet
 from imae_jax.errors import UserError
 
 # Data sets with a builder of our own, prepared on first use.
 BUILDERS = {
     "digits": Digits,
-    "shapes": Shapes,
+    "shapes": shapes.Shapes,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "tiny_imagenet": TinyImagenet,
 }
+# Of which factors are angles, see `sources.Dataset`.
+SYMMETRY = {"shapes": shapes.SYMMETRY}
 INFO_FILE = "dataset_info.json"
 
 

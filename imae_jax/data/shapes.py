@@ -25,6 +25,8 @@ COLOURS = {
     "pink": (255, 120, 205),
 }
 BACKGROUNDS = ("stripes", "checks", "ripples", "clouds")
+# In the order of the classes, see `sources.Dataset`.
+SYMMETRY = {"rotation": tuple(outlines.SYMMETRY.values())}
 # Pixels. The largest object reaches 13.1 pixels from its centre and stays in the picture.
 SIZES = (10.0, 14.0)
 CENTRES = (13.1, 18.9)

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ class Split:
     Attributes:
       images: [N, H, W, C] uint8, or as many encoded files.
       labels: [N] int64; -1 where there are none.
-      factors: other known numbers, [N] each, by name.
+      factors: other known numbers, [N] each, by name: int of categories, float of
+        quantities.
     """
 
     images: np.ndarray | EncodedImages
@@ -51,6 +52,8 @@ class Dataset:
       path: where it lies.
       num_skipped: images that could not be used and are left out.
       published: of a data set in `parts`, the published split that each comes from.
+      symmetry: which factors are angles, in radians, and how often a full turn brings each
+        class back onto itself: n times tells the angle modulo 2 pi / n, 0 not at all.
     """
 
     splits: Mapping[str, Split]
@@ -60,6 +63,7 @@ class Dataset:
     path: Path | None = None
     num_skipped: int = 0
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    symmetry: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -176,7 +180,16 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
             if key.startswith(f"{split}.")
         }
         splits[split] = Split(own.pop("image"), own.pop("label"), own)
-    return Dataset(splits, mean, std, records.class_names, folder, int(skipped))
+    symmetry = prepared.SYMMETRY.get(name, {})
+    return Dataset(
+        splits,
+        mean,
+        std,
+        records.class_names,
+        folder,
+        int(skipped),
+        symmetry=symmetry,
+    )
 
 
 def _list(name: str, root: Path) -> Listing:

@@ -6,6 +6,7 @@ sees every example and adds up the same sums, whatever number of devices predict
 """
 
 from imae_jax.evaluators import (
+    attributes,
     probes,
     quality,
     recognition,
@@ -19,6 +20,7 @@ EVALUATORS = {
     "reconstruction": reconstruction.evaluate,
     "separability": separability.evaluate,
     "semantics": semantics.evaluate,
+    "attributes": attributes.evaluate,
     "recognition": recognition.evaluate,
     "probes": probes.evaluate,
     "representation": representation.evaluate,
@@ -29,10 +31,10 @@ EVALUATORS = {
 OF_MIXTURES = frozenset(EVALUATORS) - {"reconstruction", "probes"}
 
 # They choose a strength or a rate on the validation split.
-CHOOSING = frozenset({"separability", "semantics", "probes"})
+CHOOSING = frozenset({"separability", "semantics", "attributes", "probes"})
 
 # They name classes: without any they are left out.
-NEED_LABELS = frozenset({"semantics", "recognition", "probes"})
+NEED_LABELS = frozenset({"semantics", "attributes", "recognition", "probes"})
 
 # They compare with what a teacher makes of each image alone.
-NEED_TEACHER = frozenset({"separability", "semantics", "representation"})
+NEED_TEACHER = frozenset({"separability", "semantics", "attributes", "representation"})

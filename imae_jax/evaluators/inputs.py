@@ -48,12 +48,14 @@ class Batch:
     Attributes:
       sources: [B, S, H, W, C] standardised pixels.
       labels: [B, S] int, the sources' classes.
+      factors: what else is known of the sources, [B, S] each, by name.
       mask: one `Mask` per mixture, shared by everything that is shown of it.
       valid: [B] bool, False where the batch was only filled up.
     """
 
     sources: np.ndarray
     labels: np.ndarray
+    factors: Mapping[str, np.ndarray]
     mask: Mask
     valid: np.ndarray
 
@@ -127,16 +129,19 @@ class HeldOut:
         size.
         """
         examples, count = self.dataset.splits[split], self.count(split)
-        images, labels = examples.images, examples.labels
-        indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
+        indices = epoch_pairs(len(examples.images), seed, epoch=0).reshape(-1)
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(split.encode()))
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)
         masks = jax.tree.map(np.asarray, masks)
         for places, valid in _places(count, batch_size):
-            own = indices[places]
+            own = examples.take(indices[places])
             yield Batch(
-                sources=np.asarray(pair_sources(self.standardised(images[own]))),
-                labels=np.asarray(pair_sources(labels[own])),
+                sources=np.asarray(pair_sources(self.standardised(own.images))),
+                labels=np.asarray(pair_sources(own.labels)),
+                factors={
+                    name: np.asarray(pair_sources(values))
+                    for name, values in own.factors.items()
+                },
                 mask=jax.tree.map(lambda x, places=places: x[places], masks),
                 valid=valid,
             )

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 # Numbers of whole images, and of images alone under a mask.
 NO_MASK = re.compile(
     r"probes/.*|representation/.*cka/.*|recognition/clean_accuracy"
-    r"|quality/.*baselines/.*|semantics/chance"
+    r"|quality/.*baselines/.*|semantics/chance|attributes/[^/]*/(chance|count)"
 )
 NO_ALPHA = re.compile(
     NO_MASK.pattern.replace("quality/.*baselines/.*", "quality/baselines/train_mean/.*")
-    + r"|semantics/teacher_on_image/.*|separability/position_only/.*"
+    + r"|(semantics|attributes)/teacher_on_image/.*|separability/position_only/.*"
     r"|representation/baselines/teacher_on_image/.*"
 )
 
@@ -41,3 +41,16 @@ def conditions(name: str, options: Mapping, mask_ratio: float) -> dict[str, floa
         "alpha": None if NO_ALPHA.fullmatch(name) else alpha,
         "mask_ratio": None if NO_MASK.fullmatch(name) else mask_ratio,
     }
+
+
+def count_of(name: str, numbers: Mapping[str, float], otherwise: int) -> int:
+    """How many examples one of an evaluator's numbers is of.
+
+    Args:
+      name: such as `alpha_0.30/subordinate/colour/accuracy`.
+      numbers: all by name; `colour/count` says it of this one, else `count` of all.
+      otherwise: where neither is there.
+    """
+    group = name.split("/")[-2:-1]
+    count = numbers.get("count", otherwise)
+    return int(numbers.get("/".join([*group, "count"]), count))

@@ -4,6 +4,7 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping
 
+from imae_jax.report.attributes import attributes
 from imae_jax.report.tables import (
     Results,
     Table,
@@ -42,6 +43,7 @@ def all_tables(results: Results, settings: Settings) -> list[Table]:
         made += [
             *separability(numbers, run),
             semantics(numbers, run),
+            attributes(numbers, run),
             recognition(numbers, run),
             probes(numbers, run),
             *representation(numbers, run),

@@ -1,0 +1,118 @@
+"""Latents of mixtures, pooled to a vector each: what probes of mixtures are fitted on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from imae_jax.evaluators.inputs import (
+    Batch,
+    HeldOut,
+    Network,
+    latents_of_images,
+    rows_of,
+)
+from imae_jax.evaluators.names import at
+from imae_jax.evaluators.separability import BASELINES
+from imae_jax.mixing import BRANCHES
+
+
+class Vectors(NamedTuple):
+    """What N mixtures give.
+
+    Attributes:
+      features: by (row, pool), [N, S, E], or [N, E] of a network without heads.
+      labels: [N, S] int.
+      factors: what else is known of both images, [N, S] each, by name.
+    """
+
+    features: dict[tuple[str, str], np.ndarray]
+    labels: np.ndarray
+    factors: dict[str, np.ndarray]
+
+
+def pooled(latents: np.ndarray) -> dict[str, np.ndarray]:
+    """[..., 1 + K, E] latents as one vector, [..., E], by pool."""
+    return {"mean": latents[..., 1:, :].mean(axis=-2), "class_token": latents[..., 0, :]}
+
+
+def rows(
+    networks: Mapping[str, Network], batch: Batch, alphas: Sequence[float]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each row's latents: [B, S, 1 + K, E], or [B, 1 + K, E] of a network without heads."""
+    for alpha in alphas:
+        mixture = batch.mixture(alpha)
+        for row, network in rows_of(networks, BASELINES).items():
+            yield f"{at(alpha=alpha)}{row}", network.predict(mixture, batch.mask)["latents"]
+    yield "teacher_on_image/", latents_of_images(networks["teacher"], batch)
+
+
+def collect(
+    networks: Mapping[str, Network],
+    held_out: HeldOut,
+    split: str,
+    *,
+    counted: Callable[[Batch], np.ndarray],
+    pools: Sequence[str],
+    alphas: Sequence[float],
+    batch_size: int,
+    seed: int,
+) -> Vectors:
+    """What networks make of a split's mixtures.
+
+    Args:
+      networks: `student` and `teacher`, and any of separability's baselines.
+      held_out: makes the mixtures.
+      split: of the data set.
+      counted: batch -> [B] bool, which of its mixtures are taken.
+      pools: which of those of `pooled`.
+      alphas: weights of the subordinate image, a row for each.
+      batch_size, seed: see `HeldOut.batches`.
+    """
+    features, labels, factors = {}, [], {}
+    for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
+        taken = counted(batch)
+        for row, latents in rows(networks, batch, alphas):
+            vectors = pooled(latents)
+            for pool in pools:
+                features.setdefault((row, pool), []).append(vectors[pool][taken])
+        labels.append(batch.labels[taken])
+        for name, values in batch.factors.items():
+            factors.setdefault(name, []).append(values[taken])
+    features, factors = (
+        {key: np.concatenate(parts) for key, parts in found.items()}
+        for found in (features, factors)
+    )
+    return Vectors(features, np.concatenate(labels), factors)
+
+
+def questions(vectors: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+    """What a row is asked.
+
+    Args:
+      vectors: [N, S, E], or [N, E] of a network without heads.
+    Yields:
+      (image s, how names of the answers begin, features [N, E] to answer from).
+    """
+    for s in range(len(BRANCHES)):
+        if vectors.ndim == 2:  # one embedding for both images
+            yield s, "", vectors
+        elif s < vectors.shape[1]:
+            yield s, "", vectors[:, s]
+            if vectors.shape[1] == len(BRANCHES):
+                yield s, "other_branch_", vectors[:, 1 - s]
+
+
+def prefixes(row: str, alpha: float, alphas: Sequence[float]) -> list[str]:
+    """What the names of a row's numbers begin with.
+
+    What was measured at `alpha`, or at none, goes without it; a sweep over `alphas` keeps
+    it, so that a number may have two names or none.
+    """
+    own, swept = at(alpha=alpha), tuple(at(alpha=weight) for weight in alphas)
+    found = []
+    if row.startswith(own) or not row.startswith("alpha_"):
+        found.append(row.removeprefix(own))
+    if row.startswith(swept):
+        found.append(row)
+    return found
