@@ -51,13 +51,14 @@ def digits(config: ConfigDict) -> None:
 
 def shapes(config: ConfigDict) -> None:
     """Procedural scenes, 32x32: sized for two CPU cores. All values: ours."""
-    config.model.variant = "mu/4"
-    config.model.encoder = size(96, 4, 4)
-    config.model.decoder = size(96, 2, 4)
-    config.mask.ratio = 0.5
+    # Two minutes a run: five arms of a study with three seeds take 45 minutes.
+    config.model.variant = "mu/8"
+    config.model.encoder = size(64, 4, 4)
+    config.model.decoder = size(64, 2, 4)
+    config.mask.ratio = 0.5  # a scene has only 16 patches
     config.train.batch_size = 64
-    config.train.total_epochs = 20.0
-    config.optim.blr = 4e-3
+    config.train.total_epochs = 8.0
+    config.optim.blr = 1.2e-2  # lower loss than at 4e-3
     config.checkpoint.every_minutes = 1.0
     config.data.evaluate_on.update(dict(train=4000, validation=1000, test=1000))
     _without(config, "recognition")

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from configs import datasets, imae, mae, transfer
 
-# Stands in a metric for the arm's `row` in an evaluator's table, if it has one.
-ROW = "{row}"
+# Stand in a metric for an arm's row in an evaluator's table, and for whose latents tell.
+ROW, WHOSE = "{row}", "{whose}"
 BRANCHES = {"subordinate": "sub.", "dominant": "dom."}
 
 
@@ -51,9 +51,11 @@ def role(base: str, **change) -> dict:
     return dict(base=base, change=change)
 
 
-def arm(config: ConfigDict, name: str, label: str, row: str = "", **roles: dict) -> None:
+def arm(
+    config: ConfigDict, name: str, label: str, row: str = "", whose: str = "", **roles: dict
+) -> None:
     """Adds a row to the table."""
-    config.arms[name] = ordered(label=label, row=row, runs=ordered(**roles))
+    config.arms[name] = ordered(label=label, row=row, whose=whose, runs=ordered(**roles))
 
 
 def column(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
@@ -99,9 +101,8 @@ def probe_columns(config: ConfigDict) -> None:
 
 
 def finetune_column(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """Adds the runs `finetune` and `scratch`, and their column."""
-    for mode in ("finetune", "scratch"):
-        config.runs[mode] = transfer.get_config(f"{dataset},{mode}{runlocal}")
+    """Adds a run that goes on from the arm's student, and its column."""
+    config.runs.finetune = transfer.get_config(f"{dataset},finetune{runlocal}")
     config.runs.finetune.init = "run:student"
     metric = "classification/mean/accuracy"
     column(config, "finetune", "fine-tuned", "finetune", metric)
@@ -141,6 +142,30 @@ def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:
             imae=role("imae", **change),
             imae_by_other=role("imae_by_other", **change),
         )
+
+
+def attributes(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Which factors of each image its branch's latents still tell; ground truth: shapes."""
+    if "attributes" not in config.runs.imae.evals:
+        raise ValueError(f"{dataset} has no factors but the class; the data set is shapes")
+    keep_evals(config.runs.teacher)
+    keep_evals(config.runs.imae, "attributes")
+    categories = ("label", "colour", "background")
+    for name in (*categories, "size", "x", "y", "rotation"):
+        metric = "accuracy" if name in categories else "r2"
+        shown = "class" if name == "label" else name
+        key = f"attributes/{ROW}{{branch}}/{name}/{WHOSE}{metric}"
+        by_branch(config, name, shown, "imae", key)
+    rows = {
+        "own_branch": ("i-MAE, own branch", "", ""),
+        "other_branch": ("i-MAE, the other branch", "", "other_branch_"),
+        "mae_on_mixture": ("MAE, shown the mixture", "baselines/mae_on_mixture/", ""),
+        "random": ("random weights", "baselines/random/", ""),
+        "alone": ("the teacher, shown the image alone", "teacher_on_image/", ""),
+    }
+    roles = dict(teacher=role("teacher"), imae=role("imae"))
+    for name, (label, row, whose) in rows.items():
+        arm(config, name, label, row, whose, **roles)
 
 
 def semantics(config: ConfigDict, dataset: str, runlocal: str) -> None:
@@ -231,6 +256,7 @@ def mae_vs_imae(config: ConfigDict, dataset: str, runlocal: str) -> None:
     config.runs.mae.init = config.runs.imae.init = "run:teacher"
     probe_columns(config)
     finetune_column(config, dataset, runlocal)
+    config.runs.scratch = transfer.get_config(f"{dataset},scratch{runlocal}")
     labels = {"mae": "MAE, trained further", "imae": "i-MAE"}
     for run, label in labels.items():
         roles = dict(student=role(run), finetune=role("finetune"))
@@ -243,6 +269,7 @@ def mae_vs_imae(config: ConfigDict, dataset: str, runlocal: str) -> None:
 
 STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
     "distillation": distillation,
+    "attributes": attributes,
     "semantics": semantics,
     "mix": mix,
     "mask": mask,

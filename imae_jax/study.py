@@ -67,13 +67,14 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
       Why cells failed, or were left out, by their `evaluation`.
     """
     failed, took = {}, {}
+    names = {cell.evaluation: cell.name for cell in cells}
     todo = [cell for cell in cells if not is_done(cell, workdir)]
     for number, cell in enumerate(todo):
         left = seconds_left(todo[number:], took)
         text = "" if left is None else f"; about {left / 60:.0f} min left"
         place = f"cell {len(cells) - len(todo) + number + 1} of {len(cells)}"
         print(f"\nstudy: {place}, {cell.name}{text}", flush=True)
-        lost = [parent.name for parent in cell.ancestors() if parent.evaluation in failed]
+        lost = [names[c.evaluation] for c in cell.ancestors() if c.evaluation in failed]
         if lost:
             failed[cell.evaluation] = f"left out: it needs {lost[0]}, which failed"
         else:
@@ -120,10 +121,10 @@ def training(study: ConfigDict) -> str:
 def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
     """Every arm's numbers by column and seed; what is missing is left out."""
     rows = {}
-    for arm in study.arms:
-        row = rows[arm] = {"label": study.arms[arm].label, "values": {}}
+    for arm, fields in study.arms.items():
+        row = rows[arm] = {"label": fields.label, "values": {}}
         for name, column in study.columns.items():
-            metric = column.metric.format(row=study.arms[arm].row)
+            metric = column.metric.format(row=fields.row, whose=fields.whose)
             values = row["values"][name] = {}
             for seed in study.seeds:
                 cell = grid.get((arm, column.run, seed))
