@@ -38,6 +38,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.runs.imae.teacher.init = "run:teacher"
     del config.runs.imae.explorer
     STUDIES[name](config, dataset, runlocal)
+    # Where the data lies is said once, for all runs.
+    config.data_dir = config.runs.teacher.data.dir
+    for run in config.runs.values():
+        run.data.dir = config.get_ref("data_dir")
     return config
 
 

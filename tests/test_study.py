@@ -25,10 +25,9 @@ def make(data_dir):
 
     def make(name="branches", seeds=(0, 1)):
         config = studies.get_config(f"{name},digits,runlocal")
-        config.seeds = seeds
+        config.seeds, config.data_dir = seeds, data_dir
         for run in config.runs.values():
             run.compute.dtype = "float32"
-            run.data.dir = data_dir
             run.data.evaluate_on.update(dict(train=64, validation=64, test=64))
             studies.keep_evals(run, "reconstruction")
         for column in list(config.columns):
@@ -162,7 +161,7 @@ def test_a_killed_study_goes_on_to_the_same_table(data_dir, tmp_path):
         "study",
         "--config=configs/studies.py:branches,digits,runlocal",
         "--config.seeds=(0,)",
-        *(f"--config.runs.{run}.data.dir={data_dir}" for run in ("teacher", "imae")),
+        f"--config.data_dir={data_dir}",
         *(f"--config.runs.{run}.checkpoint.every_steps=1" for run in ("teacher", "imae")),
         "--config.runs.imae.train.total_steps=12",
     ]
