@@ -184,7 +184,8 @@ def test_parts_of_two_processes_make_the_whole_batch(monkeypatch):
 
     for count in (2, 4):
         parts = [local(process, count) for process in range(count)]
-        np.testing.assert_array_equal(np.concatenate(parts), local(0, 1))
+        for own, whole in zip(zip(*parts, strict=True), local(0, 1), strict=True):
+            np.testing.assert_array_equal(np.concatenate(own), whole)
 
 
 def test_a_bad_image_ends_the_run_or_is_replaced():

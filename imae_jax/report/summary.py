@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from imae_jax.report.tables import (
     Results,
     Table,
+    classification,
     probes,
     rebuilding_both,
     rebuilding_one,
@@ -37,7 +38,7 @@ def measured_on(example: str, settings: Settings) -> str:
 
 def all_tables(results: Results, settings: Settings) -> list[Table]:
     """The tables for which there are numbers; each i-MAE run has its own."""
-    made = [rebuilding_one(results), rebuilding_both(results)]
+    made = [rebuilding_one(results), rebuilding_both(results), classification(results)]
     for run, numbers in results.items():
         made += [
             *separability(numbers, run),
