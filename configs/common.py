@@ -103,6 +103,7 @@ def get_config(model: str, dataset: str) -> ConfigDict:
 
     config.optim = ConfigDict()
     config.optim.blr = 1.5e-4  # lr = blr * batch_size / 256; MAE
+    config.optim.min_lr = 0.0  # where the schedule ends; MAE
     config.optim.betas = (0.9, 0.95)  # MAE
     config.optim.weight_decay = 0.05  # MAE; none on biases and other 1-D parameters
     config.optim.clip_norm = placeholder(float)  # of the gradient; unset: not clipped (MAE)
@@ -137,13 +138,15 @@ def shrink(config: ConfigDict) -> None:
     patch = config.model.variant.partition("/")[2]
     config.model.variant = f"mu/{patch}"
     config.model.encoder = size(None, None, None)
-    config.model.decoder = size(32, 1, 2)
+    if "decoder" in config.model:
+        config.model.decoder = size(32, 1, 2)
     config.train.batch_size = 32
     config.train.total_steps = 4
     config.optim.warmup_steps = 0
     config.log.every_steps = 1
-    config.evals.probes.lars.epochs = 2
-    config.evals.probes.lars.warmup_epochs = 1
+    if "probes" in config.evals:
+        config.evals.probes.lars.epochs = 2
+        config.evals.probes.lars.warmup_epochs = 1
     if config.data.name != "digits":  # all of which takes seconds
         config.data.evaluate_on.update(dict(train=256, validation=64, test=64))
         for section in config.evals.values():

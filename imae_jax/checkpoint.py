@@ -19,6 +19,9 @@ CONFIG_FILE = "config.json"
 EVAL_FILE = "eval.json"
 SETTINGS_FILE = "eval_settings.json"
 
+# The pytrees of arrays that a checkpoint can hold.
+ARRAYS = ("params", "opt_state", "batch_stats")
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically: a reader sees the old data or the new, never a part."""
@@ -112,8 +115,8 @@ def digest(params) -> str:
 class Checkpoints:
     """The checkpoints of one run, `workdir/checkpoints/<step>`, kept by orbax.
 
-    Each holds `params`, `opt_state` and `meta` (JSON). Use as a context manager: leaving
-    it waits for the last save and reports its failure.
+    Each holds arrays, by the names in ARRAYS, and `meta` (JSON). Use as a context manager:
+    leaving it waits for the last save and reports its failure.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None):
@@ -128,12 +131,9 @@ class Checkpoints:
                 create=keep is not None,
                 preservation_policy=policies.LatestN(keep) if keep else None,
             ),
-            item_names=("params", "opt_state", "meta"),
-            item_handlers={
-                "params": ocp.StandardCheckpointHandler(),
-                "opt_state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
+            item_names=(*ARRAYS, "meta"),
+            item_handlers={name: ocp.StandardCheckpointHandler() for name in ARRAYS}
+            | {"meta": ocp.JsonCheckpointHandler()},
         )
 
     def __enter__(self):
@@ -146,15 +146,18 @@ class Checkpoints:
         """The newest complete checkpoint's step, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, params, opt_state, meta: Mapping) -> None:
-        """Starts saving two pytrees of arrays and a JSON mapping as checkpoint `step`."""
+    def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping) -> None:
+        """Starts saving pytrees of arrays and a JSON mapping as checkpoint `step`.
+
+        Args:
+          step: its number.
+          arrays: by some of the names in ARRAYS; none of them empty.
+          meta: what JSON can hold.
+        """
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                opt_state=ocp.args.StandardSave(opt_state),
-                meta=ocp.args.JsonSave(dict(meta)),
-            ),
+            args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta))),
         )
 
     def meta(self, step: int) -> dict:
@@ -163,7 +166,7 @@ class Checkpoints:
         return self._manager.restore(step, args=args)["meta"]
 
     def restore(self, step: int, **like) -> dict[str, Any]:
-        """Restores `params`, `opt_state` or both.
+        """Restores some of the arrays.
 
         Args:
           step: which checkpoint.

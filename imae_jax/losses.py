@@ -1,4 +1,7 @@
-"""What i-MAE is trained on: both images' pixels and both images' teacher latents."""
+"""What i-MAE is trained on: both images' pixels and both images' teacher latents.
+
+And what MAE is trained on, and classifiers.
+"""
 
 from collections.abc import Mapping
 
@@ -96,3 +99,24 @@ def mae_losses(
     """The MAE objective, by the same names: `pred`, `target` [B, L, P], `mask` [B, L]."""
     loss = masked_patch_error(out["pred"], target, mask).mean()
     return loss, {"loss/total": loss, "loss/reconstruction": loss}
+
+
+def classification_losses(
+    logits: Mapping[str, jax.Array], targets: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of every pool's head, summed: the heads have no parameter in common.
+
+    Args:
+      logits: [B, classes] by pool.
+      targets: [B, classes], each example's sum to 1.
+    Returns:
+      The total, and by name it and the accuracies: the share of examples in which the
+      largest logit is the largest target's.
+    """
+    total, parts = 0.0, {}
+    for pool, found in logits.items():
+        total += -(targets * jax.nn.log_softmax(found)).sum(axis=-1).mean()
+        is_right = jnp.argmax(found, axis=-1) == jnp.argmax(targets, axis=-1)
+        name = f"accuracy/{pool}" if len(logits) > 1 else "accuracy"
+        parts[name] = is_right.mean()
+    return total, {"loss/total": total, **parts}

@@ -25,13 +25,20 @@ def _as_float32(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 class Encoder(nn.Module):
-    """ViT over the visible patches only."""
+    """ViT over the visible patches only.
+
+    Attributes:
+      width, depth, heads, patch_size, compute: see `Autoencoder`.
+      drop_path, final_norm: see `Transformer`; fine-tuning has choices there.
+    """
 
     width: int
     depth: int
     heads: int
     patch_size: int
     compute: Compute
+    drop_path: float = 0.0
+    final_norm: bool = True
 
     @nn.compact
     def __call__(self, images, ids_keep=None):
@@ -48,7 +55,14 @@ class Encoder(nn.Module):
         class_token = jnp.broadcast_to(class_token, (batch_size, 1, self.width))
         x = jnp.concatenate([class_token, x], axis=1)
         x = x.astype(self.compute.activations)
-        return Transformer(self.depth, self.heads, self.compute, name="transformer")(x)
+        return Transformer(
+            self.depth,
+            self.heads,
+            self.compute,
+            self.drop_path,
+            self.final_norm,
+            name="transformer",
+        )(x)
 
 
 class Decoder(nn.Module):

@@ -1,8 +1,11 @@
-"""Updates: durations in steps, the learning-rate schedule, AdamW."""
+"""Updates: durations in steps, the learning-rate schedule, AdamW, LARS, an average."""
 
+import re
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from imae_jax.errors import UserError
@@ -40,14 +43,19 @@ def duration_steps(
 
 
 def learning_rate(
-    blr: float, batch_size: int, warmup_steps: int, total_steps: int
+    blr: float,
+    batch_size: int,
+    warmup_steps: int,
+    total_steps: int,
+    min_lr: float = 0.0,
 ) -> optax.Schedule:
-    """Linear warm-up to blr * batch_size / 256, then cosine to zero (MAE)."""
+    """Linear warm-up to blr * batch_size / 256, then cosine to `min_lr` (MAE)."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=blr * batch_size / 256,
         warmup_steps=warmup_steps,
         decay_steps=total_steps,
+        end_value=min_lr,
     )
 
 
@@ -79,3 +87,93 @@ def lars(schedule: optax.Schedule) -> optax.GradientTransformation:
     """
     trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask)
     return optax.chain(trust, optax.trace(0.9), optax.scale_by_learning_rate(schedule))
+
+
+def heads_only(update: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Updates all but the encoder, which is left as it is."""
+
+    def kinds(params):
+        return {name: "frozen" if name == "encoder" else "trained" for name in params}
+
+    rules = {"trained": update, "frozen": optax.set_to_zero()}
+    return optax.partition(rules, kinds)
+
+
+def layer_factors(params, decay: float, depth: int):
+    """What each parameter's learning rate is multiplied by (MAE's `lr_decay.py`).
+
+    `decay ** (depth + 1 - layer)`: the embedding is layer 0, block i layer i + 1, and what
+    comes after the blocks is the last one, whose factor is 1.
+
+    Args:
+      params: of a classifier.
+      decay: in (0, 1].
+      depth: blocks of its encoder.
+    Returns:
+      A float for each leaf.
+    """
+
+    def factor(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        block = re.match(r"encoder/transformer/block_(\d+)/", name)
+        if block:
+            layer = int(block[1]) + 1
+        else:
+            is_embedding = re.match(r"encoder/(patch_embed|class_token)(/|$)", name)
+            layer = 0 if is_embedding else depth + 1
+        return decay ** (depth + 1 - layer)
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def by_layer(decay: float, depth: int) -> optax.GradientTransformation:
+    """Multiplies updates, the weight decay in them included, by `layer_factors` (MAE)."""
+
+    def scale(updates, _):
+        factors = layer_factors(updates, decay, depth)
+        return jax.tree.map(jnp.multiply, updates, factors)
+
+    return optax.stateless(scale)
+
+
+class Averaged(NamedTuple):
+    """The moving average of the parameters, itself a tree like them."""
+
+    average: Any
+
+
+def averaging(decay: float) -> optax.GradientTransformation:
+    """Keeps a moving average of the parameters; stands last, and changes no update.
+
+    As a part of the optimiser's state the average is saved, restored, and left alone by
+    a step that is skipped, like everything else there.
+    """
+
+    def init(params):
+        return Averaged(jax.tree.map(jnp.copy, params))
+
+    def update(updates, state, params):
+        new = optax.apply_updates(params, updates)
+        average = jax.tree.map(
+            lambda old, x: decay * old + (1 - decay) * x, state.average, new
+        )
+        return updates, Averaged(average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state):
+    """The average that `averaging` has kept."""
+    return optax.tree.get(opt_state, "average")
+
+
+def finetuning(
+    update: optax.GradientTransformation,
+    *,
+    depth: int,
+    layer_decay: float,
+    ema_decay: float | None,
+) -> optax.GradientTransformation:
+    """`update` with a rate for each layer and, if it has a decay, an average."""
+    parts = [update, by_layer(layer_decay, depth)]
+    return optax.chain(*parts, *([averaging(ema_decay)] if ema_decay is not None else []))

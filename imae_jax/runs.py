@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, compute, model, sharding, steps
+from imae_jax import checkpoint, classifier, compute, model, optim, sharding, steps
 from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
+from imae_jax.classifier import Classifier
 from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
 
@@ -35,6 +37,9 @@ NEUTRAL_KEYS = (
     "train.steps_per_dispatch",
 )
 
+# What the runs of each `model.name` are called in messages.
+KINDS = {"mae": "a MAE", "imae": "an i-MAE", "classifier": "a classifier"}
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
@@ -42,7 +47,8 @@ class TrainedRun:
 
     Attributes:
       workdir, config: where it lies and how it was trained.
-      model, params: the network.
+      model, params, batch_stats: the network; see `steps.TrainState`. Where an average of
+        the parameters is kept (`optim.ema_decay`), that is what counts.
       step: of the checkpoint.
       meta: what was saved beside it, see `setup.run_meta`.
       digest: SHA-256 of the parameters.
@@ -50,11 +56,12 @@ class TrainedRun:
 
     workdir: Path
     config: ConfigDict
-    model: MAE | IMAE
+    model: MAE | IMAE | Classifier
     params: Any
     step: int
     meta: Mapping
     digest: str
+    batch_stats: Any = dataclasses.field(default_factory=dict)
 
 
 def open_workdir(workdir: str | Path) -> Path:
@@ -105,11 +112,35 @@ def as_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def build_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> MAE | IMAE:
-    """The model of a config that has been checked."""
-    branches = {"branches": config.loss.branches} if config.model.name == "imae" else {}
+def build_model(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int = 0
+) -> MAE | IMAE | Classifier:
+    """The model of a config that has been checked; only a classifier needs the classes."""
     form = compute.choose(**config.compute, platform=jax.default_backend())
-    return model.build(**config.model, image_shape=image_shape, compute=form, **branches)
+    fields = dict(config.model) | dict(image_shape=image_shape, compute=form)
+    if fields["name"] == "classifier":
+        del fields["name"]
+        return classifier.build(**fields, num_classes=num_classes)
+    branches = {"branches": config.loss.branches} if fields["name"] == "imae" else {}
+    return model.build(**fields, **branches)
+
+
+def make_optimiser(
+    config: ConfigDict, network: MAE | IMAE | Classifier, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimiser of a config that has been checked."""
+    section = config.optim
+    if isinstance(network, Classifier) and network.is_probe:
+        return optim.heads_only(optim.lars(schedule))
+    update = optim.adamw(schedule, section.betas, section.weight_decay, section.clip_norm)
+    if not isinstance(network, Classifier):
+        return update
+    return optim.finetuning(
+        update,
+        depth=network.encoder_size.depth,
+        layer_decay=section.layer_decay,
+        ema_decay=section.ema_decay,
+    )
 
 
 def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
@@ -132,22 +163,44 @@ def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
             if step is None:
                 raise UserError(f"{workdir} holds no finished checkpoint")
             meta = checkpoints.meta(step)
-            network = build_model(config, tuple(meta["image_shape"]))
-            like = abstract_params(network, mesh)
-            params = checkpoints.restore(step, params=like)["params"]
+            num_classes = len(meta["class_names"])
+            network = build_model(config, tuple(meta["image_shape"]), num_classes)
+            params, batch_stats = _load_variables(checkpoints, step, config, network, mesh)
     except UserError as error:
         raise UserError(f"{key}={str(workdir)!r}: {error}") from None
     digest = checkpoint.digest(params)
-    return TrainedRun(workdir, config, network, params, step, meta, digest)
+    return TrainedRun(workdir, config, network, params, step, meta, digest, batch_stats)
 
 
-def abstract_params(network: MAE | IMAE, mesh: Mesh):
-    """Shapes, types and sharding of a model's parameters, without computing them."""
-    shapes = jax.eval_shape(lambda: steps.init_params(network, seed=0))
+def _load_variables(
+    checkpoints: Checkpoints,
+    step: int,
+    config: ConfigDict,
+    network: MAE | IMAE | Classifier,
+    mesh: Mesh,
+) -> tuple[Any, Any]:
+    """A checkpoint's parameters, or their average where one is kept, and statistics."""
+    optimiser = make_optimiser(config, network, lambda step: 0.0)
+    like = _abstract(lambda: steps.fresh_state(network, optimiser, seed=0), mesh).arrays
+    is_averaged = config.optim.get("ema_decay") is not None
+    del like["params" if is_averaged else "opt_state"]
+    found = checkpoints.restore(step, **like)
+    params = optim.averaged(found["opt_state"]) if is_averaged else found["params"]
+    return params, found.get("batch_stats", {})
+
+
+def _abstract(function: Callable[[], Any], mesh: Mesh):
+    """Shapes, types and sharding of what it returns, without computing it."""
     copies = sharding.replicated(mesh)
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies), shapes
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
+        jax.eval_shape(function),
     )
+
+
+def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh):
+    """What a model's parameters look like."""
+    return _abstract(lambda: steps.init_params(network, seed=0), mesh)
 
 
 def check_same_patches(run: TrainedRun, student: IMAE, key: str) -> None:
@@ -176,7 +229,8 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
     """
     run = load_run(workdir, key, mesh)
     if not isinstance(run.model, MAE):
-        raise UserError(f"{key}={str(workdir)!r} is an i-MAE run; a teacher is a MAE run")
+        kind = KINDS[run.config.model.name]
+        raise UserError(f"{key}={str(workdir)!r} is {kind} run; a teacher is a MAE run")
     check_same_patches(run, student, key)
     widths = run.model.decoder_size.width, student.decoder_size.width
     _check_equal(run, key, "decoder width", *widths)
@@ -191,7 +245,8 @@ def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> T
     """
     run = load_run(workdir, key, mesh)
     if not isinstance(run.model, IMAE) or run.config.loss.distill_weight:
-        kind = "a distilled i-MAE" if isinstance(run.model, IMAE) else "a MAE"
+        is_imae = isinstance(run.model, IMAE)
+        kind = "a distilled i-MAE" if is_imae else KINDS[run.config.model.name]
         raise UserError(
             f"{key}={str(workdir)!r} is {kind} run; it must be an i-MAE run with "
             "loss.distill_weight=0"

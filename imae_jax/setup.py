@@ -8,8 +8,17 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import runs, sharding, steps, validate, validate_evals
+from imae_jax import (
+    runs,
+    sharding,
+    steps,
+    transfer,
+    validate,
+    validate_evals,
+    validate_transfer,
+)
 from imae_jax.checkpoint import Checkpoints
+from imae_jax.classifier import Classifier
 from imae_jax.data import parts, sources
 from imae_jax.data.feeds import Resident, Streaming
 from imae_jax.data.images import EncodedImages
@@ -27,7 +36,7 @@ class Setup:
     workdir: Path
     dataset: sources.Dataset
     mesh: Mesh
-    model: MAE | IMAE
+    model: MAE | IMAE | Classifier
     teacher: runs.TrainedRun | None
 
     @property
@@ -63,14 +72,20 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     runs.check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()
+    if config.model.name == "classifier":
+        validate_transfer.check(config, dataset)
     validate.check(config, dataset, mesh.size)
     if not is_resident(config, dataset.splits["train"]):
         dispatch = config.train.steps_per_dispatch
         allowed = "1 where images are streamed: a batch is sent for each step"
         validate.require(dispatch == 1, "train.steps_per_dispatch", dispatch, allowed)
-    model = runs.build_model(config, dataset.image_shape)
+    model = _build_model(config, dataset)
     validate_evals.check_evals(config, model, dataset.sizes, mesh.size)
     return dataset, mesh
+
+
+def _build_model(config: ConfigDict, dataset: sources.Dataset) -> MAE | IMAE | Classifier:
+    return runs.build_model(config, dataset.image_shape, len(dataset.class_names))
 
 
 def load_data(config: ConfigDict) -> sources.Dataset:
@@ -88,16 +103,23 @@ def load_data(config: ConfigDict) -> sources.Dataset:
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
     """Checks the config, loads data and teacher; nothing is compiled yet."""
     dataset, mesh = check(config, workdir)
-    model = runs.build_model(config, dataset.image_shape)
+    model = _build_model(config, dataset)
     teacher = None
     if config.model.name == "imae" and config.teacher.init:
         teacher = runs.load_teacher(config.teacher.init, model, "teacher.init", mesh)
     return Setup(config, workdir, dataset, mesh, model, teacher)
 
 
-def make_loss(setup: Setup):
-    """The loss that the config asks for, see `steps.make_loss`."""
+def make_loss(setup: Setup) -> steps.Loss:
+    """The loss that the config asks for, see `steps.make_loss`, `transfer.make_loss`."""
     config, model, dataset = setup.config, setup.model, setup.dataset
+    options = dict(config.augment) | dict(
+        seed=config.seed, mean=dataset.mean, std=dataset.std
+    )
+    if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
+        options["crop_scale"] = ()  # the feed has cropped them already
+    if isinstance(model, Classifier):
+        return transfer.make_loss(model, **options, mixup=config.get("mixup"))
     common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
     if config.model.name == "mae":
         objective = steps.mae_objective(model, **common)
@@ -111,11 +133,7 @@ def make_loss(setup: Setup):
             teacher_input=config.teacher.input,
             distill_weight=config.loss.distill_weight,
         )
-    statistics = dict(mean=dataset.mean, std=dataset.std)
-    augmentation = dict(config.augment)
-    if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
-        augmentation["crop_scale"] = ()  # the feed has cropped them already
-    return steps.make_loss(objective, seed=config.seed, **statistics, **augmentation)
+    return steps.make_loss(objective, **options)
 
 
 def make_feed(setup: Setup) -> Resident | Streaming:
@@ -166,8 +184,16 @@ def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
         )
 
 
+def take_of(setup: Setup, feed: Resident | Streaming):
+    """The feed's function that gives a step what its loss is computed on."""
+    return feed.take_labelled if isinstance(setup.model, Classifier) else feed.take
+
+
 def starting_params(setup: Setup):
-    """The parameters that `config.init` names, or None for random ones."""
+    """The parameters that `config.init` names, or None for random ones.
+
+    For a classifier those of its encoder only.
+    """
     config = setup.config
     if not config.init:
         return None
@@ -176,7 +202,10 @@ def starting_params(setup: Setup):
     else:
         source = runs.load_run(config.init, "init", setup.mesh)
     like = runs.abstract_params(setup.model, setup.mesh)
-    return runs.warm_start(like, source.params, f"init={str(source.workdir)!r}")
+    name = f"init={str(source.workdir)!r}"
+    if isinstance(setup.model, Classifier):
+        return transfer.pretrained_encoder(like, source.params, name)
+    return runs.warm_start(like, source.params, name)
 
 
 def run_meta(setup: Setup) -> dict:
@@ -201,15 +230,14 @@ def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.Tr
     the workdir's newest checkpoint; what `config.init` names; random parameters.
     """
     step = checkpoints.latest_step()
+    fresh = setup.model, optimiser, setup.config.seed, setup.mesh
     if step is None:
-        params = starting_params(setup)
-        state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
-        return state if params is None else state.replace(params=params)
+        return steps.init_state(*fresh, starting_params(setup))
     meta = checkpoints.meta(step)
     runs.check_same_data(run_meta(setup), meta, ("image_shape", "class_names", "sizes"))
     if setup.is_distilled:
         runs.check_same_teacher(setup.teacher, meta["teacher"]["digest"])
-    state = steps.init_state(setup.model, optimiser, setup.config.seed, setup.mesh)
-    arrays = checkpoints.restore(step, params=state.params, opt_state=state.opt_state)
+    state = steps.init_state(*fresh)
+    arrays = checkpoints.restore(step, **state.arrays)
     skipped = state.skipped + meta["skipped_steps"]
     return state.replace(step=state.step + step, skipped=skipped, **arrays)

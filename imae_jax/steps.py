@@ -1,7 +1,7 @@
 """The jitted functions: initialise, train one step, predict."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -11,8 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from imae_jax import augment, losses, sharding
+from imae_jax.classifier import Classifier, classify
 from imae_jax.distill import teacher_latents
-from imae_jax.evaluators.inputs import Network
+from imae_jax.evaluators.inputs import ClassifyingNetwork, Network
 from imae_jax.mixing import make_mixtures
 from imae_jax.model import IMAE, MAE, embed, forward
 from imae_jax.patches import random_mask
@@ -25,6 +26,7 @@ class TrainState:
     Attributes:
       step: steps made, those skipped included.
       params, opt_state: pytrees.
+      batch_stats: the statistics of BatchNorms, which only a probe has; else empty.
       skipped: steps that changed nothing, since their loss or gradient was not finite.
       skipped_in_a_row: of these, up to now without a good one between them.
     """
@@ -32,8 +34,17 @@ class TrainState:
     step: jax.Array
     params: Any
     opt_state: Any
+    batch_stats: Any
     skipped: jax.Array
     skipped_in_a_row: jax.Array
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The pytrees that a checkpoint holds, by name; nothing that is empty."""
+        trees = dict(
+            params=self.params, opt_state=self.opt_state, batch_stats=self.batch_stats
+        )
+        return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
 
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
@@ -41,29 +52,55 @@ def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def init_params(model: MAE | IMAE, seed: int):
-    """Random parameters, the same for the same seed and model."""
+def init_variables(model: MAE | IMAE | Classifier, seed: int) -> tuple[Any, Any]:
+    """Random parameters, and fresh statistics of BatchNorms if there are any."""
     key = named_keys(jax.random.key(seed), "init", "steps")["init"]
     image = jnp.zeros((1, *model.image_size, model.channels))
-    mask = random_mask(key, 1, model.num_patches, 0.5)
-    return model.init(key, image, mask.ids_keep, mask.ids_restore)["params"]
+    if isinstance(model, Classifier):
+        variables = model.init(key, image, is_training=False)
+    else:
+        mask = random_mask(key, 1, model.num_patches, 0.5)
+        variables = model.init(key, image, mask.ids_keep, mask.ids_restore)
+    return variables["params"], variables.get("batch_stats", {})
+
+
+def init_params(model: MAE | IMAE | Classifier, seed: int):
+    """Random parameters, the same for the same seed and model."""
+    return init_variables(model, seed)[0]
+
+
+def fresh_state(
+    model: MAE | IMAE | Classifier,
+    optimiser: optax.GradientTransformation,
+    seed: int,
+    start: Mapping | None = None,
+) -> TrainState:
+    """Where training begins: random parameters, except for the modules in `start`."""
+    params, batch_stats = init_variables(model, seed)
+    params = params | (start or {})
+    zero = jnp.int32(0)
+    return TrainState(zero, params, optimiser.init(params), batch_stats, zero, zero)
 
 
 def init_state(
-    model: MAE | IMAE, optimiser: optax.GradientTransformation, seed: int, mesh: Mesh
+    model: MAE | IMAE | Classifier,
+    optimiser: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    start: Mapping | None = None,
 ) -> TrainState:
     """A fresh state, born on the devices it stays on."""
-
-    def init():
-        params = init_params(model, seed)
-        zero = jnp.int32(0)
-        return TrainState(zero, params, optimiser.init(params), zero, zero)
-
-    return jax.jit(init, out_shardings=sharding.replicated(mesh))()
+    init = functools.partial(fresh_state, model, optimiser, seed)
+    return jax.jit(init, out_shardings=sharding.replicated(mesh))(start)
 
 
 # (params, teacher_params, images [B, H, W, C] standardised, key) -> (loss, metrics)
 Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict]]
+# (params, batch_stats, teacher_params, batch, step) -> (loss, (metrics, batch_stats)); a
+# batch is what the feed's `take` or `take_labelled` gives.
+Loss = Callable[
+    [Any, Any, Any, Any, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
+]
 
 
 def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
@@ -136,25 +173,27 @@ def make_loss(
     pad: int,
     flip: bool,
     crop_scale: tuple[float, float] | tuple[()],
-):
-    """Returns `loss(params, teacher_params, images, step) -> (loss, metrics)`.
+) -> Loss:
+    """The loss of a MAE or an i-MAE, on raw pixels [B, H, W, C] uint8, lying in pairs.
 
-    `images` are raw pixels, [B, H, W, C] uint8, lying in pairs; augmentation, mixing and
-    masking happen inside, with keys that are a function of (seed, step) alone.
+    Augmentation, mixing and masking happen inside, with keys that are a function of
+    (seed, step) alone.
     """
 
-    def loss(params, teacher_params, images, step):
+    def loss(params, batch_stats, teacher_params, images, step):
         key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
         keys = named_keys(jax.random.fold_in(key, step), "augment", "objective")
         images = augment.augment(keys["augment"], images, pad, flip, crop_scale)
         images = augment.standardise(images, mean, std)
-        return objective(params, teacher_params, images, keys["objective"])
+        key = keys["objective"]
+        total, metrics = objective(params, teacher_params, images, key)
+        return total, (metrics, batch_stats)
 
     return loss
 
 
 def make_train_step(
-    loss,
+    loss: Loss,
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     take,
@@ -166,35 +205,36 @@ def make_train_step(
 
     The state is donated. The teacher's parameters are an argument: not closed over, not
     optimised, not donated. A step whose loss or gradient is not finite changes neither
-    parameters nor the optimiser's state. After `max_skipped` of these in a row no step
-    changes them any more, so that the run can be ended there whenever that is noticed.
+    parameters nor statistics nor the optimiser's state. After `max_skipped` of these in a
+    row no step changes them any more, so that the run can be ended there whenever that is
+    noticed.
 
     Args:
-      loss: as from `make_loss`.
+      loss: as from `make_loss` or `transfer.make_loss`.
       optimiser: what turns gradients into updates.
       mesh: the devices.
-      take: (inputs, number) -> the images of the `number`-th step, see `data.feeds`.
+      take: (inputs, number) -> the batch of the `number`-th step, see `data.feeds`.
       looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
         metrics are the last step's.
       max_skipped: steps in a row, at least 1.
     """
 
     def update(number, state, teacher_params, inputs):
-        images = take(inputs, number)
-        (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, teacher_params, images, state.step
+        batch = take(inputs, number)
+        (total, (metrics, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.batch_stats, teacher_params, batch, state.step
         )
         norm = optax.tree.norm(grads)
         is_good = jnp.isfinite(total) & jnp.isfinite(norm)
         is_good &= state.skipped_in_a_row < max_skipped
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        new = optax.apply_updates(state.params, updates), opt_state
-        old = state.params, state.opt_state
-        params, opt_state = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
+        new = optax.apply_updates(state.params, updates), opt_state, batch_stats
+        old = state.params, state.opt_state, state.batch_stats
+        kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
         skipped = state.skipped + ~is_good
         in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
         metrics |= dict(grad_norm=norm, skipped_steps=skipped, skipped_in_a_row=in_a_row)
-        return TrainState(state.step + 1, params, opt_state, skipped, in_a_row), metrics
+        return TrainState(state.step + 1, *kept, skipped, in_a_row), metrics
 
     def step(state, teacher_params, inputs, num_steps):
         if not looped:
@@ -217,22 +257,33 @@ def make_train_step(
 
 
 @functools.cache
-def _compiled(function, model: MAE | IMAE, mesh: Mesh):
+def _compiled(function, model: MAE | IMAE | Classifier, mesh: Mesh):
     # Cached: networks of the same form, such as a teacher and a random one, share it.
     # Copied to every device and process, which all go on with the same numbers.
     copies = sharding.replicated(mesh)
     return jax.jit(functools.partial(function, model), out_shardings=copies)
 
 
+def _run(function, model, variables, mesh: Mesh, *inputs):
+    batch = sharding.batch_sharding(mesh)
+    return jax.device_get(
+        _compiled(function, model, mesh)(variables, *jax.device_put(inputs, batch))
+    )
+
+
 def make_network(model: MAE | IMAE, params, mesh: Mesh) -> Network:
     """The model as evaluators see it; batches are split over the devices."""
-
-    def run(function, *inputs):
-        batch = sharding.batch_sharding(mesh)
-        return jax.device_get(
-            _compiled(function, model, mesh)(params, *jax.device_put(inputs, batch))
-        )
-
     return Network(
-        predict=functools.partial(run, forward), embed=functools.partial(run, embed)
+        predict=functools.partial(_run, forward, model, params, mesh),
+        embed=functools.partial(_run, embed, model, params, mesh),
+    )
+
+
+def make_classifying_network(
+    model: Classifier, params, batch_stats, mesh: Mesh
+) -> ClassifyingNetwork:
+    """A classifier as evaluators see it."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    return ClassifyingNetwork(
+        classify=functools.partial(_run, classify, model, variables, mesh)
     )

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from imae_jax import checkpoint, optim, runs, sharding, steps, validate, validate_evals
 from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
+from imae_jax.classifier import Classifier
 from imae_jax.data.parts import parts_of
 from imae_jax.errors import UserError
 from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
-from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network
 from imae_jax.evaluators.names import conditions, count_of
 from imae_jax.logs import MetricWriter, Progress, Throughput
 from imae_jax.model import as_mae
@@ -28,13 +29,16 @@ from imae_jax.setup import (
     make_loss,
     run_meta,
     set_up,
+    take_of,
 )
 
 
 def train(
     config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None
 ) -> steps.TrainState:
-    """Trains a MAE or an i-MAE, going on where the workdir's last checkpoint stands.
+    """Trains a MAE, an i-MAE or a classifier.
+
+    It goes on where the workdir's last checkpoint stands.
 
     Args:
       config: see `configs/`.
@@ -51,11 +55,13 @@ def train(
     num_examples = len(setup.train_split.images)
     total_steps, warmup_steps = validate.run_steps(config, num_examples)
     schedule = optim.learning_rate(
-        config.optim.blr, config.train.batch_size, warmup_steps, total_steps
+        config.optim.blr,
+        config.train.batch_size,
+        warmup_steps,
+        total_steps,
+        config.optim.min_lr,
     )
-    optimiser = optim.adamw(
-        schedule, config.optim.betas, config.optim.weight_decay, config.optim.clip_norm
-    )
+    optimiser = runs.make_optimiser(config, setup.model, schedule)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
         checkpoint.write_json(workdir / CONFIG_FILE, runs.as_json(config))
@@ -67,7 +73,7 @@ def train(
                 make_loss(setup),
                 optimiser,
                 setup.mesh,
-                feed.take,
+                take_of(setup, feed),
                 looped=config.train.steps_per_dispatch > 1,
                 max_skipped=config.optim.max_skipped,
             )
@@ -130,7 +136,7 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
                 progress.show(step, metrics)
             if is_save:
                 known = meta | {"skipped_steps": skipped}
-                checkpoints.save(step, state.params, state.opt_state, known)
+                checkpoints.save(step, state.arrays, known)
                 saved_at = time.monotonic()
     return state
 
@@ -147,15 +153,19 @@ def stop_skipping(step: int, in_a_row: int, checkpoints: Checkpoints) -> None:
 
 def load_networks(
     config: ConfigDict, run: runs.TrainedRun, mesh: Mesh
-) -> dict[str, Network]:
+) -> dict[str, Network | ClassifyingNetwork]:
     """The networks that evaluators compare; a baseline without a run is left out.
 
     Returns:
-      `student`, the run itself; `random`, untrained; where an evaluator needs one, the
-      `teacher`; and those of `evals.separability.baseline_runs` that are given.
+      `student`, the run itself, which a classifier is alone; `random`, untrained; where an
+      evaluator needs one, the `teacher`; and those of `evals.separability.baseline_runs`
+      that are given.
     Raises:
       UserError: if a run is missing or does not fit.
     """
+    if isinstance(run.model, Classifier):
+        variables = run.params, run.batch_stats
+        return {"student": steps.make_classifying_network(run.model, *variables, mesh)}
     found = {"student": run}
     options = config.evals.get("separability") or {}
     if NEED_TEACHER.intersection(config.evals):
@@ -224,12 +234,14 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     # Pixels in the units that the run was trained in.
     mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))
     dataset = dataclasses.replace(dataset, mean=mean, std=std)
+    # A classifier has neither mask nor decoder.
+    mask_ratio = config.mask.ratio if "mask" in config else None
     held_out = HeldOut(
         dataset=dataset,
         patch_size=run.model.patch_size,
         num_patches=run.model.num_patches,
-        mask_ratio=config.mask.ratio,
-        norm_pix=config.loss.norm_pix,
+        mask_ratio=mask_ratio,
+        norm_pix="loss" in config and config.loss.norm_pix,
     )
     results, settings = {}, {}
     for name, options in config.evals.items():
@@ -250,7 +262,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             settings[key] = {
                 **measured_on,
                 "count": count_of(metric, found, count),
-                **conditions(key, options, config.mask.ratio),
+                **conditions(key, options, mask_ratio),
             }
     if "reconstruction" in config.evals:
         options = config.evals.reconstruction

@@ -68,27 +68,55 @@ class Attention(nn.Module):
         return dense(width, self.compute, "out")(x.reshape(*x.shape[:-2], width))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): leaves a residual branch out, or scales it up.
+
+    Drawn for each example of [B, ...], and only where a key `drop_path` is given, in
+    training: without one nothing is left out.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x):
+        if not (self.rate and self.has_rng("drop_path")):
+            return x
+        key, each = self.make_rng("drop_path"), (len(x), *[1] * (x.ndim - 1))
+        kept = jax.random.bernoulli(key, 1 - self.rate, each)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
 class Block(nn.Module):
     """Pre-LN Transformer block with an MLP of four times the width and exact GELU."""
 
     heads: int
     compute: Compute
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x):
         width, compute = x.shape[-1], self.compute
         attend = Attention(self.heads, compute, name="attention")
-        x = x + attend(layer_norm(compute, "norm_1")(x))
+        x = x + DropPath(self.drop_path)(attend(layer_norm(compute, "norm_1")(x)))
         hidden = dense(4 * width, compute, "mlp_in")(layer_norm(compute, "norm_2")(x))
-        return x + dense(width, compute, "mlp_out")(gelu(hidden))
+        return x + DropPath(self.drop_path)(dense(width, compute, "mlp_out")(gelu(hidden)))
 
 
 class Transformer(nn.Module):
-    """`depth` blocks and a final LayerNorm."""
+    """`depth` blocks and a final LayerNorm.
+
+    Attributes:
+      depth, heads, compute: see `Size` and `Compute`.
+      drop_path: rate of the last block; it rises linearly from 0 (timm, MAE). Not with
+        `compute.scan`.
+      final_norm: whether the LayerNorm is there.
+    """
 
     depth: int
     heads: int
     compute: Compute
+    drop_path: float = 0.0
+    final_norm: bool = True
 
     @nn.compact
     def __call__(self, x):
@@ -98,6 +126,7 @@ class Transformer(nn.Module):
             policy = REMAT_POLICIES[self.compute.remat]
             block = nn.remat(Block, policy=policy, prevent_cse=not scan)
         if scan:
+            assert not self.drop_path, "the blocks of a loop draw nothing"
             # Parameters are stored block by block either way: stacked here, they make one
             # loop, and a checkpoint does not tell which way it was trained.
             params = [self.variables["params"][name] for name in names]
@@ -107,6 +136,7 @@ class Transformer(nn.Module):
                 lambda x, params: (one.apply({"params": params}, x), None), x, stacked
             )
         else:
-            for name in names:
-                x = block(self.heads, self.compute, name=name)(x)
-        return layer_norm(self.compute, "norm")(x)
+            for layer, name in enumerate(names):
+                rate = self.drop_path * layer / max(self.depth - 1, 1)
+                x = block(self.heads, self.compute, rate, name=name)(x)
+        return layer_norm(self.compute, "norm")(x) if self.final_norm else x

@@ -71,7 +71,6 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
     size, _ = decode_variant(config.model.variant)
     given = {k: v for k, v in config.model.encoder.items() if v is not None}
     _check_transformer(size._asdict() | given, "encoder")
-    _check_transformer(config.model.decoder, "decoder")
     try:
         rows, columns = grid_size(image_shape[:2], patch)
     except ValueError as error:
@@ -79,6 +78,9 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
             f"model.variant={config.model.variant!r} does not fit "
             f"{config.data.name}: {error}"
         ) from None
+    if config.model.name == "classifier":
+        return
+    _check_transformer(config.model.decoder, "decoder")
     check_mask_ratio(config.mask.ratio, "mask.ratio", rows * columns)
     values = patch**2 * image_shape[2]
     require(
@@ -191,14 +193,11 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     run_steps(config, num_examples)
     optim = config.optim
     require(0 < optim.blr < math.inf, "optim.blr", optim.blr, "above 0 and finite")
-    betas = len(optim.betas) == 2 and all(
-        isinstance(beta, float | int) and 0 <= beta < 1 for beta in optim.betas
-    )
-    require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
-    decay = optim.weight_decay
-    require(decay >= 0, "optim.weight_decay", decay, "0 or more")
-    clip = optim.clip_norm
-    require(clip is None or clip > 0, "optim.clip_norm", clip, "above 0, or unset")
+    peak = optim.blr * config.train.batch_size / 256
+    below = f"0 or more, and less than the peak rate of {peak:g}"
+    require(0 <= optim.min_lr < peak, "optim.min_lr", optim.min_lr, below)
+    if "betas" in optim:  # LARS has none
+        _check_adamw(optim)
     for key, low in (
         ("seed", 0),
         ("augment.pad", 0),
@@ -215,6 +214,17 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         require(value >= low, key, value, f"at least {low}")
 
 
+def _check_adamw(optim: ConfigDict) -> None:
+    betas = len(optim.betas) == 2 and all(
+        isinstance(beta, float | int) and 0 <= beta < 1 for beta in optim.betas
+    )
+    require(betas, "optim.betas", optim.betas, "two numbers in [0, 1)")
+    decay = optim.weight_decay
+    require(decay >= 0, "optim.weight_decay", decay, "0 or more")
+    clip = optim.clip_norm
+    require(clip is None or clip > 0, "optim.clip_norm", clip, "above 0, or unset")
+
+
 def check_sections(config: ConfigDict) -> None:
     """Raises UserError if the config is not a run's, such as that of a demo."""
     for section in ("data", "model", "train", "optim"):
@@ -223,7 +233,7 @@ def check_sections(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
-    """Checks a whole config against its data set.
+    """Checks a config against its data set; see `validate_transfer` for classifiers.
 
     Raises:
       UserError: naming the key, its value and what is allowed.

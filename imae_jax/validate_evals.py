@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
+from imae_jax.classifier import Classifier
 from imae_jax.data.parts import part_indices
 from imae_jax.errors import UserError
-from imae_jax.evaluators import CHOOSING, EVALUATORS, OF_MIXTURES
+from imae_jax.evaluators import CHOOSING, EVALUATORS, OF_CLASSIFIERS, OF_MIXTURES
 from imae_jax.evaluators.names import at
 from imae_jax.model import IMAE, MAE
 from imae_jax.validate import check_batch, check_mask_ratio, require
@@ -104,8 +105,25 @@ def check_explorer(options: ConfigDict, model: IMAE, num_devices: int) -> None:
     check_mask_ratios(options.mask_ratios, "explorer.mask_ratios", model)
 
 
+def _check_fits(name: str, model: MAE | IMAE | Classifier) -> None:
+    """Raises UserError if the model cannot be measured in this way."""
+    is_classifier = isinstance(model, Classifier)
+    if name in OF_CLASSIFIERS and not is_classifier:
+        raise UserError(
+            f"evals.{name} is about named classes: only a run of configs/transfer.py has it"
+        )
+    if is_classifier and name not in OF_CLASSIFIERS:
+        known = ", ".join(sorted(OF_CLASSIFIERS))
+        raise UserError(f"evals.{name} is not for a classifier, which only has {known}")
+    if name in OF_MIXTURES and not isinstance(model, IMAE):
+        raise UserError(f"evals.{name} is about mixtures: only an i-MAE run has it")
+
+
 def check_evals(
-    config: ConfigDict, model: MAE | IMAE, sizes: Mapping[str, int], num_devices: int
+    config: ConfigDict,
+    model: MAE | IMAE | Classifier,
+    sizes: Mapping[str, int],
+    num_devices: int,
 ) -> None:
     """Checks every section of `config.evals`, and that of the report's panel.
 
@@ -117,7 +135,8 @@ def check_evals(
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
-    for part, (split, indices) in part_indices(sizes, config.data.evaluate_on).items():
+    parts = part_indices(sizes, config.data.evaluate_on)
+    for part, (split, indices) in parts.items():
         if len(indices) < 2:
             raise UserError(
                 f"evaluation needs at least 2 images to be its {part} part, but "
@@ -126,22 +145,25 @@ def check_evals(
     for name, section in config.evals.items():
         key = f"evals.{name}"
         require(name in EVALUATORS, "evals", name, f"one of {', '.join(EVALUATORS)}")
-        is_imae = isinstance(model, IMAE)
-        if name in OF_MIXTURES and not is_imae:
-            raise UserError(f"{key} is about mixtures: only an i-MAE run has it")
+        _check_fits(name, model)
         _check_names(section, name)
         for baseline in section.get("baseline_runs") or ():
             allowed = f"one of {', '.join(BASELINE_RUNS)}"
             require(baseline in BASELINE_RUNS, f"{key}.baseline_runs", baseline, allowed)
         _check_split(section.split, f"{key}.split")
         check_batch(section.batch_size, f"{key}.batch_size", num_devices)
-        require(section.seed >= 0, f"{key}.seed", section.seed, "at least 0")
+        seed = section.get("seed")
+        require(seed is None or seed >= 0, f"{key}.seed", seed, "at least 0")
+        if name in OF_CLASSIFIERS:
+            is_held_out = parts[section.split][0] != "train"
+            allowed = "'test': this data set's validation part is taken from train"
+            require(is_held_out, f"{key}.split", section.split, allowed)
         if name in CHOOSING:
             allowed = "another one: on validation, ridges and rates are chosen"
             chosen = section.split != "validation"
             require(chosen, f"{key}.split", section.split, allowed)
         if name == "reconstruction":
-            weight = section.get("alpha")
+            weight, is_imae = section.get("alpha"), isinstance(model, IMAE)
             allowed = "a weight for an i-MAE, absent for a MAE"
             require(is_imae == (weight is not None), f"{key}.alpha", weight, allowed)
         alphas = section.get("alphas", ())

@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from configs import imae, mae  # noqa: E402
+from configs import imae, mae, transfer  # noqa: E402
 from imae_jax import train  # noqa: E402
 from imae_jax.data import sources  # noqa: E402
 
@@ -83,6 +83,20 @@ def imae_config(data_dir, teacher):
         config.compute.dtype = "float32"
         config.data.dir = data_dir
         config.teacher.init = str(teacher)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def transfer_config(data_dir, teacher):
+    """Makes a fresh classifier's config, shrunk to seconds, that starts from `teacher`."""
+
+    def make(mode):
+        config = transfer.get_config(f"digits,{mode},runlocal")
+        config.compute.dtype = "float32"
+        config.data.dir = data_dir
+        config.init = "" if mode == "scratch" else str(teacher)
         return config
 
     return make

@@ -21,7 +21,9 @@ def put(tree):
 def saved(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(step, put(PARAMS), put(OPT_STATE), {"note": step})
+            checkpoints.save(
+                step, dict(params=put(PARAMS), opt_state=put(OPT_STATE)), {"note": step}
+            )
     return tmp_path
 
 

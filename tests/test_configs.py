@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import datasets, demo, imae, mae
+from configs import datasets, demo, imae, mae, transfer
 
 PRESETS = [
     f"{dataset}{option}" for dataset in datasets.PRESETS for option in ("", ",runlocal")
@@ -51,3 +51,48 @@ def test_the_library_reads_no_default_from_a_config():
     for path in (Path(__file__).parent.parent / "imae_jax").rglob("*.py"):
         for call in re.findall(r"config[\w.]*\.get\([^)]*,[^)]*\)", path.read_text()):
             raise AssertionError(f"{path}: {call}")
+
+
+@pytest.mark.parametrize("mode", transfer.MODES)
+@pytest.mark.parametrize("arg", datasets.PRESETS)
+def test_every_preset_has_each_way_to_train_a_classifier(arg, mode):
+    config = transfer.get_config(f"{arg},{mode}")
+    assert config.to_json() and transfer.get_config(f"{arg},{mode},runlocal").to_json()
+    pretraining = mae.get_config(arg)
+    for key in ("variant", "encoder"):
+        assert config.model[key] == pretraining.model[key]
+    assert config.data.name == pretraining.data.name
+    assert not {"mask", "loss", "teacher", "mix"} & set(config)
+    assert set(config.evals) == {"classification"}
+    assert ("mixup" in config) == ("betas" in config.optim) == (mode != "linear")
+    cropped = bool(pretraining.augment.crop_scale)
+    assert config.augment.crop_scale == ((0.08, 1.0) if cropped else ())
+    assert config.augment.pad == pretraining.augment.pad
+    if mode == "scratch":
+        tuned = transfer.get_config(f"{arg},finetune").to_dict()
+        tuned["model"]["mode"], tuned["optim"]["layer_decay"] = "scratch", 1.0
+        assert config.to_dict() == tuned
+
+
+@pytest.mark.parametrize(
+    "arg,message",
+    [
+        ("digits", "must name one of linear, finetune, scratch, such as 'digits,linear'"),
+        ("digits,linear,scratch", "must name one of"),
+        ("digits,probe", "unknown option 'probe'"),
+        ("digitz,linear", "presets: digits"),
+    ],
+)
+def test_a_classifier_has_a_data_set_and_one_mode(arg, message):
+    with pytest.raises(ValueError, match=message):
+        transfer.get_config(arg)
+
+
+def test_protocols_of_mae_on_imagenet():
+    probe = transfer.get_config("imagenet,linear")
+    assert (probe.train.batch_size, probe.optim.blr) == (16_384, 0.1)
+    assert (probe.train.total_epochs, probe.optim.warmup_epochs) == (90, 10)
+    tuned = transfer.get_config("imagenet,finetune")
+    assert (tuned.train.batch_size, tuned.optim.blr) == (1024, 5e-4)
+    assert (tuned.train.total_epochs, tuned.optim.warmup_epochs) == (100, 5)
+    assert (tuned.optim.layer_decay, tuned.model.drop_path) == (0.65, 0.1)

@@ -184,7 +184,8 @@ def test_parts_of_two_processes_make_the_whole_batch(monkeypatch):
 
     for count in (2, 4):
         parts = [local(process, count) for process in range(count)]
-        np.testing.assert_array_equal(np.concatenate(parts), local(0, 1))
+        for own, whole in zip(zip(*parts, strict=True), local(0, 1), strict=True):
+            np.testing.assert_array_equal(np.concatenate(own), whole)
 
 
 def test_a_bad_image_ends_the_run_or_is_replaced():
@@ -275,3 +276,40 @@ def test_gather_from_shards_works_for_any_type():
     gather = jax.jit(lambda x, i: sharding.gather_from_shards(x, i, mesh))
     found = gather(placed, jnp.asarray(indices))
     np.testing.assert_array_equal(found, array[indices])
+
+
+def taken_with_labels(feed, step):
+    take = jax.jit(feed.take_labelled)
+    return map(np.asarray, take(feed.inputs(step), 0))
+
+
+@pytest.mark.parametrize("make", ["resident", "sharded", "arrays", "files"])
+def test_labels_belong_to_their_images(make):
+    """Every pixel of an image is its label."""
+    labels = np.arange(NUM_IMAGES) * 5
+    images = np.broadcast_to(labels[:, None, None, None], (NUM_IMAGES, 8, 8, 3))
+    images = images.astype(np.uint8)
+    pairs, mesh = Pairs(labels, seed=5), sharding.make_mesh()
+    sizes = dict(batch_size=BATCH, max_steps=1)
+    options = dict(
+        batch_size=BATCH, seed=5, crop_scale=(0.2, 1.0), on_bad_image="skip", prefetch=1
+    )
+    data = [encoded(image) for image in images]
+    data[3] = data[20] = b"broken"
+    makers = dict(
+        resident=lambda: Resident(images, pairs, mesh, **sizes, sharded=False),
+        sharded=lambda: Resident(images, pairs, mesh, **sizes, sharded=True),
+        arrays=lambda: Streaming(images, pairs, mesh, **options),
+        files=lambda: Streaming(files(data), pairs, mesh, **options),
+    )
+    seen = set()
+    with makers[make]() as feed:
+        for step in range(4):
+            found, own = taken_with_labels(feed, step)
+            assert own.dtype == np.int32 and own.shape == (BATCH,)
+            np.testing.assert_array_equal(
+                found, np.broadcast_to(own[:, None, None, None], found.shape)
+            )
+            seen |= set(own.tolist())
+    bad = {15, 100} if make == "files" else set()
+    assert seen == set(labels.tolist()) - bad

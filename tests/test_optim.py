@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -60,3 +61,92 @@ def test_clipping_limits_the_norm_of_the_gradient_and_leaves_short_ones_alone():
     np.testing.assert_allclose(second_moment(plain, 1.0), 9.0)
     np.testing.assert_allclose(second_moment(clipped, 1.0), 0.25, rtol=1e-6)
     np.testing.assert_allclose(second_moment(clipped, 0.1), 0.09, rtol=1e-6)
+
+
+CLASSIFIER = {
+    "encoder": {
+        "class_token": jnp.ones(2),
+        "patch_embed": {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)},
+        "transformer": {
+            "block_00": {"mlp_in": {"kernel": jnp.ones((2, 2))}},
+            "block_01": {"mlp_in": {"kernel": jnp.ones((2, 2))}},
+            "norm": {"scale": jnp.ones(2)},
+        },
+    },
+    "fc_norm": {"scale": jnp.ones(2)},
+    "head_mean": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+}
+
+
+def test_layer_factors_are_those_of_mae():
+    """Its `lr_decay.py`, of a ViT of two blocks: four groups, the last one at full rate."""
+    found = optim.layer_factors(CLASSIFIER, 0.5, depth=2)
+    assert found == {
+        "encoder": {
+            "class_token": 1 / 8,
+            "patch_embed": {"kernel": 1 / 8, "bias": 1 / 8},
+            "transformer": {
+                "block_00": {"mlp_in": {"kernel": 1 / 4}},
+                "block_01": {"mlp_in": {"kernel": 1 / 2}},
+                "norm": {"scale": 1.0},
+            },
+        },
+        "fc_norm": {"scale": 1.0},
+        "head_mean": {"kernel": 1.0, "bias": 1.0},
+    }
+    many = {"encoder": {"transformer": {"block_11": {"bias": jnp.ones(1)}}}}
+    (factor,) = jax.tree.leaves(optim.layer_factors(many, 0.65, depth=24))
+    assert factor == pytest.approx(0.65**13)
+
+
+def test_rates_and_weight_decay_shrink_together():
+    optimiser = optim.finetuning(
+        optim.adamw(lambda step: 0.1, (0.9, 0.999), 0.5),
+        depth=2,
+        layer_decay=0.5,
+        ema_decay=None,
+    )
+    zero = jax.tree.map(jnp.zeros_like, CLASSIFIER)
+    updates, state = optimiser.update(zero, optimiser.init(CLASSIFIER), CLASSIFIER)
+    blocks = updates["encoder"]["transformer"]
+    np.testing.assert_allclose(blocks["block_00"]["mlp_in"]["kernel"], -0.05 / 4)
+    np.testing.assert_allclose(updates["head_mean"]["kernel"], -0.05)
+    assert not updates["encoder"]["class_token"].any()
+    assert optim.averaged(state) is None
+    one = jax.tree.map(jnp.ones_like, CLASSIFIER)
+    updates, _ = optimiser.update(one, optimiser.init(CLASSIFIER), CLASSIFIER)
+    # AdamW's first step is the sign of the gradient.
+    np.testing.assert_allclose(updates["encoder"]["class_token"], -0.1 / 8, rtol=1e-5)
+
+
+def test_the_average_follows_the_parameters():
+    update = optax.chain(optax.scale(-1.0), optim.averaging(0.75))
+    params = {"a": jnp.array([4.0])}
+    state = update.init(params)
+    expected = 4.0
+    for grad in (1.0, -2.0, 0.5):
+        updates, state = update.update({"a": jnp.array([grad])}, state, params)
+        assert updates["a"] == -grad
+        params = optax.apply_updates(params, updates)
+        expected = 0.75 * expected + 0.25 * float(params["a"][0])
+        assert float(optim.averaged(state)["a"][0]) == pytest.approx(expected)
+
+
+def test_only_heads_are_updated():
+    optimiser = optim.heads_only(optim.lars(lambda step: 1.0))
+    state = optimiser.init(CLASSIFIER)
+    grads = jax.tree.map(jnp.ones_like, CLASSIFIER)
+    updates, _ = optimiser.update(grads, state, CLASSIFIER)
+    assert not any(x.any() for x in jax.tree.leaves(updates["encoder"]))
+    heads = {name: updates[name] for name in ("fc_norm", "head_mean")}
+    assert all((x < 0).all() for x in jax.tree.leaves(heads))
+    plain = optim.lars(lambda step: 1.0)
+    own = {"head_mean": CLASSIFIER["head_mean"]}
+    expected, _ = plain.update({"head_mean": grads["head_mean"]}, plain.init(own), own)
+    jax.tree.map(np.testing.assert_array_equal, expected["head_mean"], heads["head_mean"])
+
+
+def test_the_schedule_can_end_above_zero():
+    schedule = optim.learning_rate(1e-3, 512, 10, 110, 1e-4)
+    rates = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
+    np.testing.assert_allclose(rates, [0, 1e-3, 2e-3, 1.05e-3, 1e-4], atol=1e-8)

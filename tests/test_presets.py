@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_folder import make
 
-from configs import datasets, imae, mae
+from configs import datasets, imae, mae, transfer
 from imae_jax import setup, steps, train
 from imae_jax.data import prepared, shapes
 from imae_jax.logs import read_metrics
@@ -79,6 +79,13 @@ def test_two_steps(preset, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     MOCKS[preset](tmp_path / "data")
     train_both(preset, tmp_path)
+    # Their encoder for a probe; one data set in memory and one of files is fine-tuned too.
+    for mode in ("linear", *(["finetune"] if preset in ("cifar10", "folder") else [])):
+        config = transfer.get_config(f"{preset},{mode},runlocal")
+        config.data.dir, config.init = str(tmp_path / "data"), str(tmp_path / "imae")
+        config.train.total_steps = 2
+        train.train(config, tmp_path / mode)
+        assert np.isfinite(read_metrics(tmp_path / mode)[-1]["loss/total"])
     with train.runs.Checkpoints(tmp_path / "imae") as checkpoints:
         meta = checkpoints.meta(2)
     # What pictures and inference need is stored with the run.
@@ -120,7 +127,7 @@ def test_images_are_cropped_once(tmp_path):
         config.augment.update(changes.get("augment", {}))
         made = setup.set_up(config, tmp_path)
         params = steps.init_params(made.model, 0)
-        return float(jax.jit(setup.make_loss(made))(params, None, images, 0)[0])
+        return float(jax.jit(setup.make_loss(made))(params, {}, None, images, 0)[0])
 
     streamed = loss(augment=dict(crop_scale=(0.2, 0.5)))
     resident = loss(data=dict(feed="resident"))

@@ -69,12 +69,12 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
     setup, state, _, feed = make_step(mae_config(), tmp_path)
     whole = make_loss(setup)
 
-    def loss(params, teacher_params, images, step):
-        total, metrics = whole(params, teacher_params, images, step)
+    def loss(params, batch_stats, teacher_params, images, step):
+        total, found = whole(params, batch_stats, teacher_params, images, step)
         bad = (step == 1) | (step == 3) | (step == 4)
         # The loss itself is finite, its gradient is not.
         root = jnp.sqrt(jnp.where(bad, 0.0, 1.0) * jax.tree.leaves(params)[0].sum() ** 2)
-        return total + 0 * root, metrics
+        return total + 0 * root, found
 
     schedule = optim.learning_rate(1e-2, 32, 1, 10)
     optimiser = optim.adamw(schedule, (0.9, 0.95), 0.05)
@@ -126,7 +126,7 @@ def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
     params = steps.init_params(setup.model, 0)
     loss = jax.jit(make_loss(setup))
     first, second, again = (
-        float(loss(params, None, batch(setup, 0), step)[0]) for step in (0, 1, 0)
+        float(loss(params, {}, None, batch(setup, 0), step)[0]) for step in (0, 1, 0)
     )
     assert first == again != second
 
@@ -161,7 +161,7 @@ def first_loss(config, workdir):
     setup = set_up(config, workdir)
     teacher = setup.teacher.params if setup.teacher else None
     params = steps.init_params(setup.model, config.seed)
-    return jax.jit(make_loss(setup))(params, teacher, batch(setup, 0), 0)[0]
+    return jax.jit(make_loss(setup))(params, {}, teacher, batch(setup, 0), 0)[0]
 
 
 @pytest.fixture(scope="module")

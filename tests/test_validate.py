@@ -1,7 +1,7 @@
 import pytest
 from test_folder import make
 
-from configs import imae, mae
+from configs import imae, mae, transfer
 from imae_jax import train
 from imae_jax.errors import UserError
 
@@ -216,3 +216,110 @@ def test_workdir_that_cannot_be_written(mae_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="workdir .*file/run.* cannot be written"):
         train.train(mae_config(), tmp_path / "file" / "run")
+
+
+BAD_VALUES_OF_CLASSIFIERS = [
+    ("linear", "model.mode", "probe", "model.mode='probe' .* one of linear, finetune"),
+    ("linear", "model.mode", "finetune", "mode='finetune' needs mixup; .*DATASET,finetune"),
+    ("finetune", "model.mode", "linear", "mode='linear' has no use for mixup"),
+    ("linear", "init", "", "init is empty, but model.mode='linear' needs an encoder"),
+    ("finetune", "init", "", "init is empty, but model.mode='finetune' needs"),
+    ("scratch", "init", "there", "init='there' .* must be empty"),
+    ("linear", "init", "nowhere", "init='nowhere': there is no such folder"),
+    ("linear", "init", "teacher", "init='teacher' needs an i-MAE"),
+    ("linear", "model.pools", (), r"model.pools=\(\) .* class_token, mean"),
+    ("linear", "model.pools", ("max",), r"model.pools=\('max',\)"),
+    ("linear", "model.pools", ("mean", "mean"), "model.pools=.* class_token, mean"),
+    ("finetune", "model.pools", ("mean", "class_token"), "model.pools=.* a single one"),
+    ("finetune", "model.drop_path", 1.0, r"model.drop_path=1.0 .* in \[0, 1\)"),
+    ("finetune", "model.variant", "mu/3", "8x8 is not divisible by patch size 3"),
+    ("finetune", "optim.layer_decay", 0.0, r"optim.layer_decay=0.0 .* in \(0, 1\]"),
+    ("finetune", "optim.layer_decay", 1.1, "optim.layer_decay=1.1"),
+    ("finetune", "optim.ema_decay", 1.0, r"optim.ema_decay=1.0 .* in \(0, 1\), or unset"),
+    ("finetune", "optim.min_lr", 9.0, "optim.min_lr=9.0 .* less than the peak rate"),
+    ("linear", "optim.min_lr", -1.0, "optim.min_lr=-1.0 .* 0 or more"),
+    ("finetune", "optim.betas", (0.9,), "two numbers"),
+    ("finetune", "mixup.mixup_alpha", -1.0, "mixup.mixup_alpha=-1.0 .* 0 or more"),
+    ("finetune", "mixup.cutmix_alpha", -1.0, "mixup.cutmix_alpha=-1.0"),
+    ("finetune", "mixup.switch_probability", 2.0, "mixup.switch_probability=2.0"),
+    ("finetune", "mixup.smoothing", -0.1, r"mixup.smoothing=-0.1 .* in \[0, 1\]"),
+    ("finetune", "augment.randaugment.num_ops", -1, "randaugment.num_ops=-1 .* 0 or more"),
+    ("finetune", "augment.randaugment.magnitude", 11.0, r"magnitude=11.0 .* \[0, 10\]"),
+    ("finetune", "augment.randaugment.magnitude_std", -1.0, "magnitude_std=-1.0"),
+    ("finetune", "augment.randaugment.probability", 1.5, "randaugment.probability=1.5"),
+    ("finetune", "augment.erasing.probability", 1.5, "erasing.probability=1.5"),
+    (
+        "finetune",
+        "augment.erasing.area",
+        (0.0, 0.5),
+        "erasing.area=.* 0 < low <= high <= 1",
+    ),
+    ("finetune", "augment.erasing.ratio", (2.0, 1.0), "erasing.ratio=.* 0 < low <= high"),
+    ("finetune", "augment.erasing.ratio", ("a", 1.0), "erasing.ratio=.* two numbers"),
+    ("linear", "evals.classification.split", "train", "'validation' or 'test'"),
+    ("linear", "evals.classification.batch_size", 15, "evals.classification.batch_size=15"),
+    ("linear", "train.batch_size", 24, "divisible by 16: whole pairs on each"),
+]
+
+
+def put(config, key, value):
+    *sections, name = key.split(".")
+    for part in sections:
+        config = config[part]
+    config[name] = value
+
+
+@pytest.mark.parametrize("mode,key,value,message", BAD_VALUES_OF_CLASSIFIERS)
+def test_bad_values_of_classifiers(
+    mode, key, value, message, transfer_config, tmp_path, monkeypatch
+):
+    config = transfer_config(mode)
+    put(config, key, value)
+
+    def compiled(*args):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(train.steps, "make_train_step", compiled)
+    with pytest.raises(UserError, match=message) as error:
+        train.train(config, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_loop_of_blocks_drops_none(transfer_config, tmp_path):
+    config = transfer_config("finetune")
+    config.compute.scan, config.model.drop_path = True, 0.1
+    with pytest.raises(UserError, match="compute.scan=True .* False with model.drop_path"):
+        train.train(config, tmp_path)
+
+
+def test_evaluators_of_classifiers_and_of_others(transfer_config, mae_config, tmp_path):
+    config = transfer_config("linear")
+    config.evals.reconstruction = mae_config().evals.reconstruction
+    message = "evals.reconstruction is not for a classifier, which only has classification"
+    with pytest.raises(UserError, match=message):
+        train.train(config, tmp_path)
+    config = mae_config()
+    config.evals.classification = transfer_config("linear").evals.classification
+    with pytest.raises(UserError, match="evals.classification is about named classes"):
+        train.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("folders,count", [(("",), "no"), (("ant/",), "1")])
+def test_a_classifier_needs_two_classes(folders, count, tmp_path):
+    make(tmp_path / "data", *[f"{folder}{i}.png" for folder in folders for i in range(80)])
+    config = transfer.get_config("folder,scratch,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    with pytest.raises(UserError, match=f"of {count} class; a classifier needs labels"):
+        train.train(config, tmp_path / "run")
+
+
+def test_images_of_train_are_not_scored(tmp_path):
+    """A folder with two splits takes its validation part from train."""
+    names = [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "ab" for i in range(20)]
+    make(tmp_path / "data", *names)
+    config = transfer.get_config("folder,scratch,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    config.evals.classification.split = "validation"
+    with pytest.raises(UserError, match="classification.split='validation' .* from train"):
+        train.train(config, tmp_path / "run")

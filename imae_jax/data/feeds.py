@@ -1,7 +1,8 @@
 """How batches reach the devices: from images that live there, or sent step by step.
 
 Both give the same images in the same order for the same seed and step, on any number of
-devices and processes, and have no state that a checkpoint would have to hold.
+devices and processes, and have no state that a checkpoint would have to hold. An image's
+label comes with it, for those who ask (`take_labelled`).
 """
 
 import functools
@@ -90,6 +91,8 @@ class Resident(Feed):
             padding = -len(images) % mesh.size
             images = np.pad(images, ((0, padding), *[(0, 0)] * 3))
         self._images = sharding.put(images, place)
+        labels = pairs.labels.astype(np.int32)
+        self._labels = sharding.put(labels, sharding.replicated(mesh))
         # The next epoch's order is drawn while this one's is used.
         self._drawer = ThreadPoolExecutor(1)
         self._windows: dict[int, Future] = {}
@@ -116,20 +119,32 @@ class Resident(Feed):
             ahead: self._windows.get(ahead) or self._drawer.submit(self._make_window, ahead)
             for ahead in (epoch, epoch + 1)
         }
-        return self._images, self._windows[epoch].result(), np.int32(first)
+        window = self._windows[epoch].result()
+        return self._images, window, np.int32(first), self._labels
+
+    def _indices(self, inputs, number) -> jax.Array:
+        """[B], which images the `number`-th step takes."""
+        _, window, first, _ = inputs
+        per_step = self._batch_size // 2
+        start = first + number * per_step
+        return jax.lax.dynamic_slice_in_dim(window, start, per_step).reshape(-1)
+
+    def _look_up(self, array: jax.Array, indices: jax.Array) -> jax.Array:
+        """`array[indices]`, split over the devices, from an array that each has whole."""
+        batch = sharding.batch_sharding(self._mesh)
+        return array[jax.lax.with_sharding_constraint(indices, batch)]
 
     def take(self, inputs, number) -> jax.Array:
         """Inside a jitted step: the images [B, H, W, C] of the `number`-th step."""
-        images, window, first = inputs
-        per_step = self._batch_size // 2
-        start = first + number * per_step
-        indices = jax.lax.dynamic_slice_in_dim(window, start, per_step).reshape(-1)
+        images, indices = inputs[0], self._indices(inputs, number)
         if self._sharded:
             return sharding.gather_from_shards(images, indices, self._mesh)
-        indices = jax.lax.with_sharding_constraint(
-            indices, sharding.batch_sharding(self._mesh)
-        )
-        return images[indices]
+        return self._look_up(images, indices)
+
+    def take_labelled(self, inputs, number) -> tuple[jax.Array, jax.Array]:
+        """Inside a jitted step: the images and their labels [B]."""
+        labels = self._look_up(inputs[-1], self._indices(inputs, number))
+        return self.take(inputs, number), labels
 
 
 class Streaming(Feed):
@@ -189,35 +204,53 @@ class Streaming(Feed):
 
     def take(self, inputs, number) -> jax.Array:
         """Inside a jitted step: its images, which were sent as they are."""
+        return self.take_labelled(inputs, number)[0]
+
+    def take_labelled(self, inputs, number) -> tuple[jax.Array, jax.Array]:
+        """Inside a jitted step: the images and their labels [B]."""
         del number
-        return jax.lax.with_sharding_constraint(inputs, self._sharding)
+        return jax.lax.with_sharding_constraint(inputs, (self._sharding, self._sharding))
 
-    def _make(self, step: int) -> jax.Array:
-        images = self.local_batch(step)
-        return jax.make_array_from_process_local_data(self._sharding, images)
+    def _make(self, step: int) -> tuple[jax.Array, jax.Array]:
+        images, labels = (
+            jax.make_array_from_process_local_data(self._sharding, part)
+            for part in self.local_batch(step)
+        )
+        return images, labels
 
-    def local_batch(self, step: int) -> np.ndarray:
-        """This process's part of a step's images, [B / processes, H, W, C] uint8."""
+    def local_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """This process's part of a step's images, [B / processes, H, W, C] uint8.
+
+        And of their labels, [B / processes] int32: those of the images that are used.
+        """
         indices = self._pairs.batch(step, self._batch_size)[self._rows]
+        labels = self._pairs.labels.astype(np.int32)
         if not isinstance(self._images, EncodedImages):
-            return np.asarray(self._images[indices])
+            return np.asarray(self._images[indices]), labels[indices]
         draws = np.random.default_rng((self._seed, step, 1)).random(
             (self._batch_size, NUM_DRAWS)
         )[self._rows]
         found = np.empty((len(indices), *self._images.shape[1:]), np.uint8)
+        used = np.empty(len(indices), int)
 
         def fill(pair: int) -> None:
             both = slice(2 * pair, 2 * pair + 2)
             taken = set(indices[both].tolist())
             for place in range(both.start, both.stop):
-                found[place] = self._usable(int(indices[place]), taken, draws[place])
+                index = int(indices[place])
+                found[place], used[place] = self._usable(index, taken, draws[place])
 
         for _ in self._decoders.map(fill, range(len(indices) // 2)):
             pass
-        return found
+        return found, labels[used]
 
-    def _usable(self, index: int, taken: set[int], draws: np.ndarray) -> np.ndarray:
-        """Image `index`, or the next that can be used and is not in its pair already."""
+    def _usable(
+        self, index: int, taken: set[int], draws: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Image `index`, or the next that can be used and is not in its pair already.
+
+        And which one it is.
+        """
         box_of = None
         if self._crop_scale:
             box_of = functools.partial(random_box, scale=self._crop_scale, draws=draws)
@@ -233,7 +266,7 @@ class Streaming(Feed):
                 self._bad.add(candidate)
                 continue
             taken.add(candidate)
-            return found
+            return found, candidate
         raise BadImageError(f"too few of the {len(self._images)} images can be used")
 
 

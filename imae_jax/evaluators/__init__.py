@@ -7,6 +7,7 @@ sees every example and adds up the same sums, whatever number of devices predict
 
 from imae_jax.evaluators import (
     attributes,
+    classification,
     probes,
     quality,
     recognition,
@@ -25,10 +26,14 @@ EVALUATORS = {
     "probes": probes.evaluate,
     "representation": representation.evaluate,
     "quality": quality.evaluate,
+    "classification": classification.evaluate,
 }
 
+# They need a classifier; the others need a decoder.
+OF_CLASSIFIERS = frozenset({"classification"})
+
 # They need an i-MAE.
-OF_MIXTURES = frozenset(EVALUATORS) - {"reconstruction", "probes"}
+OF_MIXTURES = frozenset(EVALUATORS) - OF_CLASSIFIERS - {"reconstruction", "probes"}
 
 # They choose a strength or a rate on the validation split.
 CHOOSING = frozenset({"separability", "semantics", "attributes", "probes"})

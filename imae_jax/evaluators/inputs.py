@@ -33,6 +33,17 @@ class Network:
     embed: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassifyingNetwork:
+    """A frozen classifier, as a function from standardised images to NumPy arrays.
+
+    Attributes:
+      classify: images [B, H, W, C] -> [B, classes] logits, by pool.
+    """
+
+    classify: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
 def rows_of(
     networks: Mapping[str, Network], baselines: Mapping[str, str]
 ) -> dict[str, Network]:
@@ -91,14 +102,14 @@ class HeldOut:
     Attributes:
       dataset: where the images come from.
       patch_size, num_patches: p and L.
-      mask_ratio: share of patches removed, as in training.
+      mask_ratio: share of patches removed, as in training; None where none is.
       norm_pix: whether the models predict patches standardised one by one.
     """
 
     dataset: Dataset
     patch_size: int
     num_patches: int
-    mask_ratio: float
+    mask_ratio: float | None
     norm_pix: bool
 
     def count(self, split: str) -> int:

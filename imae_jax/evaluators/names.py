@@ -7,6 +7,7 @@ from collections.abc import Mapping
 NO_MASK = re.compile(
     r"probes/.*|representation/.*cka/.*|recognition/clean_accuracy"
     r"|quality/.*baselines/.*|semantics/chance|attributes/[^/]*/(chance|count)"
+    r"|classification/.*"
 )
 NO_ALPHA = re.compile(
     NO_MASK.pattern.replace("quality/.*baselines/.*", "quality/baselines/train_mean/.*")
@@ -24,7 +25,9 @@ def at(*, alpha: float | None = None, mask_ratio: float | None = None) -> str:
     return alpha_part + ("" if mask_ratio is None else f"mask_{mask_ratio:.2f}/")
 
 
-def conditions(name: str, options: Mapping, mask_ratio: float) -> dict[str, float | None]:
+def conditions(
+    name: str, options: Mapping, mask_ratio: float | None
+) -> dict[str, float | None]:
     """The `alpha` and `mask_ratio` of a number of eval.json; None where it has none.
 
     Args:

@@ -8,6 +8,7 @@ from imae_jax.report.attributes import attributes
 from imae_jax.report.tables import (
     Results,
     Table,
+    classification,
     probes,
     rebuilding_both,
     rebuilding_one,
@@ -38,7 +39,7 @@ def measured_on(example: str, settings: Settings) -> str:
 
 def all_tables(results: Results, settings: Settings) -> list[Table]:
     """The tables for which there are numbers; each i-MAE run has its own."""
-    made = [rebuilding_one(results), rebuilding_both(results)]
+    made = [rebuilding_one(results), rebuilding_both(results), classification(results)]
     for run, numbers in results.items():
         made += [
             *separability(numbers, run),

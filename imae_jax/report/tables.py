@@ -223,6 +223,28 @@ def probes(numbers: Numbers, run: str) -> Table:
     )
 
 
+def classification(results: Results) -> Table:
+    """What classifiers name right: a row for each run's pools."""
+    columns, rows, example = ("accuracy", "top-5 accuracy", "loss"), [], ""
+    for run, numbers in results.items():
+        for pool in ("class token", "mean"):
+            key = f"classification/{pool.replace(' ', '_')}/"
+            keys = [f"{key}{name}" for name in ("accuracy", "top5_accuracy", "loss")]
+            found = _rows(numbers, {f"{run}, {pool}": keys})
+            example = example or (keys[0] if found else "")
+            rows += found
+        chance = {f"{run}, the commonest class": ["classification/chance"]}
+        rows += [(label, [*cells, "–", "–"]) for label, cells in _rows(numbers, chance)]
+    return Table(
+        "Class of whole images, by trained classifiers",
+        "A linear probe, fine-tuning, or training from scratch, on the class token or the "
+        "mean of the patch tokens; no mask, no mixture. Cross-entropy as loss.",
+        columns,
+        rows,
+        example=example,
+    )
+
+
 def representation(numbers: Numbers, run: str) -> Iterator[Table]:
     """CKA by layer; effective ranks."""
     layers = sorted(

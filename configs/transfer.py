@@ -1,0 +1,149 @@
+"""A class for each image: a linear probe, fine-tuning, or training from scratch.
+
+python main.py train --config=configs/transfer.py:shapes,linear \\
+    --config.init=runs/shapes/imae --workdir=runs/shapes/probe
+python main.py eval --workdir=runs/shapes/probe
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import common, datasets
+
+MODES = ("linear", "finetune", "scratch")
+
+
+def parse_arg(arg: str | None) -> tuple[str, str, bool]:
+    """ "DATASET,MODE[,runlocal]" -> (dataset, mode, runlocal)."""
+    dataset, *options = (arg or "digits,linear").split(",")
+    modes = [option for option in options if option in MODES]
+    others = [option for option in options if option not in MODES]
+    dataset, runlocal = datasets.parse_arg(",".join([dataset, *others]))
+    if len(modes) != 1:
+        known = ", ".join(MODES)
+        raise ValueError(f"{arg!r} must name one of {known}, such as '{dataset},linear'")
+    return dataset, modes[0], runlocal
+
+
+def linear(config: ConfigDict, dataset: str) -> None:
+    """MAE's linear probe: heads on the frozen encoder, trained with LARS."""
+    # Of each a BatchNorm and a head of its own; MAE: the class token. Both: ours.
+    config.model.pools = ("class_token", "mean")
+    for name in ("betas", "weight_decay", "clip_norm"):  # LARS has none
+        del config.optim[name]
+    config.train.total_epochs = 90.0  # MAE
+    config.optim.warmup_epochs = 10.0  # MAE
+    if dataset == "imagenet":
+        config.train.batch_size = 16_384  # MAE
+        config.optim.blr = 0.1  # MAE
+    else:
+        # MAE's peak rate, 0.1 * 16,384 / 256, at a batch that leaves small data sets
+        # enough steps; ours.
+        config.train.batch_size = 256
+        config.optim.blr = 6.4
+
+
+def full(config: ConfigDict, dataset: str) -> None:
+    """MAE's fine-tuning of ViT-B on ImageNet; scaled down, openly, on other data sets."""
+    # The mean of the patch tokens (MAE), or ("class_token",) (code).
+    config.model.pools = ("mean",)
+    config.model.drop_path = 0.1  # MAE
+    config.train.batch_size = 1024  # MAE
+    config.train.total_epochs = 100.0  # MAE
+    config.optim.warmup_epochs = 5.0  # MAE
+    config.optim.blr = 5e-4  # MAE; code: 5e-5, 20 epochs of which 2 are warm-up
+    config.optim.min_lr = 1e-6  # MAE
+    config.optim.betas = (0.9, 0.999)  # MAE: AdamW as PyTorch has it
+    config.optim.layer_decay = 0.65  # MAE; each layer's rate in that of the next
+    # Of a moving average of the parameters, which `eval` then scores; unset: none (MAE).
+    config.optim.ema_decay = placeholder(float)
+
+    config.mixup = ConfigDict()  # all: MAE
+    config.mixup.mixup_alpha = 0.8  # 0: off
+    config.mixup.cutmix_alpha = 1.0  # 0: off
+    config.mixup.switch_probability = 0.5  # of CutMix, where both are on
+    config.mixup.smoothing = 0.1  # share of a label that is spread over all classes
+    config.augment.randaugment = ConfigDict()  # all: MAE, timm's rand-m9-mstd0.5-inc1
+    config.augment.randaugment.num_ops = 2  # 0: off
+    config.augment.randaugment.magnitude = 9.0  # of 10
+    config.augment.randaugment.magnitude_std = 0.5
+    config.augment.randaugment.probability = 0.5  # of each operation
+    config.augment.erasing = ConfigDict()  # all: MAE, timm
+    config.augment.erasing.probability = 0.25
+    config.augment.erasing.area = (0.02, 1 / 3)  # share of the image
+    config.augment.erasing.ratio = (0.3, 1 / 0.3)  # width / height
+    if dataset in SMALL:
+        SMALL[dataset](config)
+
+
+def _digits(config: ConfigDict) -> None:
+    """Minutes on two CPU cores, and little regularisation. All values: ours."""
+    config.train.batch_size = 32
+    config.train.total_epochs = 30.0
+    config.optim.warmup_epochs = 3.0
+    config.optim.blr = 8e-3
+    config.optim.layer_decay = 0.75
+    _without_augmentation(config)
+
+
+def _shapes(config: ConfigDict) -> None:
+    """Minutes on two CPU cores. All values: ours."""
+    config.train.batch_size = 64
+    config.train.total_epochs = 10.0
+    config.optim.warmup_epochs = 1.0
+    config.optim.blr = 4e-3
+    config.optim.layer_decay = 0.75
+    _without_augmentation(config)
+
+
+def _without_augmentation(config: ConfigDict) -> None:
+    """Too few steps, and networks too small, to need it."""
+    config.model.drop_path = 0.0
+    config.augment.randaugment.num_ops = 0
+    config.augment.erasing.probability = 0.0
+    config.mixup.mixup_alpha = 0.0
+    config.mixup.cutmix_alpha = 0.0
+
+
+def _photographs(config: ConfigDict) -> None:
+    """Smaller batches than MAE's: the data sets are smaller. Ours."""
+    config.train.batch_size = 256
+
+
+SMALL = {
+    "digits": _digits,
+    "shapes": _shapes,
+    "cifar10": _photographs,
+    "cifar100": _photographs,
+    "tiny_imagenet": _photographs,
+    "folder": _photographs,
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """arg: DATASET,MODE[,runlocal]; MODE is linear, finetune or scratch."""
+    dataset, mode, runlocal = parse_arg(arg)
+    config = common.get_config("mae", dataset)
+    datasets.PRESETS[dataset](config)
+    # A classifier sees all patches and rebuilds nothing.
+    del config.mask, config.loss, config.model.decoder
+    config.model.name = "classifier"
+    config.model.mode = mode
+    # Workdir of a MAE, an i-MAE or a classifier, whose encoder is taken; "scratch": empty.
+    config.init = ""
+    if config.augment.crop_scale:
+        config.augment.crop_scale = (0.08, 1.0)  # MAE: torchvision's and timm's default
+    if mode == "linear":
+        linear(config, dataset)
+    else:
+        full(config, dataset)
+    if mode == "scratch":
+        config.optim.layer_decay = 1.0  # random weights have nothing that is to be kept
+
+    config.evals = ConfigDict()
+    config.evals.classification = ConfigDict(dict(split="test", batch_size=256))
+    # Every image that was published for it; 7.5 GB for ImageNet.
+    config.data.evaluate_on.test = None
+    if runlocal:
+        common.shrink(config)
+    return config

@@ -1,0 +1,135 @@
+"""`Classifier`: the encoder on whole images, and linear heads that name their class."""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imae_jax.compute import Compute
+from imae_jax.model import Encoder
+from imae_jax.patches import grid_size
+from imae_jax.transformer import Size, decode_variant, layer_norm
+
+# "linear": heads on a frozen encoder. "finetune": all is trained, from a run's encoder.
+# "scratch": all is trained, from random weights.
+MODES = ("linear", "finetune", "scratch")
+# What a head reads: the class token, or the mean of the patch tokens.
+POOLS = ("class_token", "mean")
+# Deviation of a head's initial weights (MAE: a normal distribution cut off at +-2).
+PROBE_STD, FINETUNE_STD = 0.01, 2e-5
+
+
+class Classifier(nn.Module):
+    """An encoder that sees all patches, and a head for each pool.
+
+    A probe reads the encoder's final tokens through a BatchNorm without scale and bias
+    (MAE). Otherwise the mean is taken of the tokens before the encoder's final LayerNorm,
+    which is not there, and goes through a new one, `fc_norm` (MAE); the class token is that
+    of the final LayerNorm (code).
+
+    Attributes:
+      encoder_size, patch_size: of the encoder.
+      image_size, channels: (H, W) and C.
+      num_classes: that heads tell apart.
+      pools: some of POOLS; only a probe has several, which learn side by side.
+      is_probe: whether the encoder is frozen.
+      drop_path: see `Transformer`.
+      compute: types and forms of the encoder; heads are float32.
+    """
+
+    encoder_size: Size
+    patch_size: int
+    image_size: tuple[int, int]
+    channels: int
+    num_classes: int
+    pools: tuple[str, ...]
+    is_probe: bool
+    drop_path: float
+    compute: Compute
+
+    @property
+    def num_patches(self) -> int:
+        """L."""
+        rows, columns = grid_size(self.image_size, self.patch_size)
+        return rows * columns
+
+    @nn.compact
+    def __call__(self, images, is_training: bool):
+        """Names classes.
+
+        Args:
+          images: [B, H, W, C] standardised pixels.
+          is_training: whether a BatchNorm takes the batch's statistics and updates its own.
+        Returns:
+          [B, classes] float32 logits, by pool.
+        """
+        tokens = Encoder(
+            **self.encoder_size._asdict(),
+            patch_size=self.patch_size,
+            compute=self.compute,
+            drop_path=self.drop_path,
+            final_norm=self.is_probe or "mean" not in self.pools,
+            name="encoder",
+        )(images).astype(jnp.float32)
+        if self.is_probe:
+            tokens = jax.lax.stop_gradient(tokens)
+        pooled = dict(class_token=tokens[:, 0], mean=tokens[:, 1:].mean(axis=1))
+        std = PROBE_STD if self.is_probe else FINETUNE_STD
+        logits = {}
+        for pool in self.pools:
+            x = pooled[pool]
+            if self.is_probe:
+                x = nn.BatchNorm(
+                    use_running_average=not is_training,
+                    momentum=0.9,  # MAE: PyTorch's 0.1
+                    epsilon=1e-6,
+                    use_bias=False,
+                    use_scale=False,
+                    name=f"norm_{pool}",
+                )(x)
+            elif pool == "mean":
+                x = layer_norm(Compute(), "fc_norm")(x)
+            init = nn.initializers.normal(std)
+            logits[pool] = nn.Dense(
+                self.num_classes, kernel_init=init, name=f"head_{pool}"
+            )(x)
+        return logits
+
+
+def classify(model: Classifier, variables, images: jax.Array) -> dict[str, jax.Array]:
+    """[B, classes] logits of [B, H, W, C] standardised images, by pool; deterministic."""
+    return model.apply(variables, images, is_training=False)
+
+
+def build(
+    *,
+    variant: str,
+    encoder: Mapping[str, int | None],
+    mode: str,
+    pools: Sequence[str],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    compute: Compute,
+    drop_path: float = 0.0,
+) -> Classifier:
+    """Makes the classifier that a config's `model` section describes.
+
+    Args:
+      variant, encoder, image_shape, compute: see `model.build`.
+      mode: one of MODES.
+      pools, num_classes, drop_path: see `Classifier`.
+    """
+    size, patch_size = decode_variant(variant)
+    *image_size, channels = image_shape
+    return Classifier(
+        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
+        patch_size=patch_size,
+        image_size=tuple(image_size),
+        channels=channels,
+        num_classes=num_classes,
+        pools=tuple(pools),
+        is_probe=mode == "linear",
+        drop_path=drop_path,
+        compute=compute,
+    )

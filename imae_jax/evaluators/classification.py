@@ -1,0 +1,67 @@
+"""How often a classifier names the right class of whole, unmasked images."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut
+from imae_jax.evaluators.labelled import chance
+
+
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the right one; of equal ones, the first comes first.
+
+    Args:
+      logits: [N, classes].
+      labels: [N] int.
+    Returns:
+      [N] int, 0 where the right class is the one that is named.
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    is_tied_before = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
+    return ((logits > own) | is_tied_before).sum(axis=1)
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`accuracy`, `top5_accuracy` of more than five classes, and `loss`, cross-entropy."""
+    found = ranks(logits, labels)
+    named = {"accuracy": float((found == 0).mean())}
+    if logits.shape[1] > 5:
+        named["top5_accuracy"] = float((found < 5).mean())
+    exact = logits.astype(np.float64)
+    own = np.take_along_axis(exact, labels[:, None], axis=1)[:, 0]
+    return named | {"loss": float((np.logaddexp.reduce(exact, axis=1) - own).mean())}
+
+
+def evaluate(
+    networks: Mapping[str, ClassifyingNetwork],
+    held_out: HeldOut,
+    *,
+    split: str,
+    batch_size: int,
+) -> Iterator[tuple[str, float]]:
+    """Scores each pool's head on every image of a split, without augmentation.
+
+    Args:
+      networks: `student`, the classifier.
+      held_out: gives images and labels.
+      split: what is scored.
+      batch_size: images shown at a time.
+    Yields:
+      `<pool>/{accuracy,top5_accuracy,loss}`, see `scores`; `chance`, the accuracy of always
+      naming the commonest class of `train`; and `count`, the number of images.
+    """
+    parts = [
+        {
+            pool: logits[valid]
+            for pool, logits in networks["student"].classify(images).items()
+        }
+        for images, valid in held_out.images(split, batch_size=batch_size)
+    ]
+    labels = held_out.dataset.splits[split].labels
+    for pool in parts[0]:
+        logits = np.concatenate([part[pool] for part in parts])
+        for name, value in scores(logits, labels).items():
+            yield f"{pool}/{name}", value
+    yield "chance", chance(held_out.dataset.splits["train"].labels, labels)
+    yield "count", len(labels)
