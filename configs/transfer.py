@@ -38,7 +38,8 @@ def linear(config: ConfigDict, dataset: str) -> None:
         config.optim.blr = 0.1  # MAE
     else:
         # MAE's peak rate, 0.1 * 16,384 / 256, at a batch that leaves small data sets
-        # enough steps; ours.
+        # enough steps; ours. (On digits' validation split, a tenth of it loses 0.2 to 0.3
+        # of accuracy, ten times it gains nothing and the loss blows up.)
         config.train.batch_size = 256
         config.optim.blr = 6.4
 

@@ -359,12 +359,12 @@ def test_every_key_changes_something(first_loss):
 
 
 def test_accuracy_with_mixup_is_against_the_larger_label():
-    targets = jnp.array([[0.7, 0.3, 0.0], [0.2, 0.0, 0.8]])
-    logits = jnp.array([[3.0, 1.0, 0.0], [4.0, 0.0, 1.0]])
+    targets = jnp.array([[0.7, 0.3, 0.0], [0.2, 0.0, 0.8], [0.0, 1.0, 0.0]])
+    logits = jnp.array([[3.0, 1.0, 0.0], [4.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
     total, metrics = steps.losses.classification_losses({"mean": logits}, targets)
     expected = -(targets * jnp.log(jax.nn.softmax(logits))).sum(axis=1).mean()
     assert float(total) == pytest.approx(float(expected))
-    assert metrics["accuracy"] == 0.5
+    assert float(metrics["accuracy"]) == pytest.approx(2 / 3)
     both, metrics = steps.losses.classification_losses(dict(a=logits, b=logits), targets)
     assert float(both) == pytest.approx(2 * float(expected))
     assert metrics.keys() == {"loss/total", "accuracy/a", "accuracy/b"}
