@@ -388,7 +388,8 @@ def test_the_table_shows_the_numbers(found):
         for name in found
     }
     (table,) = summary.all_tables({"mine": numbers}, {"mine": settings})
-    assert table.columns == ["class", "colour", "size", "rotation"]
+    columns = ["label", "colour", "rotation", "size"]
+    assert table.columns == ["class", *columns[1:]]
     rows = dict(table.rows)
     assert list(rows) == [
         "mine: subordinate",
@@ -406,7 +407,7 @@ def test_the_table_shows_the_numbers(found):
     ]
 
     def shown(form):
-        return [f"{found[form.format(n, METRIC[n])]:.3f}" for n in METRIC]
+        return [f"{found[form.format(name, METRIC[name])]:.3f}" for name in columns]
 
     assert rows["mine: dominant"] == shown("dominant/{}/{}")
     other = "dominant/{}/other_branch_{}"
@@ -415,7 +416,7 @@ def test_the_table_shows_the_numbers(found):
     assert rows["random weights: subordinate"] == shown(row)
     chances = [f"{found[f'{name}/chance']:.3f}" for name in NUMBERS]
     assert rows["always the commonest, or the mean"] == [*chances, "0.000", "0.000"]
-    counts = [str(found[f"{name}/count"]) for name in UNITS]
+    counts = [str(found[f"{name}/count"]) for name in columns]
     assert rows["mixtures that count"] == counts
     assert table.run == "mine"
     assert table.note.endswith(
