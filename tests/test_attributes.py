@@ -81,17 +81,19 @@ def noise(pixels):
     return pixels[..., -3:] / 100
 
 
-def planted(made, places, alphas=(0.3,)):
+def planted(made, places, alphas=(0.3,), scale=1.0):
     """An i-MAE whose branch b knows (factor, image) places[b] and noise of that image.
 
+    What it knows of the factor is as large as `scale`.
     Its class token knows nothing.
     """
 
     def latents(sources, labels):
         pixels = sources.reshape(*sources.shape[:2], 64)
         branches = [
-            np.concatenate([carry(name, pixels[:, s]), noise(pixels[:, s])], axis=-1)
+            np.concatenate([scale * carry(name, own), noise(own)], axis=-1)
             for name, s in places
+            for own in [pixels[:, s]]
         ]
         return np.stack(branches, axis=1).astype(np.float32)
 
@@ -234,6 +236,11 @@ def test_chance_is_the_commonest_category_where_images_differ(found, made):
         for batches in (made.batches(x, batch_size=128, seed=0) for x in ("train", "test"))
     )
     assert found["label/chance"] == np.mean(test == np.bincount(train).argmax())
+
+
+def test_what_is_known_faintly_is_known(made):
+    found = evaluate(made, planted(made, PLACES, scale=0.003))
+    assert knows(found, "", 0, "colour") and knows(found, "", 1, "size")
 
 
 @pytest.mark.parametrize("batch_size", [70, 300])
