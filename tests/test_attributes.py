@@ -81,17 +81,19 @@ def noise(pixels):
     return pixels[..., -3:] / 100
 
 
-def planted(made, places, alphas=(0.3,)):
+def planted(made, places, alphas=(0.3,), scale=1.0):
     """An i-MAE whose branch b knows (factor, image) places[b] and noise of that image.
 
+    What it knows of the factor is as large as `scale`.
     Its class token knows nothing.
     """
 
     def latents(sources, labels):
         pixels = sources.reshape(*sources.shape[:2], 64)
         branches = [
-            np.concatenate([carry(name, pixels[:, s]), noise(pixels[:, s])], axis=-1)
+            np.concatenate([scale * carry(name, own), noise(own)], axis=-1)
             for name, s in places
+            for own in [pixels[:, s]]
         ]
         return np.stack(branches, axis=1).astype(np.float32)
 
@@ -234,6 +236,11 @@ def test_chance_is_the_commonest_category_where_images_differ(found, made):
         for batches in (made.batches(x, batch_size=128, seed=0) for x in ("train", "test"))
     )
     assert found["label/chance"] == np.mean(test == np.bincount(train).argmax())
+
+
+def test_what_is_known_faintly_is_known(made):
+    found = evaluate(made, planted(made, PLACES, scale=0.003))
+    assert knows(found, "", 0, "colour") and knows(found, "", 1, "size")
 
 
 @pytest.mark.parametrize("batch_size", [70, 300])
@@ -388,7 +395,8 @@ def test_the_table_shows_the_numbers(found):
         for name in found
     }
     (table,) = summary.all_tables({"mine": numbers}, {"mine": settings})
-    assert table.columns == ["class", "colour", "size", "rotation"]
+    columns = ["label", "colour", "rotation", "size"]
+    assert table.columns == ["class", *columns[1:]]
     rows = dict(table.rows)
     assert list(rows) == [
         "mine: subordinate",
@@ -406,7 +414,7 @@ def test_the_table_shows_the_numbers(found):
     ]
 
     def shown(form):
-        return [f"{found[form.format(n, METRIC[n])]:.3f}" for n in METRIC]
+        return [f"{found[form.format(name, METRIC[name])]:.3f}" for name in columns]
 
     assert rows["mine: dominant"] == shown("dominant/{}/{}")
     other = "dominant/{}/other_branch_{}"
@@ -415,7 +423,7 @@ def test_the_table_shows_the_numbers(found):
     assert rows["random weights: subordinate"] == shown(row)
     chances = [f"{found[f'{name}/chance']:.3f}" for name in NUMBERS]
     assert rows["always the commonest, or the mean"] == [*chances, "0.000", "0.000"]
-    counts = [str(found[f"{name}/count"]) for name in UNITS]
+    counts = [str(found[f"{name}/count"]) for name in columns]
     assert rows["mixtures that count"] == counts
     assert table.run == "mine"
     assert table.note.endswith(

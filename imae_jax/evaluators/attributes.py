@@ -91,8 +91,10 @@ def evaluate(
             what = f"attributes, {row}{BRANCHES[s]}"
             labels = (part.labels[:, s] for part in parts)
             examples = map(Labelled, (train, validation, test), labels)
-            # Once for all factors.
             whitened = [x for x, _ in Splits(*examples).checked(what).whitened()]
+            # Zeros for the directions left out: rows of one width share compiled fits.
+            width = train.shape[1] - whitened[0].shape[1]
+            whitened = [np.pad(x, ((0, 0), (0, width))) for x in whitened]
             for name in known[0]:
                 factors = [found[name] for found in known]
                 metric, value = probe(whitened, factors, s, f"{what}/{name}")

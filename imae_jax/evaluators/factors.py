@@ -61,7 +61,7 @@ def factors_of(
     symmetry: Mapping[str, Sequence[int]],
     split: str,
 ) -> dict[str, Factor]:
-    """All that is known of both images of N mixtures: `label`, then every other factor.
+    """All that is known of both images of N mixtures: `label`, then the others by name.
 
     Args:
       labels: [N, S] int.
@@ -72,7 +72,8 @@ def factors_of(
       UserError: if one is not finite, or the same for all images it is asked of.
     """
     found = {}
-    for name, values in {"label": labels, **factors}.items():
+    # Sorted: in which order a data set gives them, is left to chance.
+    for name, values in {"label": labels, **dict(sorted(factors.items()))}.items():
         factor = found[name] = as_factor(values, labels, symmetry.get(name))
         targets = factor.of_image(0)
         if not np.isfinite(targets).all():
