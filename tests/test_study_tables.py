@@ -49,11 +49,11 @@ def test_tables():
     ]
     assert apart.rows == [("one | only", ["-0.075 ± 0.035 (n=2)", "–"])]
     assert "less “both”" in apart.note
-    for part in ("shapes", "3 seeds (0, 1, 2)", "1 x cpu", "teacher 4 epochs"):
+    for part in ("shapes", "3 seeds (0, 1, 2)", "1 x cpu", "teacher 4 epochs", "deviation"):
         assert part in whole.note
     alone = STUDY | {"rows": {"both": STUDY["rows"]["both"]}, "seeds": [4]}
     (table,) = studies.tables(alone)
-    assert "1 seed (4)" in table.note
+    assert "1 seed (4)" in table.note and "deviation" not in table.note
 
 
 def test_failures_are_said():

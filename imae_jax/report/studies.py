@@ -49,7 +49,8 @@ def caption(study: Mapping) -> str:
     seeds = study["seeds"]
     text = f"{study['data']}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     text += f" ({', '.join(map(str, seeds))}), {study['device']}; {study['training']}."
-    text += " Mean ± standard deviation over seeds."
+    if len(seeds) > 1:
+        text += " Mean ± standard deviation over seeds."
     if count := len(study["failed"]):
         text += f" {count} cell{'s' if count > 1 else ''} failed."
     return text
