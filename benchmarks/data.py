@@ -32,7 +32,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from imae_jax import augment, model, optim, sharding, steps  # noqa: E402
+from imae_jax import augment, model, objectives, optim, sharding, steps  # noqa: E402
 from imae_jax.compute import Compute  # noqa: E402
 from imae_jax.data import sources  # noqa: E402
 from imae_jax.data.decode import NUM_DRAWS, random_box  # noqa: E402
@@ -129,12 +129,10 @@ def measure_resident(seconds: float) -> dict:
         compute=Compute(),
     )
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
-    objective = steps.mae_objective(network, mask_ratio=0.75, norm_pix=False)
-    loss = steps.make_loss(objective, seed=0, mean=127.0, std=64.0, **options)
+    objective = objectives.mae_objective(network, mask_ratio=0.75, norm_pix=False)
+    loss = objectives.make_loss(objective, seed=0, mean=127.0, std=64.0, **options)
     state = steps.init_state(network, optimiser, 0, mesh)
-    train = steps.make_train_step(
-        loss, optimiser, mesh, feed.take, looped=False, max_skipped=1
-    )
+    train = steps.make_train_step(loss, optimiser, mesh, feed.take, state, max_skipped=1)
     waited = []
 
     def step(number):

@@ -26,7 +26,15 @@ from benchmarks import flops  # noqa: E402
 from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
-from imae_jax import compute, model, optim, sharding, startup, steps  # noqa: E402
+from imae_jax import (  # noqa: E402
+    compute,
+    model,
+    objectives,
+    optim,
+    sharding,
+    startup,
+    steps,
+)
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
@@ -84,10 +92,10 @@ def make_step(work: Work, size: str, batch_size: int | None):
     loss = dict(mask_ratio=mask_ratio, norm_pix=False)
     teacher_params = None
     if work.kind == "mae":
-        objective = steps.mae_objective(networks["mae"], **loss)
+        objective = objectives.mae_objective(networks["mae"], **loss)
     else:
         teacher_params = steps.init_params(networks["mae"], 1)
-        objective = steps.imae_objective(
+        objective = objectives.imae_objective(
             networks["imae"],
             networks["mae"],
             **loss,
@@ -100,7 +108,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     mesh = sharding.make_mesh()
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     state = steps.init_state(networks[work.kind], optimiser, 0, mesh)
-    loss = steps.make_loss(
+    loss = objectives.make_loss(
         objective, seed=0, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=()
     )
     random = np.random.default_rng(0)
@@ -110,7 +118,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     def take(images, number):
         return jax.lax.with_sharding_constraint(images, batch)
 
-    step = steps.make_train_step(loss, optimiser, mesh, take, looped=False, max_skipped=1)
+    step = steps.make_train_step(loss, optimiser, mesh, take, state, max_skipped=1)
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}

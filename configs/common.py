@@ -101,6 +101,15 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # step takes less time than the host needs to ask for the next; not on CPU. Ours.
     config.train.steps_per_dispatch = 1
 
+    # Parts of a batch that are computed one after the other: as much memory as one part
+    # needs, for the same update. Ours.
+    config.train.accumulate = 1
+
+    config.mesh = ConfigDict()
+    # Devices that share one copy of parameters, optimiser state and teacher, which are
+    # gathered for each step; 1: each has its own; -1: all share one. Ours.
+    config.mesh.fsdp = 1
+
     config.optim = ConfigDict()
     config.optim.blr = 1.5e-4  # lr = blr * batch_size / 256; MAE
     config.optim.min_lr = 0.0  # where the schedule ends; MAE

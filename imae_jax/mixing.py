@@ -81,23 +81,26 @@ def pair_mask(
     return jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), mask)
 
 
-def make_mixtures(
+def draw_mixtures(
     key: jax.Array,
-    images: jax.Array,
+    batch_size: int,
     *,
     num_patches: int,
     mask_ratio: float,
     alpha: float | None,
     per_batch: bool = False,
     shared_mask: bool = False,
-) -> Mixtures:
-    """B standardised images lying in pairs, [B, H, W, C], make B mixtures.
+) -> tuple[jax.Array, Mask]:
+    """What is random of B mixtures: alphas [B] and masks.
 
     See `sample_alpha` and `pair_mask` for the options.
     """
     alpha_key, mask_key = jax.random.split(key)
-    batch_size = images.shape[0]
-    sources = pair_sources(images)
     alphas = sample_alpha(alpha_key, batch_size, alpha, per_batch)
-    mask = pair_mask(mask_key, batch_size, num_patches, mask_ratio, shared_mask)
-    return Mixtures(mix(sources, alphas), sources, alphas, mask)
+    return alphas, pair_mask(mask_key, batch_size, num_patches, mask_ratio, shared_mask)
+
+
+def make_mixtures(images: jax.Array, alpha: jax.Array, mask: Mask) -> Mixtures:
+    """B standardised images lying in pairs, [B, H, W, C], make B mixtures."""
+    sources = pair_sources(images)
+    return Mixtures(mix(sources, alpha), sources, alpha, mask)

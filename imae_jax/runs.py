@@ -25,6 +25,7 @@ NEUTRAL_KEYS = (
     "compute.remat",
     "compute.scan",
     "log.",
+    "mesh.",
     "evals.",
     "explorer.",
     "data.dir",
@@ -34,6 +35,7 @@ NEUTRAL_KEYS = (
     "data.resident_gb",
     "data.sharded",
     "teacher.init",
+    "train.accumulate",
     "train.steps_per_dispatch",
 )
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import (
+    objectives,
     runs,
     sharding,
     steps,
@@ -71,7 +72,8 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     validate.check_sections(config)
     runs.check_same_config(config, workdir)
     dataset = load_data(config)
-    mesh = sharding.make_mesh()
+    validate.check_mesh(config.mesh.fsdp, jax.device_count())
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     if config.model.name == "classifier":
         validate_transfer.check(config, dataset)
     validate.check(config, dataset, mesh.size)
@@ -107,11 +109,14 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     teacher = None
     if config.model.name == "imae" and config.teacher.init:
         teacher = runs.load_teacher(config.teacher.init, model, "teacher.init", mesh)
+        places = sharding.shares(teacher.params, mesh)
+        params = jax.device_put(teacher.params, places)
+        teacher = dataclasses.replace(teacher, params=params)
     return Setup(config, workdir, dataset, mesh, model, teacher)
 
 
-def make_loss(setup: Setup) -> steps.Loss:
-    """The loss that the config asks for, see `steps.make_loss`, `transfer.make_loss`."""
+def make_loss(setup: Setup) -> objectives.Loss:
+    """The loss that a config asks for: from `objectives` or, of classifiers, `transfer`."""
     config, model, dataset = setup.config, setup.model, setup.dataset
     options = dict(config.augment) | dict(
         seed=config.seed, mean=dataset.mean, std=dataset.std
@@ -122,10 +127,10 @@ def make_loss(setup: Setup) -> steps.Loss:
         return transfer.make_loss(model, **options, mixup=config.get("mixup"))
     common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
     if config.model.name == "mae":
-        objective = steps.mae_objective(model, **common)
+        objective = objectives.mae_objective(model, **common)
     else:
         mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}  # the feed's
-        objective = steps.imae_objective(
+        objective = objectives.imae_objective(
             model,
             setup.teacher and setup.teacher.model,
             **common,
@@ -133,7 +138,7 @@ def make_loss(setup: Setup) -> steps.Loss:
             teacher_input=config.teacher.input,
             distill_weight=config.loss.distill_weight,
         )
-    return steps.make_loss(objective, **options)
+    return objectives.make_loss(objective, **options)
 
 
 def make_feed(setup: Setup) -> Resident | Streaming:

@@ -5,15 +5,28 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
+# Smaller arrays are copied: to gather them would cost more time than memory is saved.
+MIN_SPLIT = 2**16
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices`, by default all: the batch is split, parameters are copied."""
-    devices = np.asarray(jax.devices() if devices is None else devices)
-    return Mesh(devices.reshape(-1, 1), AXES)
+def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh over `devices`, by default all; each has a part of the batch.
+
+    Args:
+      devices: their number is divisible by `fsdp`.
+      fsdp: how many devices share one copy of what is trained, see `shares`; 1: each has
+        its own, -1: all share one.
+    """
+    devices = jax.devices() if devices is None else devices
+    fsdp = len(devices) if fsdp == -1 else fsdp
+    shape = (len(devices) // fsdp, fsdp)
+    # Neighbours in the mesh are neighbours in the machine.
+    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -22,8 +35,65 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A full copy on every device: parameters, optimiser state, teacher."""
+    """A full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def shares(tree, mesh: Mesh):
+    """Where parameters, optimiser state and teacher live: a sharding for each leaf.
+
+    Split over the devices that share a copy, along its longest axis that they divide;
+    a small leaf, or one without such an axis, is copied to each.
+    """
+    count = mesh.shape["fsdp"]
+
+    def place(leaf) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % count == 0]
+        if count == 1 or not axes or leaf.size < MIN_SPLIT:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(place, tree)
+
+
+def gather(tree, mesh: Mesh):
+    """Inside a jitted step: every leaf whole on every device.
+
+    Gradients come back in `shares`: a device receives the sum of its own part only.
+    """
+
+    @jax.custom_vjp
+    def whole(tree):
+        return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+    def backward(_, grads):
+        return (jax.lax.with_sharding_constraint(grads, shares(grads, mesh)),)
+
+    whole.defvjp(lambda tree: (whole(tree), None), backward)
+    return whole(tree)
+
+
+def in_parts(examples, count: int, mesh: Mesh):
+    """Inside a jitted step: a batch in equal parts, each split over every device.
+
+    Every `count`-th pair goes to the same part, so that nothing moves between devices.
+
+    Args:
+      examples: a pytree whose leaves are [B, ...], B divisible by 2 `count` devices.
+      count: of parts.
+      mesh: the devices.
+    Returns:
+      The leaves as [count, B / count, ...].
+    """
+    place = NamedSharding(mesh, PartitionSpec(None, AXES))
+
+    def split(x: jax.Array) -> jax.Array:
+        pairs = x.reshape(-1, count, 2, *x.shape[1:])
+        parts = jnp.swapaxes(pairs, 0, 1).reshape(count, -1, *x.shape[1:])
+        return jax.lax.with_sharding_constraint(parts, place)
+
+    return jax.tree.map(split, examples)
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The jitted functions: initialise, train one step, predict."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from imae_jax import augment, losses, sharding
+from imae_jax import sharding
 from imae_jax.classifier import Classifier, classify
-from imae_jax.distill import teacher_latents
 from imae_jax.evaluators.inputs import ClassifyingNetwork, Network
-from imae_jax.mixing import make_mixtures
 from imae_jax.model import IMAE, MAE, embed, forward
+from imae_jax.objectives import Loss, named_keys
 from imae_jax.patches import random_mask
 
 
@@ -45,11 +44,6 @@ class TrainState:
             params=self.params, opt_state=self.opt_state, batch_stats=self.batch_stats
         )
         return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
-
-
-def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
-    """Splits a key into one for each purpose."""
-    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
 def init_variables(model: MAE | IMAE | Classifier, seed: int) -> tuple[Any, Any]:
@@ -89,107 +83,10 @@ def init_state(
     mesh: Mesh,
     start: Mapping | None = None,
 ) -> TrainState:
-    """A fresh state, born on the devices it stays on."""
+    """A fresh state, born where it stays, see `sharding.shares`."""
     init = functools.partial(fresh_state, model, optimiser, seed)
-    return jax.jit(init, out_shardings=sharding.replicated(mesh))(start)
-
-
-# (params, teacher_params, images [B, H, W, C] standardised, key) -> (loss, metrics)
-Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict]]
-# (params, batch_stats, teacher_params, batch, step) -> (loss, (metrics, batch_stats)); a
-# batch is what the feed's `take` or `take_labelled` gives.
-Loss = Callable[
-    [Any, Any, Any, Any, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
-]
-
-
-def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
-    """Each image alone: rebuild its removed patches."""
-
-    def objective(params, teacher_params, images, key):
-        del teacher_params
-        mask = random_mask(key, images.shape[0], model.num_patches, mask_ratio)
-        out = forward(model, params, images, mask)
-        target = losses.target_patches(images, model.patch_size, norm_pix)
-        return losses.mae_losses(out, target, mask.mask)
-
-    return objective
-
-
-def imae_objective(
-    model: IMAE,
-    teacher: MAE | None,
-    *,
-    mask_ratio: float,
-    norm_pix: bool,
-    alpha: float | None,
-    per_batch: bool,
-    shared_mask: bool,
-    teacher_input: str,
-    distill_weight: float,
-) -> Objective:
-    """Pairs of images: rebuild both from their mixture, like the teacher sees each."""
-
-    def objective(params, teacher_params, images, key):
-        mixtures = make_mixtures(
-            key,
-            images,
-            num_patches=model.num_patches,
-            mask_ratio=mask_ratio,
-            alpha=alpha,
-            per_batch=per_batch,
-            shared_mask=shared_mask,
-        )
-        mask = mixtures.mask
-        out = forward(model, params, mixtures.mixture, mask)
-        latents = None
-        if distill_weight:
-            latents = teacher_latents(
-                teacher,
-                teacher_params,
-                mixtures,
-                teacher_input=teacher_input,
-                shared_mask=shared_mask,
-                num_sources=model.num_sources,
-            )
-        sources = mixtures.sources[:, : model.num_sources]
-        return losses.imae_losses(
-            out,
-            losses.target_patches(sources, model.patch_size, norm_pix),
-            mask.mask,
-            latents,
-            distill_weight,
-        )
-
-    return objective
-
-
-def make_loss(
-    objective: Objective,
-    *,
-    seed: int,
-    mean: jax.Array,
-    std: jax.Array,
-    pad: int,
-    flip: bool,
-    crop_scale: tuple[float, float] | tuple[()],
-) -> Loss:
-    """The loss of a MAE or an i-MAE, on raw pixels [B, H, W, C] uint8, lying in pairs.
-
-    Augmentation, mixing and masking happen inside, with keys that are a function of
-    (seed, step) alone.
-    """
-
-    def loss(params, batch_stats, teacher_params, images, step):
-        key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
-        keys = named_keys(jax.random.fold_in(key, step), "augment", "objective")
-        images = augment.augment(keys["augment"], images, pad, flip, crop_scale)
-        images = augment.standardise(images, mean, std)
-        key = keys["objective"]
-        total, metrics = objective(params, teacher_params, images, key)
-        return total, (metrics, batch_stats)
-
-    return loss
+    places = sharding.shares(jax.eval_shape(init, start), mesh)
+    return jax.jit(init, out_shardings=places)(start)
 
 
 def make_train_step(
@@ -197,8 +94,10 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     take,
+    state: TrainState,
     *,
-    looped: bool,
+    looped: bool = False,
+    accumulate: int = 1,
     max_skipped: int,
 ):
     """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
@@ -210,19 +109,40 @@ def make_train_step(
     noticed.
 
     Args:
-      loss: as from `make_loss` or `transfer.make_loss`.
+      loss: as from `objectives.make_loss` or `transfer.make_loss`.
       optimiser: what turns gradients into updates.
       mesh: the devices.
       take: (inputs, number) -> the batch of the `number`-th step, see `data.feeds`.
+      state: one that stays where it lies, or what it looks like there.
       looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
         metrics are the last step's.
+      accumulate: in how many parts, one after the other, a batch is computed.
       max_skipped: steps in a row, at least 1.
     """
 
+    def loss_of(params, batch_stats, teacher_params, examples):
+        params = sharding.gather(params, mesh)
+        teacher_params = sharding.gather(teacher_params, mesh)
+        return loss.of(params, batch_stats, teacher_params, examples)
+
+    def gradient_of(state, teacher_params, examples):
+        fixed = state.params, state.batch_stats, teacher_params
+        of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), *fixed)
+        if accumulate == 1:
+            return of(examples)
+        parts = sharding.in_parts(examples, accumulate, mesh)
+        like = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
+        sums, _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None),
+            jax.tree.map(jnp.zeros_like, like),
+            parts,
+        )
+        return jax.tree.map(lambda x: x / accumulate, sums)
+
     def update(number, state, teacher_params, inputs):
-        batch = take(inputs, number)
-        (total, (metrics, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.batch_stats, teacher_params, batch, state.step
+        examples = loss.draw(take(inputs, number), state.step)
+        (total, (metrics, batch_stats)), grads = gradient_of(
+            state, teacher_params, examples
         )
         norm = optax.tree.norm(grads)
         is_good = jnp.isfinite(total) & jnp.isfinite(norm)
@@ -248,10 +168,11 @@ def make_train_step(
         )
 
     copies = sharding.replicated(mesh)
+    places = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
         step,
-        in_shardings=(copies, copies, None, copies),
-        out_shardings=(copies, copies),
+        in_shardings=(places, None, None, copies),
+        out_shardings=(places, copies),
         donate_argnums=0,
     )
 

@@ -74,7 +74,9 @@ def train(
                 optimiser,
                 setup.mesh,
                 take_of(setup, feed),
+                state,
                 looped=config.train.steps_per_dispatch > 1,
+                accumulate=config.train.accumulate,
                 max_skipped=config.optim.max_skipped,
             )
             return _loop(setup, state, feed, train_step, schedule, checkpoints, last_step)

@@ -7,8 +7,8 @@ import jax
 from imae_jax import augment, checkpoint, losses
 from imae_jax.classifier import Classifier
 from imae_jax.mixup import mixup_cutmix
+from imae_jax.objectives import Loss, step_keys
 from imae_jax.randaugment import rand_augment
-from imae_jax.steps import Loss, named_keys
 
 
 def make_loss(
@@ -31,18 +31,16 @@ def make_loss(
 
     Args:
       model: the classifier; it sees all patches.
-      seed, mean, std, pad, flip, crop_scale: see `steps.make_loss`.
+      seed, mean, std, pad, flip, crop_scale: see `objectives.make_loss`.
       randaugment, erasing: options of `rand_augment` and `augment.random_erasing`; without
         them, or where they would do nothing, not done.
       mixup: options of `mixup_cutmix`; without them labels are neither mixed nor smoothed.
     """
 
-    def loss(params, batch_stats, teacher_params, batch, step):
-        del teacher_params
+    def draw(batch, step):
         images, labels = batch
-        key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
         names = ("augment", "randaugment", "erasing", "mixup", "drop_path")
-        keys = named_keys(jax.random.fold_in(key, step), *names)
+        keys = step_keys(seed, step, *names)
         images = augment.augment(keys["augment"], images, pad, flip, crop_scale)
         if randaugment and randaugment["num_ops"]:
             options = dict(randaugment, fill=mean)
@@ -56,17 +54,22 @@ def make_loss(
             )
         else:
             targets = jax.nn.one_hot(labels, model.num_classes)
+        return images, targets, jax.random.split(keys["drop_path"], len(images))
+
+    def of(params, batch_stats, teacher_params, examples):
+        del teacher_params
+        images, targets, keys = examples
         logits, changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
             is_training=True,
-            rngs={"drop_path": keys["drop_path"]},
+            rngs={"drop_path": keys[0]},  # each part of a batch has another first one
             mutable=["batch_stats"],
         )
         total, metrics = losses.classification_losses(logits, targets)
         return total, (metrics, changed.get("batch_stats", {}))
 
-    return loss
+    return Loss(draw, of)
 
 
 def pretrained_encoder(like: Mapping, loaded: Mapping, source: str) -> dict:

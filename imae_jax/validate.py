@@ -163,19 +163,29 @@ def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
     return total, warmup
 
 
-def check_batch(batch_size: int, key: str, num_devices: int) -> None:
-    """Raises UserError unless whole pairs fall on every device."""
+def check_mesh(fsdp: int, num_devices: int) -> None:
+    """Raises UserError unless equal groups of devices can share a copy."""
+    divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    allowed = f"-1 (all), or a divisor of the {num_devices} devices: "
+    allowed += ", ".join(map(str, divisors))
+    require(fsdp == -1 or fsdp in divisors, "mesh.fsdp", fsdp, allowed)
+
+
+def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> None:
+    """Raises UserError unless whole pairs of every part fall on every device."""
     require(
         batch_size >= 2 and batch_size % 2 == 0,
         key,
         batch_size,
         "even and at least 2: images are fed in pairs",
     )
+    in_parts = f", in each of {parts} parts (train.accumulate)" if parts > 1 else ""
+    divisor = 2 * num_devices * parts
     require(
-        batch_size % (2 * num_devices) == 0,
+        batch_size % divisor == 0,
         key,
         batch_size,
-        f"divisible by {2 * num_devices}: whole pairs on each of {num_devices} devices",
+        f"divisible by {divisor}: whole pairs on each of {num_devices} devices{in_parts}",
     )
 
 
@@ -189,11 +199,14 @@ def check_crop_scale(scale: tuple) -> None:
 
 def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
     """Batch, optimiser and everything that only says how a run is kept and logged."""
-    check_batch(config.train.batch_size, "train.batch_size", num_devices)
+    accumulate = config.train.accumulate
+    require(accumulate >= 1, "train.accumulate", accumulate, "at least 1")
+    batch_size = config.train.batch_size
+    check_batch(batch_size, "train.batch_size", num_devices, accumulate)
     run_steps(config, num_examples)
     optim = config.optim
     require(0 < optim.blr < math.inf, "optim.blr", optim.blr, "above 0 and finite")
-    peak = optim.blr * config.train.batch_size / 256
+    peak = optim.blr * batch_size / 256
     below = f"0 or more, and less than the peak rate of {peak:g}"
     require(0 <= optim.min_lr < peak, "optim.min_lr", optim.min_lr, below)
     if "betas" in optim:  # LARS has none

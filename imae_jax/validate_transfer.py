@@ -126,3 +126,9 @@ def check(config: ConfigDict, dataset: Dataset) -> None:
     check_pools(config)
     if config.model.mode != "linear":
         check_full_training(config)
+    else:
+        parts, allowed = (
+            config.train.accumulate,
+            "1: a probe's BatchNorm sees whole batches",
+        )
+        require(parts == 1, "train.accumulate", parts, allowed)

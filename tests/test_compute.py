@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import imae, mae
-from imae_jax import compute, model, optim, sharding, steps
+from imae_jax import compute, model, objectives, optim, sharding, steps
 from imae_jax.compute import Compute, bfloat16_matmul, float32_attention
 from imae_jax.patches import random_mask
 
@@ -215,9 +215,9 @@ def test_bfloat16_trains_as_float32_does(configs):
         }
         common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
         teacher = steps.init_params(networks["mae"], 1)
-        objective = steps.mae_objective(networks["mae"], **common)
+        objective = objectives.mae_objective(networks["mae"], **common)
         if configs is imae:
-            objective = steps.imae_objective(
+            objective = objectives.imae_objective(
                 networks["imae"],
                 networks["mae"],
                 **common,
@@ -227,7 +227,7 @@ def test_bfloat16_trains_as_float32_does(configs):
                 teacher_input=config.teacher.input,
                 distill_weight=config.loss.distill_weight,
             )
-        loss = steps.make_loss(
+        loss = objectives.make_loss(
             objective, seed=0, mean=127.0, std=64.0, **dict(config.augment)
         )
         mesh = sharding.make_mesh(jax.devices()[:1])
@@ -235,7 +235,7 @@ def test_bfloat16_trains_as_float32_does(configs):
         update = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
         state = steps.init_state(networks[config.model.name], update, 0, mesh)
         step = steps.make_train_step(
-            loss, update, mesh, lambda images, _: images, looped=False, max_skipped=1
+            loss, update, mesh, lambda images, _: images, state, max_skipped=1
         )
         curve = []
         for number in range(200):

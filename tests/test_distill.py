@@ -26,9 +26,10 @@ def params():
 
 def make_mixtures(shared_mask):
     images = jax.random.normal(KEY, (6, 8, 8, 1))
-    return mixing.make_mixtures(
-        KEY, images, num_patches=16, mask_ratio=0.5, alpha=0.3, shared_mask=shared_mask
+    draws = mixing.draw_mixtures(
+        KEY, 6, num_patches=16, mask_ratio=0.5, alpha=0.3, shared_mask=shared_mask
     )
+    return mixing.make_mixtures(images, *draws)
 
 
 def test_targets_are_the_latents_of_each_image_alone_under_the_mixtures_mask(params):

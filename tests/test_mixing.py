@@ -57,7 +57,8 @@ def test_shared_mask_is_one_per_pair_and_otherwise_every_mixture_has_its_own():
 
 def test_make_mixtures_holds_together():
     x = images(8)
-    made = mixing.make_mixtures(KEY, x, num_patches=16, mask_ratio=0.75, alpha=None)
+    draws = mixing.draw_mixtures(KEY, 8, num_patches=16, mask_ratio=0.75, alpha=None)
+    made = mixing.make_mixtures(x, *draws)
     np.testing.assert_array_equal(made.sources, mixing.pair_sources(x))
     np.testing.assert_allclose(made.mixture, mixing.mix(made.sources, made.alpha))
     assert made.mask.ids_keep.shape == (8, 4)

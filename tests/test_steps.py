@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import optim, sharding, steps
+from imae_jax import optim, runs, sharding, steps
 from imae_jax.checkpoint import flatten
-from imae_jax.setup import make_feed, make_loss, set_up
+from imae_jax.objectives import Loss
+from imae_jax.setup import make_feed, make_loss, set_up, take_of
 
 
 def make_step(config, workdir, mesh=None):
@@ -16,12 +17,18 @@ def make_step(config, workdir, mesh=None):
     if mesh is not None:
         setup = dataclasses.replace(setup, mesh=mesh)
     schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
-    optimiser = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
+    optimiser = runs.make_optimiser(config, setup.model, schedule)
     state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
     feed = make_feed(setup)
     loss = make_loss(setup)
     step = steps.make_train_step(
-        loss, optimiser, setup.mesh, feed.take, looped=False, max_skipped=3
+        loss,
+        optimiser,
+        setup.mesh,
+        take_of(setup, feed),
+        state,
+        accumulate=config.train.accumulate,
+        max_skipped=3,
     )
     return setup, state, step, feed
 
@@ -36,7 +43,7 @@ def run(config, workdir, mesh=None, num_steps=2):
     setup, state, step, feed = make_step(config, workdir, mesh)
     teacher = setup.teacher.params if setup.teacher else None
     if mesh is not None:
-        teacher = jax.device_put(teacher, sharding.replicated(mesh))
+        teacher = jax.device_put(teacher, sharding.shares(teacher, mesh))
     history = []
     for number in range(num_steps):
         state, metrics = step(state, teacher, feed.inputs(number), 1)
@@ -44,17 +51,75 @@ def run(config, workdir, mesh=None, num_steps=2):
     return history
 
 
-@pytest.mark.parametrize("make", ["mae_config", "imae_config"])
-def test_eight_devices_give_the_loss_of_one(make, request, tmp_path):
-    config = request.getfixturevalue(make)()
-    config.train.batch_size = 32
-    assert jax.device_count() == 8
-    eight = run(config, tmp_path)
-    one = run(config, tmp_path, sharding.make_mesh(jax.devices()[:1]))
-    for ours, theirs in zip(eight, one, strict=True):
+CONFIGS = ("mae", "imae", "linear", "finetune")
+
+
+@pytest.fixture
+def config_of(mae_config, imae_config, transfer_config):
+    """Makes a config of a kind, with batches that fall on 8 devices in 2 parts."""
+
+    def make(kind):
+        plain = {"mae": mae_config, "imae": imae_config}
+        config = plain[kind]() if kind in plain else transfer_config(kind)
+        config.train.batch_size = 32
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory):
+    """The first steps of a config on one device, made once for each kind."""
+    found = {}
+
+    def once(kind, config):
+        if kind not in found:
+            one = sharding.make_mesh(jax.devices()[:1])
+            found[kind] = run(config, tmp_path_factory.mktemp(kind), one)
+        return found[kind]
+
+    return once
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "fsdp", "accumulate"),
+    [
+        *[(kind, 8, 1, 1) for kind in CONFIGS],
+        *[(kind, 8, -1, 1) for kind in CONFIGS],
+        ("mae", 2, 1, 2),
+        ("imae", 4, 2, 2),
+        ("imae", 1, 1, 2),
+        ("finetune", 8, 4, 2),
+    ],
+)
+def test_any_number_of_devices_and_parts_gives_the_loss_of_one(
+    kind, devices, fsdp, accumulate, config_of, on_one, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sharding, "MIN_SPLIT", 64)
+    config = config_of(kind)
+    one = on_one(kind, config)
+    config.train.accumulate = accumulate
+    mesh = sharding.make_mesh(jax.devices()[:devices], fsdp)
+    found = run(config, tmp_path, mesh)
+    assert len(found) == 2
+    for ours, theirs in zip(found, one, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, err_msg=name)
+
+
+def test_a_shared_state_is_born_and_stays_split(mae_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SPLIT", 64)
+    mesh = sharding.make_mesh(fsdp=4)
+    _, state, step, feed = make_step(mae_config(), tmp_path, mesh)
+
+    def share(state):
+        kernels = [x for x in jax.tree.leaves(state) if x.ndim == 2]
+        return {x.size / x.addressable_shards[0].data.size for x in kernels}
+
+    assert share(state) == {4}
+    state, _ = step(state, None, feed.inputs(0), 1)
+    assert share(state) == {4}
 
 
 def test_one_trace(imae_config, tmp_path):
@@ -69,17 +134,28 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
     setup, state, _, feed = make_step(mae_config(), tmp_path)
     whole = make_loss(setup)
 
-    def loss(params, batch_stats, teacher_params, images, step):
-        total, found = whole(params, batch_stats, teacher_params, images, step)
+    def draw(images, step):
         bad = (step == 1) | (step == 3) | (step == 4)
+        return whole.draw(images, step), jnp.full(len(images), bad)
+
+    def of(params, batch_stats, teacher_params, examples):
+        examples, bad = examples
+        total, found = whole.of(params, batch_stats, teacher_params, examples)
         # The loss itself is finite, its gradient is not.
-        root = jnp.sqrt(jnp.where(bad, 0.0, 1.0) * jax.tree.leaves(params)[0].sum() ** 2)
+        good = jnp.where(bad[0], 0.0, 1.0)
+        root = jnp.sqrt(good * jax.tree.leaves(params)[0].sum() ** 2)
         return total + 0 * root, found
 
     schedule = optim.learning_rate(1e-2, 32, 1, 10)
     optimiser = optim.adamw(schedule, (0.9, 0.95), 0.05)
     step = steps.make_train_step(
-        loss, optimiser, setup.mesh, feed.take, looped=looped, max_skipped=2
+        Loss(draw, of),
+        optimiser,
+        setup.mesh,
+        feed.take,
+        state,
+        looped=looped,
+        max_skipped=2,
     )
     changed, counts = [], []
     for number in range(7):

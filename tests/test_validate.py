@@ -28,6 +28,10 @@ BAD_VALUES = [
     ("train.batch_size", 33, "train.batch_size=33 .* even"),
     ("train.batch_size", 0, "train.batch_size=0"),
     ("train.batch_size", 24, "divisible by 16: whole pairs on each of 8 devices"),
+    ("train.accumulate", 0, "train.accumulate=0 .* at least 1"),
+    ("train.accumulate", 4, "train.batch_size=32 .* 64: .* 4 parts .train.accumulate"),
+    ("mesh.fsdp", 3, "mesh.fsdp=3 .* a divisor of the 8 devices: 1, 2, 4, 8"),
+    ("mesh.fsdp", 0, "mesh.fsdp=0 .* -1 .all."),
     ("data.name", "digitz", "data.name='digitz' is not .* did you mean 'digits'"),
     ("data.feed", "stream", "data.feed='stream' .* 'auto', 'resident' or 'streaming'"),
     ("data.on_bad_image", "drop", "data.on_bad_image='drop' .* 'raise' or 'skip'"),
@@ -259,6 +263,7 @@ BAD_VALUES_OF_CLASSIFIERS = [
     ("linear", "evals.classification.split", "train", "'validation' or 'test'"),
     ("linear", "evals.classification.batch_size", 15, "evals.classification.batch_size=15"),
     ("linear", "train.batch_size", 24, "divisible by 16: whole pairs on each"),
+    ("linear", "train.accumulate", 2, "train.accumulate=2 .* BatchNorm"),
 ]
 
 

@@ -1,0 +1,161 @@
+"""What a step minimises: first all that is random is drawn, then the loss follows.
+
+In two parts, so that a batch can be computed piece by piece and the sum be the same: the
+draws are made for the whole batch.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from imae_jax import augment, losses
+from imae_jax.distill import teacher_latents
+from imae_jax.mixing import draw_mixtures, make_mixtures
+from imae_jax.model import IMAE, MAE, forward
+from imae_jax.patches import random_mask
+
+Metrics = dict[str, jax.Array]
+
+
+class Objective(NamedTuple):
+    """Of a MAE or an i-MAE, on standardised images [B, H, W, C] lying in pairs.
+
+    Attributes:
+      draw: (key, B) -> draws, a pytree whose leaves are [B, ...].
+      loss: (params, teacher_params, images, draws) -> (total, metrics), both means over
+        the batch.
+    """
+
+    draw: Callable[[jax.Array, int], Any]
+    loss: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a step minimises, from raw pixels on.
+
+    Attributes:
+      draw: (batch, step) -> examples, a pytree whose leaves are [B, ...], pairs side by
+        side: the augmented batch and all else that is random. A function of (seed, step).
+      of: (params, batch_stats, teacher_params, examples) -> (total, (metrics,
+        batch_stats)); total and metrics are means over the examples.
+    """
+
+    draw: Callable[[Any, jax.Array], Any]
+    of: Callable[[Any, Any, Any, Any], tuple[jax.Array, tuple[Metrics, Any]]]
+
+    def __call__(self, params, batch_stats, teacher_params, batch, step):
+        """Both at once, for a batch as the feed's `take` or `take_labelled` gives it."""
+        return self.of(params, batch_stats, teacher_params, self.draw(batch, step))
+
+
+def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
+    """Splits a key into one for each purpose."""
+    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
+
+
+def step_keys(seed: int, step: jax.Array, *names: str) -> dict[str, jax.Array]:
+    """A step's keys, one for each purpose: functions of (seed, step) alone."""
+    key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
+    return named_keys(jax.random.fold_in(key, step), *names)
+
+
+def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
+    """Each image alone: rebuild its removed patches."""
+
+    def draw(key, batch_size):
+        return random_mask(key, batch_size, model.num_patches, mask_ratio)
+
+    def loss(params, teacher_params, images, mask):
+        del teacher_params
+        out = forward(model, params, images, mask)
+        target = losses.target_patches(images, model.patch_size, norm_pix)
+        return losses.mae_losses(out, target, mask.mask)
+
+    return Objective(draw, loss)
+
+
+def imae_objective(
+    model: IMAE,
+    teacher: MAE | None,
+    *,
+    mask_ratio: float,
+    norm_pix: bool,
+    alpha: float | None,
+    per_batch: bool,
+    shared_mask: bool,
+    teacher_input: str,
+    distill_weight: float,
+) -> Objective:
+    """Pairs of images: rebuild both from their mixture, like the teacher sees each."""
+
+    def draw(key, batch_size):
+        return draw_mixtures(
+            key,
+            batch_size,
+            num_patches=model.num_patches,
+            mask_ratio=mask_ratio,
+            alpha=alpha,
+            per_batch=per_batch,
+            shared_mask=shared_mask,
+        )
+
+    def loss(params, teacher_params, images, draws):
+        mixtures = make_mixtures(images, *draws)
+        mask = mixtures.mask
+        out = forward(model, params, mixtures.mixture, mask)
+        latents = None
+        if distill_weight:
+            latents = teacher_latents(
+                teacher,
+                teacher_params,
+                mixtures,
+                teacher_input=teacher_input,
+                shared_mask=shared_mask,
+                num_sources=model.num_sources,
+            )
+        sources = mixtures.sources[:, : model.num_sources]
+        return losses.imae_losses(
+            out,
+            losses.target_patches(sources, model.patch_size, norm_pix),
+            mask.mask,
+            latents,
+            distill_weight,
+        )
+
+    return Objective(draw, loss)
+
+
+def make_loss(
+    objective: Objective,
+    *,
+    seed: int,
+    mean: jax.Array,
+    std: jax.Array,
+    pad: int,
+    flip: bool,
+    crop_scale: tuple[float, float] | tuple[()],
+) -> Loss:
+    """The loss of a MAE or an i-MAE, on images [B, H, W, C] uint8, lying in pairs.
+
+    Args:
+      objective: on standardised images.
+      seed: of augmentation, mixtures and masks.
+      mean, std: [C], of pixels in 0..255.
+      pad, flip, crop_scale: see `augment.augment`.
+    """
+
+    def draw(images, step):
+        keys = step_keys(seed, step, "augment", "objective")
+        draws = objective.draw(keys["objective"], len(images))
+        return augment.augment(keys["augment"], images, pad, flip, crop_scale), draws
+
+    def of(params, batch_stats, teacher_params, examples):
+        images, draws = examples
+        images = augment.standardise(images, mean, std)
+        total, metrics = objective.loss(params, teacher_params, images, draws)
+        return total, (metrics, batch_stats)
+
+    return Loss(draw, of)
