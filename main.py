@@ -9,7 +9,9 @@
     study    the grid of runs that --config describes, as one table
     report   the HTML report of whatever --workdir holds
 
-`--config.a.b=VALUE` overrides any value of the config.
+`--config.a.b=VALUE` overrides any value of the config. Several processes, one on each
+machine, work as one: a TPU pod, GKE or Slurm tells them about each other; otherwise give
+each --coordinator=HOST:PORT (of the first), --num_processes=N and --process_id=0 .. N-1.
 """
 
 import difflib
@@ -51,12 +53,17 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     """Reads --workdir and --config; `eval` starts from the config stored in the workdir."""
     default_workdir = "runs/demo" if command == "demo" else None
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_integer("wait_seconds", 60, "For a sign of the others.", lower_bound=1)
     unknown = FLAGS(["main.py", *arguments], known_only=True)[1:]
     for word in unknown:
         if word.startswith("-") and not word.lstrip("-").startswith("config"):
             raise UserError(
                 f"{word} is not a flag; flags: --workdir=DIR, --config=FILE:ARG, "
-                "--config.KEY=VALUE"
+                "--config.KEY=VALUE, --coordinator=HOST:PORT, --num_processes=N, "
+                "--process_id=I, --wait_seconds=S"
             )
     if not FLAGS.workdir and command != "data":
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
@@ -94,12 +101,25 @@ def flag_message(error: Exception, arguments: list[str]) -> str:
 def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
-    from imae_jax import demo, describe, startup, study, train
-    from imae_jax.report import html
+    from imae_jax import processes, startup
 
     startup.keep_memory()
     startup.keep_compiled()
-    config, workdir = FLAGS.config, FLAGS.workdir
+    processes.join(
+        FLAGS.coordinator,
+        FLAGS.num_processes,
+        FLAGS.process_id,
+        wait_seconds=FLAGS.wait_seconds,
+    )
+    with processes.ending_together():
+        work(command, FLAGS.config, FLAGS.workdir)
+
+
+def work(command: str, config, workdir: str) -> None:
+    """What the command stands for; prints what comes of it."""
+    from imae_jax import demo, describe, study, train
+    from imae_jax.report import html
+
     if command == "demo":
         report = demo.demo(config, workdir)
         print(f"\n{html.read_as_text(workdir)}\nReport: {report}")

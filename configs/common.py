@@ -122,7 +122,7 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.optim.update(duration("warmup", fraction=0.1))  # MAE: 40 of 400 epochs
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_minutes = 5.0  # 0: not by time
+    config.checkpoint.every_minutes = 5.0  # with the next line of the log; 0: not by time
     config.checkpoint.every_steps = 0  # 0: not by steps; the last step is always saved
     config.checkpoint.keep = 2
 

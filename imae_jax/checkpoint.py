@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from imae_jax import processes
 from imae_jax.errors import UserError
 
 # What a workdir holds beside its checkpoints.
@@ -24,7 +25,16 @@ ARRAYS = ("params", "opt_state", "batch_stats")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically: a reader sees the old data or the new, never a part."""
+    """Writes a file atomically: a reader sees the old data or the new, never a part.
+
+    Of several processes the first writes; when any of them returns, the file is there.
+    """
+    if processes.is_first():
+        _replace(path, data)
+    processes.wait(f"write {path}")
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -139,8 +149,9 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exc_info):
-        self._manager.close()
+    def __exit__(self, kind, error, traceback):
+        if not processes.is_loss(error):  # else nobody is there to finish the save with
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step, or None."""

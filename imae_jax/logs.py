@@ -1,6 +1,7 @@
 """What people read while a run goes on: metrics.jsonl, TensorBoard, the progress bar."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from imae_jax import processes
 from imae_jax.checkpoint import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,9 +41,12 @@ class MetricWriter:
         self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_text(workdir / METRICS_FILE, text)
-        self._file = open(workdir / METRICS_FILE, "a")
+        is_first = processes.is_first()
+        self._file = open(workdir / METRICS_FILE if is_first else os.devnull, "a")
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1
+            str(workdir / "tensorboard"),
+            purge_step=first_step + 1,
+            write_to_disk=is_first,
         )
 
     def __enter__(self):
@@ -103,7 +108,7 @@ class Progress:
             total=total_steps,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and processes.is_first()),
         )
         self._total = total_steps
         self._next_line = 0.0
@@ -120,7 +125,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
-        self._bar.write(f"{self._title}: {text}", file=sys.stderr)
+        if processes.is_first():
+            self._bar.write(f"{self._title}: {text}", file=sys.stderr)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows a step's losses and speed beside the bar."""

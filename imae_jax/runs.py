@@ -72,7 +72,7 @@ def open_workdir(workdir: str | Path) -> Path:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(workdir / ".writable", "")
-        (workdir / ".writable").unlink()
+        (workdir / ".writable").unlink(missing_ok=True)  # by whoever is first
     except OSError as error:
         raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
     return workdir

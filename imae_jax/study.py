@@ -83,6 +83,8 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
                 run_cell(cell, workdir)
             # Whatever it is, the other cells can do without this one.
             except Exception as error:
+                if jax.process_count() > 1:  # it may be one process's alone
+                    raise
                 text = " ".join(str(error).split())
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                 failed[cell.evaluation] = kind + text

@@ -10,7 +10,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, optim, runs, sharding, steps, validate, validate_evals
+from imae_jax import (
+    checkpoint,
+    optim,
+    processes,
+    runs,
+    sharding,
+    steps,
+    validate,
+    validate_evals,
+)
 from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
 from imae_jax.classifier import Classifier
 from imae_jax.data.parts import parts_of
@@ -108,13 +117,13 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
             step += num_steps
             progress.update(step)
 
-            minutes = (time.monotonic() - saved_at) / 60
-            is_save = (
-                step == last_step
-                or (every.every_steps and step % every.every_steps == 0)
-                or (every.every_minutes and minutes >= every.every_minutes)
-            )
             is_log = step == last_step or step % config.log.every_steps == 0
+            is_save = step == last_step
+            if every.every_steps:
+                is_save |= step % every.every_steps == 0
+            if every.every_minutes and is_log:
+                minutes = (time.monotonic() - saved_at) / 60
+                is_save |= processes.first_says(minutes >= every.every_minutes)
             if not (is_save or is_log):
                 continue
             metrics = {name: float(value) for name, value in metrics.items()}

@@ -6,10 +6,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"compute", "errors", "patches", "sharding"},
+    {"processes"},
     {"augment", "mixing", "optim", "checkpoint", "randaugment", "transformer"},
     {"losses", "model", "logs", "data", "mixup"},
     {"classifier", "distill", "evaluators", "startup"},
-    {"steps", "report", "validate"},
+    {"objectives", "report", "validate"},
+    {"steps"},
     {"runs", "transfer", "validate_evals", "validate_transfer"},
     {"setup", "cells"},
     {"train"},

@@ -1,0 +1,178 @@
+"""Several processes that work as one: how they find each other, and how they end.
+
+All run the same commands. The first alone writes files and speaks; what it has written is
+there for the others, who share its file system.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from imae_jax.errors import UserError
+
+LOST = (
+    "the processes of this run have lost each other: see what the others say, and start "
+    "all of them again with the same commands, to go on from the last checkpoint"
+)
+
+
+def join(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    wait_seconds: int,
+) -> None:
+    """Makes this process one of several, if there are several. Before JAX is used.
+
+    Args:
+      coordinator: HOST:PORT of the first process; None: whatever launched the processes
+        says who they are, where JAX knows it (TPU pods, GKE, Slurm, Open MPI).
+      num_processes, process_id: how many there are, and which this is, from 0; 1: it is
+        alone, whatever launched it.
+      wait_seconds: for the others to come, and for a sign of life later on.
+    Raises:
+      UserError: if the three do not fit each other, or the others are not there.
+    """
+    if num_processes == 1:
+        return
+    if coordinator is not None:
+        _check(coordinator, num_processes, process_id)
+        if process_id:
+            _wait_for(coordinator, wait_seconds)
+    elif (num_processes, process_id) != (None, None):
+        raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
+    count = f"{num_processes} " if num_processes else ""
+    _at_abort(f"not all {count}processes were there after --wait_seconds={wait_seconds}")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=wait_seconds,
+            heartbeat_timeout_seconds=wait_seconds,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        if coordinator is None and not isinstance(error, RuntimeError):
+            return  # nothing has launched several
+        reason = " ".join(str(error).split())
+        where = coordinator or "as launched"
+        raise UserError(f"--coordinator={where} cannot be used: {reason}") from None
+    _at_abort(LOST)
+    # Processes on CPUs exchange numbers by Gloo; other platforms do not look at this.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")
+
+
+def _check(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator={coordinator!r} is not possible: give HOST:PORT")
+    if num_processes is None or num_processes < 1:
+        raise UserError(
+            f"--num_processes={num_processes}: with --coordinator give how many there are"
+        )
+    if process_id is None or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id} is not possible: of {num_processes} processes it "
+            f"must be 0 to {num_processes - 1}"
+        )
+
+
+def _wait_for(coordinator: str, wait_seconds: int) -> None:
+    """Until the first process listens: JAX itself would end without a word of ours."""
+    host, _, port = coordinator.rpartition(":")
+    last = time.monotonic() + wait_seconds
+    said = False
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > last:
+                raise UserError(
+                    f"--coordinator={coordinator}: nobody answers there after "
+                    f"{wait_seconds} s (--wait_seconds): {error}. It is where the process "
+                    "with --process_id=0 runs"
+                ) from None
+        if not said:
+            print(f"waiting for --coordinator={coordinator}", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(0.5)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    # Asked in this order, a process that is alone starts no devices for it.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait(what: str) -> None:
+    """Until all processes are here, in the same `what`."""
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices(what)
+
+
+def first_says(value: bool) -> bool:
+    """What the first process says, where each would say something else."""
+    if not jax.distributed.is_initialized():
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Around all work: of several processes one that fails says why and ends at once.
+
+    Otherwise it would wait at exit for the others, who wait for it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not jax.distributed.is_initialized():
+            raise
+        text = " ".join(str(error).split())
+        if is_loss(error):
+            print(f"error: {LOST} ({text[:200]})", file=sys.stderr)
+        elif isinstance(error, UserError | OSError):
+            print(f"error: {text}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def is_loss(error: BaseException | None) -> bool:
+    """Whether an exception says that the connection to the other processes is broken."""
+    if error is None or not jax.distributed.is_initialized():
+        return False
+    text = str(error)
+    is_of_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
+    is_of_orbax = isinstance(error, TimeoutError) and "barrier" in text
+    return is_of_orbax or (is_of_jax and "RESOURCE_EXHAUSTED" not in text)
+
+
+def _at_abort(text: str) -> None:
+    """Has `text` stand below the page with which JAX aborts when a process is missing.
+
+    It does so from its own code, where there is no exception to catch.
+    """
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def handler(_):
+        os.write(2, f"error: {text}\n".encode())
+        os._exit(1)
+
+    _at_abort.handler = handler  # kept as long as it may be called
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)

@@ -1,0 +1,155 @@
+"""Several processes that work as one, on the command line."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imae_jax import checkpoint, logs, processes, runs, train
+from imae_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+NUM_STEPS = 32
+
+
+@pytest.fixture
+def start_two(unused_port):
+    """Starts a command in two processes with four devices each."""
+    started = []
+
+    def start(*arguments):
+        flags = dict(coordinator=f"localhost:{unused_port}", num_processes=2)
+        flags["wait_seconds"] = 30
+        words = [f"--{name}={value}" for name, value in flags.items()]
+        device_flag = "--xla_force_host_platform_device_count=4"
+        environment = os.environ | {"XLA_FLAGS": device_flag}
+        pair = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, str(ROOT / "main.py")),
+                    *map(str, arguments),
+                    *words,
+                    f"--process_id={number}",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                env=environment,
+            )
+            for number in range(2)
+        ]
+        started.extend(pair)
+        return pair
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def end(pair):
+    """Waits for both; returns what they printed."""
+    outputs = [process.communicate() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    return [out for out, _ in outputs]
+
+
+def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
+    imae_config, start_two, tmp_path
+):
+    config = imae_config()
+    changes = {
+        "data.dir": config.data.dir,
+        "teacher.init": config.teacher.init,
+        "compute.dtype": "float32",
+        "train.total_steps": NUM_STEPS,
+        "checkpoint.every_steps": 16,
+        "checkpoint.every_minutes": 0.0,
+    }
+    config.update_from_flattened_dict(changes)
+    train.train(config, tmp_path / "one")
+
+    workdir = tmp_path / "two"
+    command = ["train", "--config=configs/imae.py:digits,runlocal"]
+    command += [f"--config.{key}={value}" for key, value in changes.items()]
+    command.append(f"--workdir={workdir}")
+    pair = start_two(*command)
+    while not (workdir / "checkpoints" / "16").exists():
+        assert pair[0].poll() is None, pair[0].communicate()
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGKILL)
+    _, errors = pair[0].communicate(timeout=200)
+    assert pair[0].returncode == 1
+    assert errors.splitlines()[-1].startswith(f"error: {processes.LOST}"), errors
+    assert not (workdir / "checkpoints" / str(NUM_STEPS)).exists()
+
+    first, second = end(start_two(*command))
+    assert f"two: step {NUM_STEPS}/{NUM_STEPS}" in first
+    assert "two:" not in second  # the first speaks for all
+    found, alone = (logs.read_metrics(tmp_path / name) for name in ("two", "one"))
+    assert [line["step"] for line in found] == list(range(1, NUM_STEPS + 1))
+    for ours, theirs in zip(found, alone, strict=True):
+        for name in theirs.keys() - {"seconds", "images_per_second", "data_wait"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours, name)
+
+
+def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
+    expected = train.evaluate(runs.read_config(teacher), teacher)
+    shutil.copytree(teacher, tmp_path / "copy")
+    end(start_two("eval", f"--workdir={tmp_path / 'copy'}"))
+    found = checkpoint.read_json(tmp_path / "copy" / "eval.json")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        tolerance = 0.01 if "accuracy" in name else 1e-4
+        assert found[name] == pytest.approx(value, rel=1e-3, abs=tolerance), name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost", 2, 1), "--coordinator='localhost' .* HOST:PORT"),
+        (("localhost:http", 2, 1), "--coordinator='localhost:http' .* HOST:PORT"),
+        (("localhost:1234", None, 1), "--num_processes=None"),
+        (("localhost:1234", 2, None), "--process_id=None .* 0 to 1"),
+        (("localhost:1234", 2, 2), "--process_id=2 .* 0 to 1"),
+        ((None, 2, None), "need --coordinator"),
+        ((None, None, 1), "need --coordinator"),
+        (("nowhere.invalid:1234", 2, 1), "nowhere.invalid:1234: nobody answers .* 0 s"),
+    ],
+)
+def test_what_cannot_be_gets_one_line(given, message):
+    with pytest.raises(UserError, match=message) as error:
+        processes.join(*given, wait_seconds=0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_coordinator_that_does_not_answer_gets_one_line(unused_port):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=f"localhost:{unused_port}: nobody answers"):
+        processes.join(f"localhost:{unused_port}", 2, 1, wait_seconds=1)
+    assert time.monotonic() - started < 10
+
+
+def test_processes_that_do_not_come_get_a_line(unused_port):
+    code = (
+        "from imae_jax import processes; "
+        f"processes.join('localhost:{unused_port}', 2, 0, wait_seconds=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    expected = "error: not all 2 processes were there after --wait_seconds=1"
+    assert done.stderr.splitlines()[-1] == expected
+
+
+def test_alone_nothing_is_waited_for():
+    processes.join(None, 1, None, wait_seconds=1)
+    assert processes.is_first()
+    processes.wait("nothing")
+    assert processes.first_says(True) and not processes.first_says(False)
+    with pytest.raises(ValueError), processes.ending_together():
+        raise ValueError
