@@ -8,6 +8,7 @@
     eval     every evaluator in the config stored in --workdir
     study    the grid of runs that --config describes, as one table
     report   the HTML report of whatever --workdir holds
+    compile  what the step of --config needs on --topology, such as v5e:2x4, or cuda
 
 `--config.a.b=VALUE` overrides any value of the config. Several processes, one on each
 machine, work as one: a TPU pod, GKE or Slurm tells them about each other; otherwise give
@@ -23,12 +24,13 @@ from ml_collections import config_flags
 
 from imae_jax.errors import UserError
 
-COMMANDS = ("demo", "data", "train", "eval", "study", "report")
+COMMANDS = ("demo", "data", "train", "eval", "study", "report", "compile")
 # Of the commands that need a config.
 EXAMPLES = {
     "data": "configs/mae.py:digits",
     "train": "configs/mae.py:digits",
     "study": "configs/studies.py:distillation,shapes",
+    "compile": "configs/imae.py:imagenet",
 }
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
@@ -53,6 +55,8 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     """Reads --workdir and --config; `eval` starts from the config stored in the workdir."""
     default_workdir = "runs/demo" if command == "demo" else None
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
+    flags.DEFINE_string("topology", None, "Slice of TPUs that is compiled for, or cuda.")
+    flags.DEFINE_string("json", None, "File for what was found.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
@@ -61,11 +65,16 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     for word in unknown:
         if word.startswith("-") and not word.lstrip("-").startswith("config"):
             raise UserError(
-                f"{word} is not a flag; flags: --workdir=DIR, --config=FILE:ARG, "
-                "--config.KEY=VALUE, --coordinator=HOST:PORT, --num_processes=N, "
-                "--process_id=I, --wait_seconds=S"
+                f"{word} is not a flag; flags: --workdir, --config=FILE:ARG, "
+                "--config.KEY=VALUE, --topology, --json, --coordinator, --num_processes, "
+                "--process_id, --wait_seconds"
             )
-    if not FLAGS.workdir and command != "data":
+    if command == "compile" and not FLAGS.topology:
+        raise UserError("compile needs --topology, such as v5e:2x4, or cuda")
+    for name in ("topology", "json"):
+        if FLAGS[name].present and command != "compile":
+            raise UserError(f"--{name} is for compile")
+    if not FLAGS.workdir and command not in ("data", "compile"):
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":
         from imae_jax import runs  # late, as in `run`
@@ -117,7 +126,7 @@ def run(command: str) -> None:
 
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
-    from imae_jax import demo, describe, study, train
+    from imae_jax import checkpoint, demo, describe, plan, study, train
     from imae_jax.report import html
 
     if command == "demo":
@@ -133,6 +142,11 @@ def work(command: str, config, workdir: str) -> None:
     elif command == "eval":
         train.evaluate(config, workdir)
         print("\n" + html.read_as_text(workdir))
+    elif command == "compile":
+        found = plan.plan(config, FLAGS.topology)
+        if FLAGS.json:
+            checkpoint.write_json(Path(FLAGS.json), found)
+        print(plan.as_text(found))
     else:
         print(html.write_report(workdir))
 

@@ -115,10 +115,20 @@ def as_json(config: ConfigDict) -> dict:
 
 
 def build_model(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int = 0
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int = 0,
+    platform: str | None = None,
 ) -> MAE | IMAE | Classifier:
-    """The model of a config that has been checked; only a classifier needs the classes."""
-    form = compute.choose(**config.compute, platform=jax.default_backend())
+    """The model of a config that has been checked.
+
+    Args:
+      config: of a run.
+      image_shape: (H, W, C).
+      num_classes: only a classifier needs it.
+      platform: where it will be computed, "cpu", "gpu" or "tpu"; None: here.
+    """
+    form = compute.choose(**config.compute, platform=platform or jax.default_backend())
     fields = dict(config.model) | dict(image_shape=image_shape, compute=form)
     if fields["name"] == "classifier":
         del fields["name"]

@@ -76,7 +76,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     if config.model.name == "classifier":
         validate_transfer.check(config, dataset)
-    validate.check(config, dataset, mesh.size)
+    validate.check(config, dataset, mesh.size, jax.default_backend())
     if not is_resident(config, dataset.splits["train"]):
         dispatch = config.train.steps_per_dispatch
         allowed = "1 where images are streamed: a batch is sent for each step"

@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 from ml_collections import ConfigDict
 
 from imae_jax.compute import ATTENTIONS, DTYPES, REMATS
@@ -245,14 +244,18 @@ def check_sections(config: ConfigDict) -> None:
             raise UserError(f"--config describes no run: it has no section {section!r}")
 
 
-def check(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
+def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str) -> None:
     """Checks a config against its data set; see `validate_transfer` for classifiers.
 
+    Args:
+      config: of a run.
+      dataset: what it is trained on.
+      num_devices, platform: and where; "cpu", "gpu" or "tpu".
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
     check_model(config, dataset.image_shape)
-    check_compute(config, jax.default_backend())
+    check_compute(config, platform)
     is_imae = config.model.name == "imae"
     if is_imae:
         check_mixtures(config)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"compute", "errors", "patches", "sharding"},
-    {"processes"},
+    {"compute", "errors", "patches", "sharding", "collectives"},
+    {"processes", "chips"},
     {"augment", "mixing", "optim", "checkpoint", "randaugment", "transformer"},
     {"losses", "model", "logs", "data", "mixup"},
     {"classifier", "distill", "evaluators", "startup"},
@@ -14,8 +14,8 @@ LAYERS = [
     {"steps"},
     {"runs", "transfer", "validate_evals", "validate_transfer"},
     {"setup", "cells"},
-    {"train"},
-    {"demo", "describe", "study"},
+    {"train", "ahead"},
+    {"demo", "describe", "study", "plan"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -26,6 +26,14 @@ BUILDERS = {
     "cifar100": Cifar100,
     "tiny_imagenet": TinyImagenet,
 }
+# Of each: (H, W, C), how many classes, and how many images to train on.
+FORMS = {
+    "digits": ((8, 8, 1), 10, 1297),
+    "shapes": ((32, 32, 3), 10, 20_000),
+    "cifar10": ((32, 32, 3), 10, 50_000),
+    "cifar100": ((32, 32, 3), 100, 50_000),
+    "tiny_imagenet": ((64, 64, 3), 200, 100_000),
+}
 # Of which factors are angles, see `sources.Dataset`.
 SYMMETRY = {"shapes": shapes.SYMMETRY}
 INFO_FILE = "dataset_info.json"

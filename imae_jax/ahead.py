@@ -1,0 +1,158 @@
+"""What a config's training step needs on a slice of TPUs, asked of their compiler.
+
+Nothing runs, and no data is read: the step is compiled for devices that are not here.
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from imae_jax import runs, sharding, steps
+from imae_jax.data import prepared, sources
+from imae_jax.data.images import EncodedImages
+from imae_jax.model import as_mae
+from imae_jax.setup import Setup, make_loss
+
+IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
+
+
+def unseen_data(config: ConfigDict) -> sources.Dataset:
+    """A data set of the right form, without its images."""
+    name = config.data.name
+    if name in prepared.FORMS:
+        shape, num_classes, count = prepared.FORMS[name]
+        images = np.broadcast_to(np.uint8(0), (count, *shape))
+    else:
+        files, count, num_classes = config.data.files, IMAGENET_IMAGES, IMAGENET_CLASSES
+        shape = (files.image_size, files.image_size, files.channels)
+        read = dict(read=None, min_side=1, centre=1.0)
+        images = EncodedImages(range(count), size=shape[:2], channels=shape[2], **read)
+    split = sources.Split(images, np.zeros(count, int))
+    mean, std = np.zeros(shape[2], np.float32), np.ones(shape[2], np.float32)
+    return sources.Dataset({"train": split}, mean, std, tuple(map(str, range(num_classes))))
+
+
+def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:
+    """The set-up of a run whose teacher, if it has one, is a MAE of the student's form."""
+    dataset = unseen_data(config)
+    model = runs.build_model(
+        config, dataset.image_shape, len(dataset.class_names), platform
+    )
+    teacher = None
+    if config.model.name == "imae" and config.loss.distill_weight:
+        network = as_mae(model)
+        params = jax.eval_shape(functools.partial(steps.init_params, network, 0))
+        teacher = runs.TrainedRun(Path(), config, network, params, 0, {}, "")
+    return Setup(config, Path(), dataset, mesh, model, teacher)
+
+
+def placed(tree, places):
+    """What arrays look like, where they lie."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        tree,
+        places,
+    )
+
+
+class Step(NamedTuple):
+    """A training step on batches that are sent to the devices, not yet compiled.
+
+    Attributes:
+      traced: of `jax.jit`.
+      state, teacher, batch: what its arguments look like, and where they lie.
+      resident: bytes of the images that each device would hold besides.
+    """
+
+    traced: jax.stages.Traced
+    state: steps.TrainState
+    teacher: Any
+    batch: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
+    resident: int
+
+
+def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
+    """The step of a config that has been checked."""
+    setup = unseen_setup(config, mesh, platform)
+    optimiser = runs.make_optimiser(config, setup.model, lambda step: jnp.float32(1e-4))
+    fresh = functools.partial(steps.fresh_state, setup.model, optimiser, seed=0)
+    state = jax.eval_shape(fresh)
+    state = placed(state, sharding.shares(state, mesh))
+    teacher = setup.teacher and setup.teacher.params
+    teacher = placed(teacher, sharding.shares(teacher, mesh))
+    size, shape = config.train.batch_size, setup.dataset.image_shape
+    images = jax.ShapeDtypeStruct((size, *shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+    rows = sharding.batch_sharding(mesh)
+    batch = placed((images, labels), (rows, rows))
+    is_labelled = config.model.name == "classifier"
+    step = steps.make_train_step(
+        make_loss(setup),
+        optimiser,
+        mesh,
+        lambda batch, number: batch if is_labelled else batch[0],
+        state,
+        accumulate=config.train.accumulate,
+        max_skipped=config.optim.max_skipped,
+    )
+    resident = 0
+    if setup.is_resident:
+        parts = mesh.size if config.data.sharded else 1
+        resident = setup.train_split.images.nbytes // parts
+    return Step(step.trace(state, teacher, batch, 1), state, teacher, batch, resident)
+
+
+class Need(NamedTuple):
+    """What a compiled step takes on each device, in bytes; None: the compiler did not say.
+
+    Attributes:
+      arguments: state, teacher, batch; and images that stay there.
+      temporaries: what the step needs besides.
+      peak: all of it, the program included.
+      limit: what there is.
+    """
+
+    arguments: int | None
+    temporaries: int | None
+    peak: int
+    limit: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step can run."""
+        return self.peak <= self.limit
+
+
+def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, Need]:
+    """The compiled step, or None where it does not fit into `memory`, and its `Need`."""
+    try:
+        compiled = step.traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", str(error))
+        if used is None:
+            raise
+        units = {"M": 2**20, "G": 2**30}
+        peak, limit = (int(float(used[i]) * units[used[i + 1]]) for i in (1, 3))
+        return None, Need(None, None, peak + step.resident, limit)
+    found = compiled.memory_analysis()
+    arguments = found.argument_size_in_bytes + step.resident
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    temporaries = found.temp_size_in_bytes
+    peak = arguments + new + temporaries + found.generated_code_size_in_bytes
+    return compiled, Need(arguments, temporaries, peak, memory)
+
+
+def count_flops(config: ConfigDict) -> float:
+    """Products and sums of a step's forward and backward pass, nothing computed twice."""
+    config = config.copy_and_resolve_references()
+    config.compute.scan, config.compute.remat = False, "none"  # a loop would count once
+    config.train.accumulate = config.mesh.fsdp = 1
+    step = trace(config, sharding.make_mesh(jax.devices()[:1]), jax.default_backend())
+    return step.traced.lower().cost_analysis()["flops"]

@@ -1,0 +1,82 @@
+"""TPU slices that are not here: which chips they have, and what a chip can do."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from imae_jax.errors import UserError
+
+
+class Chip(NamedTuple):
+    """What the maker says of a chip (Google's Cloud TPU documentation).
+
+    Attributes:
+      memory: bytes of HBM.
+      flops: products and sums of bfloat16 in a second, at most.
+      memory_rate, link_rate: bytes in a second, from HBM and to all other chips.
+      cores: how the compiler sees its cores; "megacore": two as one.
+    """
+
+    memory: float
+    flops: float
+    memory_rate: float
+    link_rate: float
+    cores: str
+
+
+CHIPS = {
+    "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, "megacore"),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, "default"),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, "megacore"),
+    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9, "default"),
+}
+
+
+# Where there is no TPU, its compiler asks the network for one and lets no other process
+# use it, unless it is told not to.
+ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
+    """A slice's chip, and its devices, that programs can be compiled for but not run on.
+
+    Args:
+      topology: such as "v5e:2x4" or "v4:2x2x2": the chip, and how many lie in each
+        direction.
+    Raises:
+      UserError: if there is no such slice, or the TPU compiler is missing.
+    """
+    name, _, shape = topology.partition(":")
+    sizes = shape.split("x")
+    if name not in CHIPS or not all(size.isdecimal() and int(size) for size in sizes):
+        raise UserError(
+            f"--topology={topology!r} is not known: give cuda, or one of "
+            f"{', '.join(CHIPS)} with its shape, such as v5e:2x4 or v4:2x2x2"
+        )
+    for key, value in ALONE.items():
+        os.environ.setdefault(key, value)
+    # A slice smaller than a host's 2x2 chips is a part of one.
+    one_chip = {"chips_per_host_bounds": (1, 1, 1)} if {*sizes} == {"1"} else {}
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=topology,
+            chip_config_name=CHIPS[name].cores,
+            **one_chip,
+        )
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if "not installed" in text:
+            raise UserError(
+                "compiling for TPUs needs their compiler: pip install libtpu"
+            ) from None
+        raise UserError(f"--topology={topology!r} is no slice: {text[:200]}") from None
+    return CHIPS[name], found.devices

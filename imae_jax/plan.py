@@ -1,0 +1,258 @@
+"""Does a training step fit on a slice of TPUs, what does it send, how fast can it be?
+
+`main.py compile`. The compiler answers; neither the devices, nor the data, nor other runs
+have to be there.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from imae_jax import ahead, chips, collectives, sharding, validate
+from imae_jax import validate_transfer as for_classifiers
+from imae_jax.ahead import Need, Step
+from imae_jax.compute import REMATS
+
+GPUS = "cuda"
+
+
+def plan(config: ConfigDict, topology: str) -> dict:
+    """What the step of a config needs, see `as_text`.
+
+    Args:
+      config: of a run; neither its data nor the runs it names are read.
+      topology: of TPUs, see `chips.devices_of`; or "cuda", for the GPUs that are here.
+        Where there are none, only what takes no compiler is found.
+    Raises:
+      UserError: for bad input, before anything is compiled.
+    """
+    if topology == GPUS:
+        chip, devices, platform = None, jax.devices(), "gpu"
+    else:
+        (chip, devices), platform = chips.devices_of(topology), "tpu"
+    config = adapted(config, devices[0].platform)
+    check(config, len(devices), platform)
+    mesh = sharding.make_mesh(devices, config.mesh.fsdp)
+    step = ahead.trace(config, mesh, platform)
+    found = {
+        "topology": topology,
+        "devices": mesh.size,
+        "sharing_a_copy": mesh.shape["fsdp"],
+        "batch_size": config.train.batch_size,
+        "parameters": count(step.state.params),
+        "teacher_parameters": count(step.teacher),
+        "flops_per_step": ahead.count_flops(config),
+        "argument_bytes": bytes_each(step[1:4]) + step.resident,
+        "resident_image_bytes": step.resident,
+    }
+    if devices[0].platform != platform:
+        step.traced.lower(lowering_platforms=(GPUS,))
+        return found
+    memory = int(chip.memory if chip else devices[0].memory_stats()["bytes_limit"])
+    print(f"compiling for {topology}, batch {config.train.batch_size:,}", flush=True)
+    compiled, need = ahead.compile_step(step, memory)
+    found |= {"bytes": need._asdict(), "fits": need.fits}
+    if not need.fits:
+        found["cheapest_remat"] = cheapest_remat(config, mesh, platform, memory)
+    found["largest_batch"] = largest_batch(config, mesh, platform, step, need)
+    if compiled is not None:
+        found |= traffic(compiled, step, config, mesh)
+        if chip:
+            found["seconds_at_least"] = floor(found, compiled, chip)
+    return found
+
+
+def adapted(config: ConfigDict, platform: str) -> ConfigDict:
+    """The config with stand-ins for runs that are not read, and attention that exists."""
+    config = config.copy_and_resolve_references()
+    validate.check_sections(config)
+    stand_in = "a run that is not read"
+    if config.model.name == "imae" and config.loss.distill_weight:
+        config.teacher.init = stand_in
+    if config.model.name == "classifier" and config.model.mode != "scratch":
+        config.init = stand_in
+    if platform != "gpu":
+        config.compute.attention = "xla"
+    return config
+
+
+def check(config: ConfigDict, num_devices: int, platform: str) -> None:
+    """What `setup.check` looks at, as far as it needs neither data nor other runs."""
+    validate.check_mesh(config.mesh.fsdp, num_devices)
+    dataset = ahead.unseen_data(config)
+    if config.model.name == "classifier":
+        for_classifiers.check(config, dataset)
+    validate.check(config, dataset, num_devices, platform)
+
+
+def count(tree) -> int:
+    """How many numbers a tree of arrays holds."""
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def bytes_each(tree) -> int:
+    """Of a tree of arrays, on each device."""
+    return sum(
+        x.dtype.itemsize * int(np.prod(x.sharding.shard_shape(x.shape)))
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def cheapest_remat(
+    config: ConfigDict, mesh: Mesh, platform: str, memory: int
+) -> str | None:
+    """The first of `compute.remat`'s values, by what they cost, with which it fits."""
+    config = config.copy_and_resolve_references()
+    for remat in REMATS[REMATS.index(config.compute.remat) + 1 :]:
+        print(f"compiling with compute.remat={remat}", flush=True)
+        config.compute.remat = remat
+        step = ahead.trace(config, mesh, platform)
+        if ahead.compile_step(step, memory)[1].fits:
+            return remat
+    return None
+
+
+def largest_batch(
+    config: ConfigDict, mesh: Mesh, platform: str, step: Step, need: Need
+) -> int:
+    """A batch that fits, found by compiling, and close to the largest.
+
+    What one step needs tells where to look: all but the state grows with the batch.
+    """
+    config = config.copy_and_resolve_references()
+    given, unit = config.train.batch_size, 2 * mesh.size * config.train.accumulate
+    fixed = bytes_each((step.state, step.teacher)) + step.resident
+    guess = given * (need.limit - fixed) / (need.peak - fixed)
+    while (guess := int(guess) // unit * unit) > 0:
+        if need.fits and guess <= given:
+            return given
+        print(f"compiling for batch {guess:,}", flush=True)
+        config.train.batch_size = guess
+        tried = ahead.trace(config, mesh, platform)
+        if ahead.compile_step(tried, need.limit)[1].fits:
+            return guess
+        guess *= 0.95
+    return 0
+
+
+def ideal_bytes(step: Step, config: ConfigDict) -> int:
+    """What a step has to exchange, counted as `Collective.nbytes` does.
+
+    Every gradient is summed once, and every array that devices share, the teacher's too,
+    is gathered once: as float32, or in the type of the products that they are for.
+    """
+    product_size = jnp.dtype(config.compute.dtype).itemsize
+    is_probe = config.model.get("mode") == "linear"
+
+    def total(tree, counts) -> int:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return sum(nbytes(path, leaf) for path, leaf in leaves if counts(path, leaf))
+
+    def nbytes(path, leaf) -> int:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        is_float32 = not name.endswith(("kernel", "bias"))
+        is_float32 |= "norm" in name or "head_" in name
+        return leaf.size * (4 if is_float32 else product_size)
+
+    def is_trained(path, leaf) -> bool:
+        return not (is_probe and "encoder" in jax.tree_util.keystr(path))
+
+    def is_shared(path, leaf) -> bool:
+        return not leaf.sharding.is_fully_replicated
+
+    gathered = total((step.state.params, step.teacher), is_shared)
+    return gathered + total(step.state.params, is_trained)
+
+
+def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
+    """What devices exchange in a step, and what they have to."""
+    exchanged = collectives.read(compiled.as_text())
+    total = sum(x.times * x.nbytes for x in exchanged)
+    ideal = ideal_bytes(step, config) if mesh.size > 1 else 0
+    expected = ["all-reduce"]
+    if mesh.shape["fsdp"] > 1:
+        expected += ["reduce-scatter", "all-gather"]
+    return {
+        "collectives": [x._asdict() for x in exchanged],
+        "collective_bytes": total,
+        "collective_bytes_sent": sum(x.sent for x in exchanged),
+        "ideal_collective_bytes": ideal,
+        "ratio_vs_ideal_collective_bytes": total / ideal if ideal else None,
+        "stray_collectives": sum(x.kind not in expected for x in exchanged),
+    }
+
+
+def floor(found: Mapping, compiled, chip: chips.Chip) -> dict:
+    """Seconds that a step takes at least: for its products, HBM, and the links."""
+    seconds = {
+        "products": found["flops_per_step"] / found["devices"] / chip.flops,
+        "memory": compiled.cost_analysis()["bytes accessed"] / chip.memory_rate,
+        "links": found["collective_bytes_sent"] / chip.link_rate,
+    }
+    return seconds | {"step": max(seconds.values())}
+
+
+def as_text(found: Mapping) -> str:
+    """A plan as a table."""
+    rows = [
+        ("devices", f"{found['devices']}, {found['sharing_a_copy']} to a copy"),
+        ("batch", f"{found['batch_size']:,}"),
+        ("parameters", f"{found['parameters'] / 1e6:.1f} M"),
+        ("of the teacher", f"{found['teacher_parameters'] / 1e6:.1f} M"),
+        ("a step computes", f"{found['flops_per_step'] / 1e12:.3f} TFLOP"),
+        ("arguments, each", gib(found["argument_bytes"])),
+        ("  of it images", gib(found["resident_image_bytes"])),
+    ]
+    if "bytes" not in found:
+        why = "not known: there is no GPU here, and none to ask its compiler"
+        return aligned([*rows, ("temporaries, each", why)])
+    need = found["bytes"]
+    if need["temporaries"] is not None:
+        rows.append(("temporaries, each", gib(need["temporaries"])))
+    verdict = "fits" if found["fits"] else "does not fit"
+    peak = f"{gib(need['peak'])} of {gib(need['limit'])}: {verdict}"
+    rows.append(("peak, each", peak))
+    if "cheapest_remat" in found:
+        remat = found["cheapest_remat"]
+        other = "a smaller batch, train.accumulate or mesh.fsdp"
+        rows.append(("makes it fit", f"compute.remat={remat}" if remat else other))
+    rows.append(("a batch that fits", f"{found['largest_batch']:,}"))
+    if "collectives" in found:
+        rows += exchanges(found["collectives"])
+        if ideal := found["ideal_collective_bytes"]:
+            ratio = found["ratio_vs_ideal_collective_bytes"]
+            rows.append(("all of them", f"{ratio:.3f} of the least, {ideal / 1e6:,.1f} MB"))
+    if "seconds_at_least" in found:
+        least = {name: f"{x * 1e3:.2f}" for name, x in found["seconds_at_least"].items()}
+        whole = least.pop("step")
+        parts = ", ".join(f"{name} {text}" for name, text in least.items())
+        rows.append(("a step takes", f"at least {whole} ms ({parts})"))
+    return aligned(rows)
+
+
+def exchanges(found: Sequence[Mapping]) -> list[tuple[str, str]]:
+    """Collectives by kind: how many, and how much; and where the stray ones come from."""
+    rows = []
+    for kind in dict.fromkeys(x["kind"] for x in found):
+        alike = [x for x in found if x["kind"] == kind]
+        nbytes = sum(x["times"] * x["nbytes"] for x in alike)
+        origin = max(alike, key=lambda x: x["nbytes"])["origin"] or "not known"
+        number = sum(x["times"] for x in alike)
+        text = f"{number} a step, {nbytes / 1e6:,.1f} MB; the largest for {origin}"
+        rows.append((kind, text))
+    return rows
+
+
+def gib(nbytes: float) -> str:
+    """Bytes in words."""
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and texts in two columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
