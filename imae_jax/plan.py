@@ -201,20 +201,20 @@ def as_text(found: Mapping) -> str:
     rows = [
         ("devices", f"{found['devices']}, {found['sharing_a_copy']} to a copy"),
         ("batch", f"{found['batch_size']:,}"),
-        ("parameters", f"{found['parameters'] / 1e6:.1f} M"),
-        ("of the teacher", f"{found['teacher_parameters'] / 1e6:.1f} M"),
-        ("a step computes", f"{found['flops_per_step'] / 1e12:.3f} TFLOP"),
-        ("arguments, each", gib(found["argument_bytes"])),
-        ("  of it images", gib(found["resident_image_bytes"])),
+        ("parameters", f"{found['parameters']:,}"),
+        ("of the teacher", f"{found['teacher_parameters']:,}"),
+        ("a step computes", f"{found['flops_per_step'] / 1e9:,.1f} GFLOP"),
+        ("arguments, each", mib(found["argument_bytes"])),
+        ("  of it images", mib(found["resident_image_bytes"])),
     ]
     if "bytes" not in found:
         why = "not known: there is no GPU here, and none to ask its compiler"
         return aligned([*rows, ("temporaries, each", why)])
     need = found["bytes"]
     if need["temporaries"] is not None:
-        rows.append(("temporaries, each", gib(need["temporaries"])))
+        rows.append(("temporaries, each", mib(need["temporaries"])))
     verdict = "fits" if found["fits"] else "does not fit"
-    peak = f"{gib(need['peak'])} of {gib(need['limit'])}: {verdict}"
+    peak = f"{mib(need['peak'])} of {mib(need['limit'])}: {verdict}"
     rows.append(("peak, each", peak))
     if "cheapest_remat" in found:
         remat = found["cheapest_remat"]
@@ -225,7 +225,7 @@ def as_text(found: Mapping) -> str:
         rows += exchanges(found["collectives"])
         if ideal := found["ideal_collective_bytes"]:
             ratio = found["ratio_vs_ideal_collective_bytes"]
-            rows.append(("all of them", f"{ratio:.3f} of the least, {ideal / 1e6:,.1f} MB"))
+            rows.append(("all of them", f"{ratio:.3f} of the least, {ideal / 1e6:,.2f} MB"))
     if "seconds_at_least" in found:
         least = {name: f"{x * 1e3:.2f}" for name, x in found["seconds_at_least"].items()}
         whole = least.pop("step")
@@ -242,14 +242,14 @@ def exchanges(found: Sequence[Mapping]) -> list[tuple[str, str]]:
         nbytes = sum(x["times"] * x["nbytes"] for x in alike)
         origin = max(alike, key=lambda x: x["nbytes"])["origin"] or "not known"
         number = sum(x["times"] for x in alike)
-        text = f"{number} a step, {nbytes / 1e6:,.1f} MB; the largest for {origin}"
+        text = f"{number} a step, {nbytes / 1e6:,.2f} MB; the largest for {origin}"
         rows.append((kind, text))
     return rows
 
 
-def gib(nbytes: float) -> str:
+def mib(nbytes: float) -> str:
     """Bytes in words."""
-    return f"{nbytes / 2**30:.2f} GiB"
+    return f"{nbytes / 2**20:,.1f} MiB"
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:

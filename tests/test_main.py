@@ -67,7 +67,21 @@ def fails(*arguments):
         (["train", "--config=configs/mae.py:digits"], "train needs --workdir"),
         (["train", "--workdir=x"], "train needs --config"),
         (["train", "again", "--config=configs/mae.py", "--workdir=x"], "argument 'again'"),
-        (["train", "--wrkdir=x"], "--wrkdir=x is not a flag; flags: --workdir=DIR"),
+        (["train", "--wrkdir=x"], "--wrkdir=x is not a flag; flags: --workdir, "),
+        (["compile", "--config=configs/mae.py:digits"], "compile needs --topology"),
+        (["compile", "--topology=cuda"], "compile needs --config"),
+        (
+            ["compile", "--config=configs/mae.py:digits", "--topology=v9:2x2"],
+            "--topology='v9:2x2' is not known: give cuda, or one of v4, v5e",
+        ),
+        (
+            ["train", "--config=configs/mae.py", "--workdir=x", "--topology=cuda"],
+            "--topology is for compile",
+        ),
+        (
+            ["train", "--config=configs/mae.py", "--workdir=x", "--num_processes=2"],
+            "--num_processes and --process_id need --coordinator",
+        ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blrr=1"],
             '--config.optim.blrr=1; blrr; Did you mean "blr" instead of "blrr"?',

@@ -1,0 +1,207 @@
+"""`main.py compile`: plans for devices that are not here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import imae, mae, transfer
+from imae_jax import ahead, chips, plan, sharding, steps
+from imae_jax.ahead import Need
+from imae_jax.data import prepared, shapes, sources
+from imae_jax.errors import UserError
+from imae_jax.runs import build_model
+
+ROOT = Path(__file__).parent.parent
+PRESETS = [
+    *[
+        (module, arg)
+        for arg in ("digits", "shapes", "cifar10", "tiny_imagenet", "imagenet")
+        for module in (mae, imae)
+    ],
+    *[(transfer, f"cifar10,{mode}") for mode in transfer.MODES],
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "arg"), PRESETS, ids=lambda x: x if isinstance(x, str) else x.__name__
+)
+def test_every_presets_step_can_be_lowered_for_tpus(module, arg):
+    config = plan.adapted(module.get_config(arg), "tpu")
+    mesh = sharding.make_mesh()
+    plan.check(config, mesh.size, "tpu")
+    step = ahead.trace(config, mesh, "tpu")
+    text = step.traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "bf16" in text and "mhlo.num_partitions = 8" in text
+
+
+# In a process of its own: tests compile without optimisations.
+SMALL = """
+import json
+from configs import imae
+from imae_jax import ahead, chips, plan, sharding
+sharding.MIN_SPLIT = 64
+found = []
+chip, devices = chips.devices_of("v5e:2x4")
+for fsdp in (1, 8):
+    config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
+    mesh = sharding.make_mesh(devices, fsdp)
+    step = ahead.trace(config, mesh, "tpu")
+    compiled, need = ahead.compile_step(step, chip.memory)
+    found.append(need._asdict() | plan.traffic(compiled, step, config, mesh))
+print(json.dumps(found))
+"""
+
+
+def test_the_tpu_compiler_finds_nothing_to_send_but_gradients_and_shares(parity):
+    parity("libtpu")
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    copied, shared = json.loads(done.stdout.splitlines()[-1])
+    assert {x["kind"] for x in copied["collectives"]} == {"all-reduce"}
+    # Beside the gradients a few sums for the log.
+    assert copied["ratio_vs_ideal_collective_bytes"] == pytest.approx(1, abs=0.01)
+    assert copied["stray_collectives"] == 0
+    gathered = [x for x in shared["collectives"] if x["kind"] == "all-gather"]
+    assert len(gathered) > 10
+    assert all("params[" in x["origin"] for x in gathered)
+    assert not any("all-to-all" in x["kind"] for x in shared["collectives"])
+    assert shared["arguments"] < 0.5 * copied["arguments"]
+
+
+def test_forms_are_those_of_the_data_sets(data_dir):
+    digits = sources.load("digits", data_dir)
+    found = digits.image_shape, len(digits.class_names), digits.sizes["train"]
+    assert found == prepared.FORMS["digits"]
+    shape = (shapes.SIDE, shapes.SIDE, 3)
+    assert prepared.FORMS["shapes"][::2] == (shape, shapes.SPLITS["train"])
+    assert prepared.FORMS.keys() == prepared.BUILDERS.keys()
+
+
+def test_without_a_gpu_a_plan_has_what_takes_no_compiler():
+    config = imae.get_config("digits,runlocal")
+    found = plan.plan(config, "cuda")
+    model = build_model(config, (8, 8, 1))
+    params = jax.eval_shape(lambda: steps.init_params(model, 0))
+    assert found["parameters"] == sum(x.size for x in jax.tree.leaves(params))
+    assert found["devices"] == 8 and found["resident_image_bytes"] == 1297 * 64
+    # Parameters, their two moments, the teacher; images of the batch and of the set.
+    state = 3 * found["parameters"] + found["teacher_parameters"]
+    expected = 4 * state + 32 * (64 + 4) / 8 + found["resident_image_bytes"]
+    assert found["argument_bytes"] == pytest.approx(expected, abs=64)
+    assert "there is no GPU here" in plan.as_text(found)
+
+
+def test_flops_are_those_of_the_whole_batch_and_of_no_loop():
+    config = mae.get_config("digits,runlocal")
+    plain = ahead.count_flops(config)
+    config.compute.scan, config.train.accumulate = True, 2
+    assert ahead.count_flops(config) == plain
+    config.train.batch_size *= 2
+    assert ahead.count_flops(config) == pytest.approx(2 * plain, rel=0.05)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A stand-in for the compiler: 1,000 bytes an image, less with recomputation."""
+    tried = []
+
+    def compile_step(step, memory):
+        size = len(np.empty(step.batch[1].shape))
+        tried.append((size, compile_step.remat))
+        each = {"none": 1000, "products": 600, "blocks": 300}[compile_step.remat]
+        state = plan.bytes_each((step.state, step.teacher)) + step.resident
+        # The program grows a little, too.
+        return None, Need(0, 0, state + int(each * size * (1 + size / 1e5)), memory)
+
+    def trace(config, mesh, platform, real=ahead.trace):
+        compile_step.remat = config.compute.remat
+        return real(config, mesh, platform)
+
+    monkeypatch.setattr(ahead, "compile_step", compile_step)
+    monkeypatch.setattr(ahead, "trace", trace)
+    return compile_step, trace, tried
+
+
+@pytest.mark.parametrize("images", [8, 40, 1000])
+def test_the_largest_batch_fits_and_is_close_to_the_limit(images, compiler):
+    compile_step, trace, tried = compiler
+    config = mae.get_config("digits,runlocal")
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    step = trace(config, mesh, "cpu")
+    fixed = plan.bytes_each((step.state, step.teacher)) + step.resident
+    memory = fixed + 1000 * images
+    need = compile_step(step, memory)[1]
+    found = plan.largest_batch(config, mesh, "cpu", step, need)
+    assert 0.9 * images - 4 < found <= images
+    assert found % 4 == 0 and len(tried) < 5
+
+
+def test_the_cheapest_recomputation_that_fits_is_found(compiler):
+    _, trace, tried = compiler
+    config = mae.get_config("digits,runlocal")
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    step = trace(config, mesh, "cpu")
+    fixed = plan.bytes_each((step.state, step.teacher)) + step.resident
+    for each, expected in ((700, "products"), (400, "blocks"), (100, None)):
+        memory = fixed + each * config.train.batch_size
+        assert plan.cheapest_remat(config, mesh, "cpu", memory) == expected
+    assert config.compute.remat == "none"
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v5e", "'v5e' is not known: give cuda, or one of v4, v5e, v5p, v6e"),
+        ("v5e:2y4", "'v5e:2y4' is not known"),
+        ("v9x:2x4", "'v9x:2x4' is not known"),
+        ("v5e:0x4", "'v5e:0x4' is not known"),
+    ],
+)
+def test_unknown_slices_get_one_line(topology, message):
+    with pytest.raises(UserError, match=message):
+        chips.devices_of(topology)
+
+
+def test_a_slice_that_cannot_be_gets_one_line(parity):
+    parity("libtpu")
+    with pytest.raises(UserError, match="'v5e:3x5' is no slice: .*not divisible") as error:
+        chips.devices_of("v5e:3x5")
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_compiler_it_is_said_where_to_get_it(monkeypatch):
+    def missing(**_):
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology")
+
+    monkeypatch.setattr(chips.topologies, "get_topology_desc", missing)
+    with pytest.raises(UserError, match="pip install libtpu"):
+        chips.devices_of("v5e:2x4")
+
+
+def test_bad_values_get_one_line_before_compiling(monkeypatch):
+    devices = jax.devices()
+    chip = chips.CHIPS["v5e"]
+    monkeypatch.setattr(chips, "devices_of", lambda topology: (chip, devices))
+    for key, value, message in (
+        ("mesh.fsdp", 3, "mesh.fsdp=3 .* divisor of the 8 devices"),
+        ("train.batch_size", 24, "divisible by 16"),
+        ("mask.ratio", 1.5, "mask.ratio=1.5"),
+    ):
+        config = imae.get_config("digits,runlocal")
+        config.update_from_flattened_dict({key: value})
+        with pytest.raises(UserError, match=message):
+            plan.plan(config, "v5e:2x4")
