@@ -10,14 +10,16 @@ Where the idea of the paper lives, in reading order:
 * `evaluators`  are the two images' latents linearly separable?
 
 Around it: `transformer`, `compute` (types and forms of its products), `data` (images,
-pairs, feeds), `augment` (and `randaugment` and
-`mixup`, for fine-tuning), `sharding` (devices), `optim` (updates), `checkpoint` (disk),
-`logs` (what people read), `steps` (the jitted functions), `validate`, `validate_evals` and
-`validate_transfer` (what a config may say), `runs` (runs on disk), `setup` (what a run is
-made of), `train` (loop and evaluation), `startup` (before JAX starts its backend),
-`describe` (a data set), `demo`, `cells` and
+pairs, feeds), `augment` (and `randaugment` and `mixup`, for fine-tuning), `sharding`
+(devices), `processes` (several that work as one), `optim` (updates), `checkpoint` (disk),
+`logs` (what people read), `objectives` (what a step minimises), `steps` (the jitted
+functions), `validate`, `validate_evals` and `validate_transfer` (what a config may say),
+`runs` (runs on disk), `setup` (what a run is made of), `train` (loop and evaluation),
+`startup` (before JAX starts its backend), `describe` (a data set), `demo`, `cells` and
 `study` (grids of runs), and `report`. Encoders that name classes, by a probe or
-fine-tuned: `classifier` (the model) and `transfer` (its loss and its start).
+fine-tuned: `classifier` (the model) and `transfer` (its loss and its start). What a step
+needs on devices that are not here: `plan`, which asks `ahead` (compiling), `chips` and
+`collectives`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 

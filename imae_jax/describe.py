@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -60,7 +61,9 @@ def summary(config: ConfigDict, dataset: Dataset) -> dict:
         "std": dataset.std.tolist(),
         "bytes_on_disk": bytes_on_disk(dataset),
         "bytes_decoded": int(sum(dataset.sizes.values()) * np.prod(dataset.image_shape)),
-        "feed": "resident" if setup.is_resident(config, train) else "streaming",
+        "feed": "resident"
+        if setup.is_resident(config, train, jax.device_count())
+        else "streaming",
         "evaluated_on": {
             part: {"split": split, "images": len(indices)}
             for part, (split, indices) in parts.items()

@@ -48,7 +48,7 @@ class Setup:
     @property
     def is_resident(self) -> bool:
         """Whether training images live on the devices."""
-        return is_resident(self.config, self.train_split)
+        return is_resident(self.config, self.train_split, self.mesh.size)
 
     @property
     def is_distilled(self) -> bool:
@@ -56,14 +56,14 @@ class Setup:
         return self.teacher is not None and self.config.loss.distill_weight > 0
 
 
-def is_resident(config: ConfigDict, split: sources.Split) -> bool:
+def is_resident(config: ConfigDict, split: sources.Split, num_devices: int) -> bool:
     """Whether images live on the devices, or are sent step by step, see `data.feed`."""
     if config.data.feed != "auto":
         return config.data.feed == "resident"
     # Crops of encoded images are cut out of the whole image, not of a shrunk one.
     if isinstance(split.images, EncodedImages):
         return False
-    num_parts = jax.device_count() if config.data.sharded else 1
+    num_parts = num_devices if config.data.sharded else 1
     return split.images.nbytes / num_parts <= config.data.resident_gb * 1e9
 
 
@@ -77,7 +77,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     if config.model.name == "classifier":
         validate_transfer.check(config, dataset)
     validate.check(config, dataset, mesh.size, jax.default_backend())
-    if not is_resident(config, dataset.splits["train"]):
+    if not is_resident(config, dataset.splits["train"], mesh.size):
         dispatch = config.train.steps_per_dispatch
         allowed = "1 where images are streamed: a batch is sent for each step"
         validate.require(dispatch == 1, "train.steps_per_dispatch", dispatch, allowed)

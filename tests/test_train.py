@@ -90,11 +90,11 @@ def test_every_feed_trains_the_same_run(changes, augmented_config, augmented, tm
 def test_auto_takes_what_fits(mae_config, tmp_path):
     config = mae_config()
     split = set_up(config, tmp_path).train_split
-    assert is_resident(config, split)
+    assert is_resident(config, split, 8)
     config.data.resident_gb = split.images.nbytes / 1e9 * 0.99
-    assert not is_resident(config, split)
+    assert not is_resident(config, split, 8)
     config.data.feed = "resident"
-    assert is_resident(config, split)
+    assert is_resident(config, split, 8)
 
 
 def test_a_rate_that_classes_do_not_allow_is_said_in_numbers(capsys):
