@@ -59,12 +59,12 @@ def read(text: str) -> list[Collective]:
             if match is None:
                 continue
             written, kind, is_start = match.groups()
-            # A transfer that overlaps with other work stands in each of its pieces.
+            # One that overlaps with other work stands in each of that work's pieces.
             channel = re.search(r"channel_id=(\d+)", line)
-            if channel and kind != "collective-permute":
-                if (kind, channel[1]) in seen:
+            if channel and kind == "all-gather":
+                if channel[1] in seen:
                     continue
-                seen.add((kind, channel[1]))
+                seen.add(channel[1])
             nbytes = _nbytes(written, kind, bool(is_start))
             if kind == "reduce-scatter":  # what is written is one device's part
                 nbytes *= _group_size(line)

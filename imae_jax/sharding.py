@@ -42,8 +42,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def shares(tree, mesh: Mesh):
     """Where parameters, optimiser state and teacher live: a sharding for each leaf.
 
-    Split over the devices that share a copy, along its longest axis that they divide;
-    a small leaf, or one without such an axis, is copied to each.
+    Split over the devices that share a copy, along the first axis that they divide: the
+    last one is laid out in rows of 128 on a TPU, and a part of a row takes a whole one. A
+    small leaf, or one without such an axis, is copied to each.
     """
     count = mesh.shape["fsdp"]
 
@@ -51,8 +52,7 @@ def shares(tree, mesh: Mesh):
         axes = [axis for axis, length in enumerate(leaf.shape) if length % count == 0]
         if count == 1 or not axes or leaf.size < MIN_SPLIT:
             return replicated(mesh)
-        longest = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axes[0], "fsdp"))
 
     return jax.tree.map(place, tree)
 
