@@ -1,0 +1,102 @@
+"""What a chip holds and sends as a slice of TPUs grows, by their compiler; nothing runs.
+
+    python benchmarks/scaling.py [--preset imagenet] [--per-chip 16] [--json PATH]
+
+Compiles i-MAE's training step for slices of v5e from one chip to a pod, the batch growing
+with them: each chip with a copy of the parameters, and all sharing one. Beside what is
+sent stands what has to be: every gradient summed once, every shared array gathered once.
+Needs libtpu, and minutes for each row of a large model.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from configs import imae  # noqa: E402
+from imae_jax import ahead, chips, plan, sharding  # noqa: E402
+
+SLICES = {1: "v5e:1x1", 8: "v5e:2x4", 64: "v5e:8x8", 256: "v5e:16x16"}
+COLUMNS = {
+    "chips": "chips",
+    "to_a_copy": "to a copy",
+    "arguments": "arguments, MiB",
+    "peak": "peak, MiB",
+    "collectives": "collectives",
+    "sent": "sent, MB",
+    "ratio_vs_ideal": "of the least",
+    "seconds": "compiled in, s",
+}
+
+
+def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
+    """A row of the table."""
+    chip, devices = chips.devices_of(SLICES[num_chips])
+    config = plan.adapted(imae.get_config(preset), "tpu")
+    config.mesh.fsdp, config.train.batch_size = fsdp, per_chip * num_chips
+    plan.check(config, num_chips, "tpu")
+    mesh = sharding.make_mesh(devices, fsdp)
+    started = time.perf_counter()
+    step = ahead.trace(config, mesh, "tpu")
+    compiled, need = ahead.compile_step(step, chip.memory)
+    found = {
+        "chips": num_chips,
+        "to_a_copy": mesh.shape["fsdp"],
+        "arguments": need.arguments,
+        "peak": need.peak,
+        "fits": need.fits,
+        "seconds": time.perf_counter() - started,
+    }
+    if compiled is None:
+        return found
+    exchanged = plan.traffic(compiled, step, config, mesh)
+    kinds = [x["kind"] for x in exchanged["collectives"]]
+    return found | {
+        "collectives": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+        "sent": exchanged["collective_bytes_sent"],
+        "stray": exchanged["stray_collectives"],
+        "ratio_vs_ideal": exchanged["ratio_vs_ideal_collective_bytes"],
+    }
+
+
+def as_cell(name: str, value) -> str:
+    """A number, or a count of each kind, in a table."""
+    if value is None:
+        return "-"
+    if name in ("arguments", "peak"):
+        return f"{value / 2**20:,.0f}"
+    if name == "sent":
+        return f"{value / 1e6:,.1f}"
+    if name == "collectives":
+        return ", ".join(f"{count} {kind}" for kind, count in value.items()) or "none"
+    return f"{value:.3f}" if name == "ratio_vs_ideal" else f"{value:.0f}"
+
+
+def main() -> None:
+    """Prints a row as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="imagenet")
+    parser.add_argument("--per-chip", type=int, default=16)
+    parser.add_argument("--chips", type=int, nargs="+", default=list(SLICES))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    print("| " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * len(COLUMNS) + "|")
+    rows = []
+    for fsdp in (1, -1):
+        for num_chips in arguments.chips:
+            if fsdp == -1 and num_chips == 1:
+                continue
+            row = measure(arguments.preset, arguments.per_chip, num_chips, fsdp)
+            rows.append(row)
+            cells = [as_cell(name, row.get(name)) for name in COLUMNS]
+            print("| " + " | ".join(cells) + " |", flush=True)
+    if arguments.json:
+        known = dict(preset=arguments.preset, per_chip=arguments.per_chip)
+        arguments.json.write_text(json.dumps(known | {"rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
