@@ -325,3 +325,18 @@ def test_training_learns(mae_config, tmp_path):
     train.train(config, tmp_path)
     losses = [line["loss/total"] for line in read_metrics(tmp_path)]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_a_run_goes_on_where_parameters_lie_otherwise(mae_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.sharding, "MIN_SPLIT", 64)
+    config = mae_config()
+    train.train(config, tmp_path / "whole")
+    config.mesh.fsdp = -1
+    train.train(config, tmp_path / "parts", stop_at=2)
+    config.mesh.fsdp, config.train.accumulate = 2, 2
+    state = train.train(config, tmp_path / "parts")
+    kernel = state.params["encoder"]["patch_embed"]["kernel"]
+    assert kernel.size == 2 * kernel.addressable_shards[0].data.size
+    found, expected = (numbers(tmp_path / name) for name in ("parts", "whole"))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
