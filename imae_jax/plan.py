@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -46,7 +45,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
         "parameters": count(step.state.params),
         "teacher_parameters": count(step.teacher),
         "flops_per_step": ahead.count_flops(config),
-        "argument_bytes": bytes_each(step[1:4]) + step.resident,
+        "argument_bytes": ahead.bytes_each(step[1:4]) + step.resident,
         "resident_image_bytes": step.resident,
     }
     if devices[0].platform != platform:
@@ -94,14 +93,6 @@ def count(tree) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def bytes_each(tree) -> int:
-    """Of a tree of arrays, on each device."""
-    return sum(
-        x.dtype.itemsize * int(np.prod(x.sharding.shard_shape(x.shape)))
-        for x in jax.tree.leaves(tree)
-    )
-
-
 def cheapest_remat(
     config: ConfigDict, mesh: Mesh, platform: str, memory: int
 ) -> str | None:
@@ -125,7 +116,7 @@ def largest_batch(
     """
     config = config.copy_and_resolve_references()
     given, unit = config.train.batch_size, 2 * mesh.size * config.train.accumulate
-    fixed = bytes_each((step.state, step.teacher)) + step.resident
+    fixed = ahead.bytes_each((step.state, step.teacher)) + step.resident
     guess = given * (need.limit - fixed) / (need.peak - fixed)
     while (guess := int(guess) // unit * unit) > 0:
         if need.fits and guess <= given:
@@ -142,8 +133,9 @@ def largest_batch(
 def ideal_bytes(step: Step, config: ConfigDict) -> int:
     """What a step has to exchange, counted as `Collective.nbytes` does.
 
-    Every gradient is summed once, and every array that devices share, the teacher's too,
-    is gathered once: as float32, or in the type of the products that they are for.
+    Every gradient is summed once, and every array that devices share is gathered once, the
+    teacher's up to its latents too: as float32, or in the type of the products that they
+    are for.
     """
     product_size = jnp.dtype(config.compute.dtype).itemsize
     is_probe = config.model.get("mode") == "linear"
@@ -164,7 +156,8 @@ def ideal_bytes(step: Step, config: ConfigDict) -> int:
     def is_shared(path, leaf) -> bool:
         return not leaf.sharding.is_fully_replicated
 
-    gathered = total((step.state.params, step.teacher), is_shared)
+    teacher = {k: v for k, v in (step.teacher or {}).items() if k != "decoder"}
+    gathered = total((step.state.params, teacher), is_shared)
     return gathered + total(step.state.params, is_trained)
 
 

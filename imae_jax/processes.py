@@ -66,8 +66,8 @@ def join(
         if coordinator is None and not isinstance(error, RuntimeError):
             return  # nothing has launched several
         reason = " ".join(str(error).split())
-        where = coordinator or "as launched"
-        raise UserError(f"--coordinator={where} cannot be used: {reason}") from None
+        where = f"--coordinator={coordinator}" if coordinator else "what launched this"
+        raise UserError(f"{where} cannot be used: {reason}") from None
     _at_abort(LOST)
     # Processes on CPUs exchange numbers by Gloo; other platforms do not look at this.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

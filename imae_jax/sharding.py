@@ -74,6 +74,19 @@ def gather(tree, mesh: Mesh):
     return whole(tree)
 
 
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """What a step is compiled with, beyond the defaults.
+
+    TPUs: gradients of shared parameters are summed and cut up in exchanges of many at once.
+    By default that is a ring inside each product, which sends 9/8 of them in place of 7/8
+    (on 8 chips).
+    """
+    is_tpu = mesh.devices.flat[0].platform == "tpu"
+    if not is_tpu or mesh.shape["fsdp"] == 1:
+        return {}
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+
 def in_parts(examples, count: int, mesh: Mesh):
     """Inside a jitted step: a batch in equal parts, each split over every device.
 

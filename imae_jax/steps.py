@@ -174,6 +174,7 @@ def make_train_step(
         in_shardings=(places, None, None, copies),
         out_shardings=(places, copies),
         donate_argnums=0,
+        compiler_options=sharding.compiler_options(mesh),
     )
 
 

@@ -72,13 +72,14 @@ def test_the_tpu_compiler_finds_nothing_to_send_but_gradients_and_shares(parity)
     assert done.returncode == 0, done.stderr
     copied, shared = json.loads(done.stdout.splitlines()[-1])
     assert {x["kind"] for x in copied["collectives"]} == {"all-reduce"}
-    # Beside the gradients a few sums for the log.
-    assert copied["ratio_vs_ideal_collective_bytes"] == pytest.approx(1, abs=0.01)
-    assert copied["stray_collectives"] == 0
+    kinds = {x["kind"] for x in shared["collectives"]}
+    assert kinds == {"all-reduce", "all-gather", "reduce-scatter"}
     gathered = [x for x in shared["collectives"] if x["kind"] == "all-gather"]
-    assert len(gathered) > 10
     assert all("params[" in x["origin"] for x in gathered)
-    assert not any("all-to-all" in x["kind"] for x in shared["collectives"])
+    for found in (copied, shared):
+        assert found["stray_collectives"] == 0
+        # Beside what has to be sent a few sums for the log.
+        assert found["ratio_vs_ideal_collective_bytes"] == pytest.approx(1, abs=0.01)
     assert shared["arguments"] < 0.5 * copied["arguments"]
 
 
@@ -123,7 +124,7 @@ def compiler(monkeypatch):
         size = len(np.empty(step.batch[1].shape))
         tried.append((size, compile_step.remat))
         each = {"none": 1000, "products": 600, "blocks": 300}[compile_step.remat]
-        state = plan.bytes_each((step.state, step.teacher)) + step.resident
+        state = ahead.bytes_each((step.state, step.teacher)) + step.resident
         # The program grows a little, too.
         return None, Need(0, 0, state + int(each * size * (1 + size / 1e5)), memory)
 
@@ -142,7 +143,7 @@ def test_the_largest_batch_fits_and_is_close_to_the_limit(images, compiler):
     config = mae.get_config("digits,runlocal")
     mesh = sharding.make_mesh(jax.devices()[:2])
     step = trace(config, mesh, "cpu")
-    fixed = plan.bytes_each((step.state, step.teacher)) + step.resident
+    fixed = ahead.bytes_each((step.state, step.teacher)) + step.resident
     memory = fixed + 1000 * images
     need = compile_step(step, memory)[1]
     found = plan.largest_batch(config, mesh, "cpu", step, need)
@@ -155,7 +156,7 @@ def test_the_cheapest_recomputation_that_fits_is_found(compiler):
     config = mae.get_config("digits,runlocal")
     mesh = sharding.make_mesh(jax.devices()[:1])
     step = trace(config, mesh, "cpu")
-    fixed = plan.bytes_each((step.state, step.teacher)) + step.resident
+    fixed = ahead.bytes_each((step.state, step.teacher)) + step.resident
     for each, expected in ((700, "products"), (400, "blocks"), (100, None)):
         memory = fixed + each * config.train.batch_size
         assert plan.cheapest_remat(config, mesh, "cpu", memory) == expected

@@ -135,14 +135,26 @@ def test_a_coordinator_that_does_not_answer_gets_one_line(unused_port):
     assert time.monotonic() - started < 10
 
 
-def test_processes_that_do_not_come_get_a_line(unused_port):
-    code = (
-        "from imae_jax import processes; "
-        f"processes.join('localhost:{unused_port}', 2, 0, wait_seconds=1)"
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize("launched", [{}, SLURM], ids=["by hand", "Slurm"])
+def test_processes_that_do_not_come_get_a_line(launched, unused_port):
+    given = "None, None, None" if launched else f"'localhost:{unused_port}', 2, 0"
+    code = f"from imae_jax import processes; processes.join({given}, wait_seconds=1)"
+    environment = os.environ | launched | {"JAX_COORDINATOR_PORT": str(unused_port)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    expected = "error: not all 2 processes were there after --wait_seconds=1"
+    number = "" if launched else "2 "
+    expected = f"error: not all {number}processes were there after --wait_seconds=1"
     assert done.stderr.splitlines()[-1] == expected
 
 
