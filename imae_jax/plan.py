@@ -180,10 +180,15 @@ def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
 
 
 def floor(found: Mapping, compiled, chip: chips.Chip) -> dict:
-    """Seconds that a step takes at least: for its products, HBM, and the links."""
+    """Seconds that a step takes at least: for its products, HBM, and the links.
+
+    Of HBM: to read the arguments once, and to write the new state. (The compiler's own
+    count of bytes has those that never leave the chip.)
+    """
+    written = compiled.memory_analysis().output_size_in_bytes
     seconds = {
         "products": found["flops_per_step"] / found["devices"] / chip.flops,
-        "memory": compiled.cost_analysis()["bytes accessed"] / chip.memory_rate,
+        "memory": (found["argument_bytes"] + written) / chip.memory_rate,
         "links": found["collective_bytes_sent"] / chip.link_rate,
     }
     return seconds | {"step": max(seconds.values())}
