@@ -27,7 +27,7 @@ COLUMNS = {
     "peak": "peak, MiB",
     "collectives": "collectives",
     "sent": "sent, MB",
-    "ratio_vs_ideal": "of the least",
+    "ratio_vs_least": "of the least",
     "seconds": "compiled in, s",
 }
 
@@ -56,9 +56,9 @@ def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
     kinds = [x["kind"] for x in exchanged["collectives"]]
     return found | {
         "collectives": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-        "sent": exchanged["collective_bytes_sent"],
+        "sent": exchanged["bytes_sent"],
         "stray": exchanged["stray_collectives"],
-        "ratio_vs_ideal": exchanged["ratio_vs_ideal_collective_bytes"],
+        "ratio_vs_least": exchanged["ratio_vs_least_bytes_sent"],
     }
 
 
@@ -72,7 +72,7 @@ def as_cell(name: str, value) -> str:
         return f"{value / 1e6:,.1f}"
     if name == "collectives":
         return ", ".join(f"{count} {kind}" for kind, count in value.items()) or "none"
-    return f"{value:.3f}" if name == "ratio_vs_ideal" else f"{value:.0f}"
+    return f"{value:.3f}" if name == "ratio_vs_least" else f"{value:.0f}"
 
 
 def main() -> None:

@@ -45,11 +45,12 @@ SMALL = """
 import json
 from configs import imae
 from imae_jax import ahead, chips, plan, sharding
-sharding.MIN_SPLIT = 64
+sharding.MIN_SPLIT = 2**12
 found = []
 chip, devices = chips.devices_of("v5e:2x4")
 for fsdp in (1, 8):
     config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
+    config.model.encoder.width = config.model.decoder.width = 128
     mesh = sharding.make_mesh(devices, fsdp)
     step = ahead.trace(config, mesh, "tpu")
     compiled, need = ahead.compile_step(step, chip.memory)
@@ -79,7 +80,7 @@ def test_the_tpu_compiler_finds_nothing_to_send_but_gradients_and_shares(parity)
     for found in (copied, shared):
         assert found["stray_collectives"] == 0
         # Beside what has to be sent a few sums for the log.
-        assert found["ratio_vs_ideal_collective_bytes"] == pytest.approx(1, abs=0.01)
+        assert found["ratio_vs_least_bytes_sent"] == pytest.approx(1, abs=0.01)
     assert shared["arguments"] < 0.5 * copied["arguments"]
 
 

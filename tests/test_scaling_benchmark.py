@@ -21,6 +21,6 @@ def test_the_table_has_a_row_for_every_slice(parity, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["rows"]
     assert [(row["chips"], row["to_a_copy"]) for row in rows] == [(1, 1), (8, 1), (8, 8)]
-    assert rows[0]["collectives"] == {} and rows[0]["ratio_vs_ideal"] is None
+    assert rows[0]["collectives"] == {} and rows[0]["ratio_vs_least"] is None
     assert all(row["fits"] and row["peak"] > row["arguments"] for row in rows)
     assert done.stdout.count("\n|") == 4
