@@ -131,6 +131,7 @@ def draw(study: Mapping) -> Figure:
                     )
             axis.set_title(label, fontsize=9)
             axis.tick_params(labelsize=8)
+            axis.locator_params(axis="x", nbins=5)  # else long numbers run together
             axis.grid(axis="x", alpha=0.25)
         axes[0, 0].set_yticks(range(len(rows)), [row["label"] for row in rows.values()])
         axes[0, 0].invert_yaxis()
