@@ -11,6 +11,7 @@ from imae_jax.data.pairs import Pairs
 from imae_jax.data.parts import parts_of
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
+from imae_jax.objectives import Loss
 from imae_jax.setup import is_resident, say_achieved_rate, set_up, starting_params
 
 MEASURED = ("images_per_second", "seconds", "data_wait")
@@ -272,12 +273,16 @@ def without_a_loss(monkeypatch, bad_steps):
     def make(setup):
         loss = make_loss(setup)
 
-        def broken(*args):
-            total, found = loss(*args)
-            is_bad = jnp.isin(args[-1], jnp.array(bad_steps))
-            return total * jnp.where(is_bad, jnp.nan, 1), found
+        def draw(batch, step):
+            is_bad = jnp.isin(step, jnp.array(bad_steps))
+            return loss.draw(batch, step), jnp.full(setup.config.train.batch_size, is_bad)
 
-        return broken
+        def of(params, batch_stats, teacher_params, examples):
+            examples, is_bad = examples
+            total, found = loss.of(params, batch_stats, teacher_params, examples)
+            return total * jnp.where(is_bad[0], jnp.nan, 1), found
+
+        return Loss(draw, of)
 
     monkeypatch.setattr(train, "make_loss", make)
 

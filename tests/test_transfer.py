@@ -9,7 +9,7 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import checkpoint, runs, setup, sharding, steps, train
+from imae_jax import checkpoint, losses, runs, setup, sharding, steps, train
 from imae_jax.checkpoint import tree_leaves
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
@@ -361,11 +361,11 @@ def test_every_key_changes_something(first_loss):
 def test_accuracy_with_mixup_is_against_the_larger_label():
     targets = jnp.array([[0.7, 0.3, 0.0], [0.2, 0.0, 0.8], [0.0, 1.0, 0.0]])
     logits = jnp.array([[3.0, 1.0, 0.0], [4.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
-    total, metrics = steps.losses.classification_losses({"mean": logits}, targets)
+    total, metrics = losses.classification_losses({"mean": logits}, targets)
     expected = -(targets * jnp.log(jax.nn.softmax(logits))).sum(axis=1).mean()
     assert float(total) == pytest.approx(float(expected))
     assert float(metrics["accuracy"]) == pytest.approx(2 / 3)
-    both, metrics = steps.losses.classification_losses(dict(a=logits, b=logits), targets)
+    both, metrics = losses.classification_losses(dict(a=logits, b=logits), targets)
     assert float(both) == pytest.approx(2 * float(expected))
     assert metrics.keys() == {"loss/total", "accuracy/a", "accuracy/b"}
 
