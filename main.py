@@ -74,6 +74,8 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     for name in ("topology", "json"):
         if FLAGS[name].present and command != "compile":
             raise UserError(f"--{name} is for compile")
+    if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
+        raise UserError(f"--json={FLAGS.json}: there is no such folder")
     if not FLAGS.workdir and command not in ("data", "compile"):
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":

@@ -75,6 +75,13 @@ def fails(*arguments):
             "--topology='v9:2x2' is not known: give cuda, or one of v4, v5e",
         ),
         (
+            [
+                *("compile", "--config=configs/mae.py:digits", "--topology=cuda"),
+                "--json=nowhere/found.json",
+            ],
+            "--json=nowhere/found.json: there is no such folder",
+        ),
+        (
             ["train", "--config=configs/mae.py", "--workdir=x", "--topology=cuda"],
             "--topology is for compile",
         ),
