@@ -78,6 +78,20 @@ def cifar(config: ConfigDict) -> None:
     _without(config, "recognition", "attributes")
 
 
+def cifar10_small(config: ConfigDict) -> None:
+    """CIFAR-10 for two CPU cores: coarser patches, a small network, few epochs. Ours."""
+    cifar(config)
+    config.data.name = "cifar10"
+    config.model.variant = "mu/4"
+    config.model.encoder = size(96, 4, 4)
+    config.model.decoder = size(96, 2, 4)
+    config.train.batch_size = 64  # more updates in the time than larger ones
+    config.train.total_epochs = 4.0  # ten minutes for a MAE, twice that for i-MAE
+    config.optim.blr = 8e-3  # between those of digits and shapes
+    config.checkpoint.every_minutes = 1.0
+    config.data.evaluate_on.update(dict(train=5000, validation=1000, test=2000))
+
+
 def tiny_imagenet(config: ConfigDict) -> None:
     """Tiny-ImageNet, 64x64."""
     config.model.variant = "S/8"  # code and author
@@ -131,6 +145,7 @@ PRESETS: dict[str, Callable[[ConfigDict], None]] = {
     "shapes": shapes,
     "cifar10": cifar,
     "cifar100": cifar,
+    "cifar10_small": cifar10_small,
     "tiny_imagenet": tiny_imagenet,
     "imagenet": imagenet,
     "folder": folder,

@@ -116,6 +116,7 @@ SMALL = {
     "shapes": _shapes,
     "cifar10": _photographs,
     "cifar100": _photographs,
+    "cifar10_small": _shapes,
     "tiny_imagenet": _photographs,
     "folder": _photographs,
 }
