@@ -16,13 +16,14 @@ each --coordinator=HOST:PORT (of the first), --num_processes=N and --process_id=
 """
 
 import difflib
+import signal
 import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from imae_jax.errors import UserError
+from imae_jax.errors import Terminated, UserError
 
 COMMANDS = ("demo", "data", "train", "eval", "study", "report", "compile")
 # Of the commands that need a config.
@@ -128,7 +129,7 @@ def run(command: str) -> None:
 
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
-    from imae_jax import checkpoint, demo, describe, plan, study, train
+    from imae_jax import demo, describe, files, plan, study, train
     from imae_jax.report import html
 
     if command == "demo":
@@ -147,7 +148,7 @@ def work(command: str, config, workdir: str) -> None:
     elif command == "compile":
         found = plan.plan(config, FLAGS.topology)
         if FLAGS.json:
-            checkpoint.write_json(Path(FLAGS.json), found)
+            files.write_json(Path(FLAGS.json), found)
         print(plan.as_text(found))
     else:
         print(html.write_report(workdir))
@@ -169,6 +170,9 @@ def main() -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Terminated as end:
+        print(f"terminated; {end}; the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last save", file=sys.stderr)
         return 130

@@ -81,13 +81,14 @@ def main() -> None:
     parser.add_argument("--preset", default="imagenet")
     parser.add_argument("--per-chip", type=int, default=16)
     parser.add_argument("--chips", type=int, nargs="+", default=list(SLICES))
+    parser.add_argument("--fsdp", type=int, nargs="+", default=[1, -1])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     print("| " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * len(COLUMNS) + "|")
     rows = []
-    for fsdp in (1, -1):
+    for fsdp in arguments.fsdp:
         for num_chips in arguments.chips:
-            if fsdp == -1 and num_chips == 1:
+            if fsdp != 1 and num_chips == 1:
                 continue
             row = measure(arguments.preset, arguments.per_chip, num_chips, fsdp)
             rows.append(row)

@@ -124,7 +124,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_minutes = 5.0  # with the next line of the log; 0: not by time
     config.checkpoint.every_steps = 0  # 0: not by steps; the last step is always saved
-    config.checkpoint.keep = 2
+    config.checkpoint.keep = 2  # of the newest
+    config.checkpoint.keep_best = 0  # and of those saved at the lowest training loss
 
     config.log = ConfigDict()
     config.log.every_steps = 50

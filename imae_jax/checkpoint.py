@@ -1,145 +1,63 @@
-"""Disk: a run's config, checkpoints and results, written whole or not at all."""
+"""Checkpoints: saved whole or not at all, and never half restored."""
 
+import contextlib
 import hashlib
+import itertools
 import json
-import os
-import tempfile
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from imae_jax import processes
 from imae_jax.errors import UserError
-
-# What a workdir holds beside its checkpoints.
-CONFIG_FILE = "config.json"
-EVAL_FILE = "eval.json"
-SETTINGS_FILE = "eval_settings.json"
+from imae_jax.trees import check_same_tree, checksums, tree_leaves
 
 # The pytrees of arrays that a checkpoint can hold.
 ARRAYS = ("params", "opt_state", "batch_stats")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically: a reader sees the old data or the new, never a part.
-
-    Of several processes the first writes; when any of them returns, the file is there.
-    """
-    if processes.is_first():
-        _replace(path, data)
-    processes.wait(f"write {path}")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file of a run; raises UserError if it is missing or broken."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is {path.parent} a run?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-
-
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> {"a.b.c": value}."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def tree_leaves(tree) -> dict[str, Any]:
-    """A pytree's leaves by path, such as `params/encoder/class_token`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
-
-
-def tree_differences(expected, found) -> list[str]:
-    """Compares two trees leaf by leaf: what is missing, unexpected or of another form."""
-    expected, found = tree_leaves(expected), tree_leaves(found)
-    lines = [f"missing {name}" for name in expected.keys() - found.keys()]
-    lines += [f"unexpected {name}" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        forms = [
-            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-            for leaf in (found[name], expected[name])
-        ]
-        if forms[0] != forms[1]:
-            lines.append(f"{name} is {forms[0]}, should be {forms[1]}")
-    return sorted(lines)
-
-
-def check_same_tree(expected, found, what: str) -> None:
-    """Raises UserError with the differences, if there are any."""
-    lines = tree_differences(expected, found)
-    if lines:
-        shown = "; ".join(lines[:8])
-        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
-        raise UserError(f"{what} does not fit the model: {shown}{more}")
-
-
-def digest(params) -> str:
-    """SHA-256 of all parameters: names, types, shapes and values."""
-    sha = hashlib.sha256()
-    for name, leaf in sorted(tree_leaves(params).items()):
-        leaf = np.asarray(leaf)
-        sha.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()
+class Damaged(UserError):
+    """A checkpoint cannot be read, or holds other values than were saved."""
 
 
 class Checkpoints:
     """The checkpoints of one run, `workdir/checkpoints/<step>`, kept by orbax.
 
-    Each holds arrays, by the names in ARRAYS, and `meta` (JSON). Use as a context manager:
-    leaving it waits for the last save and reports its failure.
+    Each holds arrays, by the names in ARRAYS, and `meta` (JSON), and the checksums of
+    both. Use as a context manager: leaving it waits for the last save and reports its
+    failure.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = None):
-        """Opens a run's checkpoints; with `keep`, to write and to keep the newest."""
-        policies = ocp.checkpoint_managers
+    def __init__(self, workdir: Path, keep: int | None = None, keep_best: int = 0):
+        """Opens a run's checkpoints, to read them.
+
+        Args:
+          workdir: the run's.
+          keep: to write, too, and to keep so many of the newest.
+          keep_best: and so many of those with the lowest loss.
+        """
         self._directory = (workdir / "checkpoints").absolute()
-        if keep is None and not self._directory.is_dir():
+        is_writer = keep is not None
+        if not is_writer and not self._directory.is_dir():
             raise UserError(f"{workdir} holds no checkpoints")
+        policies = ocp.checkpoint_managers
+        kept = [policies.LatestN(keep)]
+        if keep_best:
+            by_loss = dict(get_metric_fn=lambda metrics: metrics["loss"], reverse=True)
+            kept.append(policies.BestN(n=keep_best, **by_loss))
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                create=keep is not None,
-                preservation_policy=policies.LatestN(keep) if keep else None,
+                create=is_writer,
+                cleanup_tmp_directories=is_writer,  # what a killed run left half written
+                preservation_policy=policies.AnyPreservationPolicy(kept)
+                if is_writer
+                else None,
             ),
             item_names=(*ARRAYS, "meta"),
             item_handlers={name: ocp.StandardCheckpointHandler() for name in ARRAYS}
@@ -150,12 +68,31 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if not processes.is_loss(error):  # else nobody is there to finish the save with
+        if processes.is_loss(error):  # nobody is there to finish the save with
+            return
+        with self._saying_why():
             self._manager.close()
 
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
-        return self._manager.latest_step()
+    @contextlib.contextmanager
+    def _saying_why(self) -> Iterator[None]:
+        """A save that fails, perhaps in the background, does so in one line."""
+        try:
+            yield
+        except Exception as error:
+            if processes.is_loss(error):
+                raise
+            is_full = shutil.disk_usage(self._directory).free == 0
+            is_full |= "space left" in str(error)
+            reason = "no space is left on the disk" if is_full else _in_one_line(error)
+            raise UserError(f"{self._directory} cannot be written: {reason}") from error
+
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def best_step(self) -> int:
+        """That of the lowest loss."""
+        return min(self.steps(), key=lambda step: self.meta(step)["loss"])
 
     def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping) -> None:
         """Starts saving pytrees of arrays and a JSON mapping as checkpoint `step`.
@@ -163,18 +100,63 @@ class Checkpoints:
         Args:
           step: its number.
           arrays: by some of the names in ARRAYS; none of them empty.
-          meta: what JSON can hold.
+          meta: what JSON can hold; with `loss`, by which the best are told.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta))),
-        )
+        meta = dict(meta) | {"checksums": _checksums(arrays)}
+        meta["sha256"] = _sha256(meta)
+        with self._saying_why():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
+                metrics={"loss": meta["loss"]} if "loss" in meta else None,
+            )
+
+    def newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
+        """The newest checkpoint that is not damaged; each that is gets named.
+
+        Args:
+          read: what is wanted of a step, by `meta` and `restore`.
+        Returns:
+          The step and what `read` gave; None if there are no checkpoints.
+        Raises:
+          UserError: if all are damaged.
+        """
+        damaged = []
+        for step in self.steps():
+            try:
+                found = read(step)
+            except Damaged as error:
+                damaged.append(step)
+                print(f"{error}; the one before is taken", file=sys.stderr, flush=True)
+                continue
+            return step, found
+        if damaged:
+            where = f"{self._directory}/{{{','.join(map(str, damaged))}}}"
+            raise UserError(
+                f"{where}: all checkpoints are damaged. To begin again, take another "
+                "workdir"
+            )
+        return None
+
+    def set_aside(self, after: int) -> None:
+        """Renames all checkpoints after step `after`, the damaged ones, to make room."""
+        for step in self.steps():
+            if step > after and processes.is_first():
+                path = self._directory / str(step)
+                path.rename(_unused(path.with_name(f"damaged-{step}")))
+        processes.wait("damaged checkpoints are set aside")
+        self._manager.reload()
 
     def meta(self, step: int) -> dict:
-        """What was saved beside the arrays."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["meta"]
+        """What was saved beside the arrays; raises Damaged."""
+        with self._reading(step):
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=args)["meta"]
+        # Checkpoints of an earlier version have no checksums.
+        if meta.get("sha256", (sha := _sha256(meta))) != sha:
+            raise Damaged(f"checkpoint {self._directory / str(step)} is damaged: its meta")
+        return meta
 
     def restore(self, step: int, **like) -> dict[str, Any]:
         """Restores some of the arrays.
@@ -184,10 +166,17 @@ class Checkpoints:
           **like: for each item wanted, a tree of arrays or `jax.ShapeDtypeStruct`s whose
             form and sharding the restored one takes.
         Raises:
+          Damaged: if it cannot be read, or holds other values than were saved.
           UserError: if an item's tree, shapes or types differ from what is wanted.
         """
-        stored = self._manager.item_metadata(step)
+        meta = self.meta(step)
+        with self._reading(step):
+            stored = self._manager.item_metadata(step)
+            trees = {item: dict(tree_leaves(stored[item])) for item in like}
         for item, tree in like.items():
+            if not trees[item] and tree_leaves(tree):
+                where = self._directory / str(step)
+                raise Damaged(f"checkpoint {where} is damaged: it lists no {item}")
             where = f"{item} in {self._directory / str(step)}"
             check_same_tree(tree, stored[item], where)
         args = {
@@ -196,5 +185,46 @@ class Checkpoints:
             )
             for item, tree in like.items()
         }
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return {item: restored[item] for item in like}
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        found = {item: restored[item] for item in like}
+        for name, value in _checksums(found).items():
+            if value != meta.get("checksums", {}).get(name, value):
+                where = self._directory / str(step)
+                raise Damaged(f"checkpoint {where} is damaged: the values of {name}")
+        return found
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever a library raises over a broken file means one thing."""
+        try:
+            yield
+        except Exception as error:
+            # One of several processes cannot decide alone to read another checkpoint.
+            kind = Damaged if jax.process_count() == 1 else UserError
+            where = self._directory / str(step)
+            reason = _in_one_line(error)
+            raise kind(f"checkpoint {where} cannot be read: {reason}") from error
+
+
+def _checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
+    """By item and path, such as `params/encoder/class_token`."""
+    sums = jax.device_get(checksums(dict(arrays)))
+    return {name: int(value) for name, value in tree_leaves(sums).items()}
+
+
+def _sha256(meta: Mapping) -> str:
+    """Of all of it but this."""
+    text = json.dumps({k: v for k, v in meta.items() if k != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with a number behind it, where nothing lies yet."""
+    paths = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], paths) if not p.exists())

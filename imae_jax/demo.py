@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, runs, setup, train
-from imae_jax.checkpoint import EVAL_FILE, SETTINGS_FILE
+from imae_jax import files, runs, setup, train
 from imae_jax.errors import UserError
+from imae_jax.files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.report import html
 
 STUDENTS = ("imae_without_distillation", "imae")
@@ -59,10 +59,10 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     for name, run_config in configs.items():
         train.train(run_config, workdir / name)
         numbers = train.evaluate(run_config, workdir / name)
-        used = checkpoint.read_json(workdir / name / SETTINGS_FILE)
+        used = files.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}
         settings |= {prefix + key: value for key, value in used.items()}
-    checkpoint.write_json(workdir / SETTINGS_FILE, settings)
-    checkpoint.write_json(workdir / EVAL_FILE, results)
+    files.write_json(workdir / SETTINGS_FILE, settings)
+    files.write_json(workdir / EVAL_FILE, results)
     return html.write_report(workdir)

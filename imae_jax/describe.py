@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, runs, setup, validate
+from imae_jax import files, runs, setup, validate
 from imae_jax.data.images import EncodedImages
 from imae_jax.data.parts import decoded, part_indices
 from imae_jax.data.sources import Dataset, Split
@@ -33,10 +33,10 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     dataset = setup.load_data(config)
     workdir = runs.open_workdir(Path(workdir) / config.data.name)
     found = summary(config, dataset)
-    checkpoint.write_json(workdir / DATA_FILE, found)
+    files.write_json(workdir / DATA_FILE, found)
     sheet = workdir / SHEET_FILE
     figure = contact_sheet(dataset, config.data.on_bad_image)
-    checkpoint.write_bytes(sheet, as_png(figure))
+    files.write_bytes(sheet, as_png(figure))
     return f"{as_text(found)}\nContact sheet: {sheet}"
 
 

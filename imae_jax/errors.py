@@ -1,8 +1,15 @@
-"""The one exception that means: the user asked for something that cannot be done."""
+"""What ends a command early: a user's mistake, or a wish to stop."""
 
 
 class UserError(Exception):
     """Bad input. The message is one line: what, which value, what would be right.
 
     `main.py` prints it without a traceback and exits with status 1.
+    """
+
+
+class Terminated(BaseException):
+    """SIGTERM has come, and what was there has been saved.
+
+    No failure: as KeyboardInterrupt, it is not what `except Exception` is for.
     """

@@ -6,19 +6,21 @@ there for the others, who share its file system.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from imae_jax.errors import UserError
+from imae_jax.errors import Terminated, UserError
 
 LOST = (
     "the processes of this run have lost each other: see what the others say, and start "
@@ -132,6 +134,29 @@ def first_says(value: bool) -> bool:
 
 
 @contextlib.contextmanager
+def noticing_termination() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM ends nothing, but is noticed.
+
+    Yields:
+      A function that tells whether it is time to end. All processes ask it equally often,
+      and are told so at the same call, when any of them was sent the signal.
+    """
+    if jax.distributed.is_initialized():  # JAX listens to the signal, and to the others
+        numbers = itertools.count(1)
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(numbers))
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread is told of signals
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Around all work: of several processes one that fails says why and ends at once.
 
@@ -139,6 +164,8 @@ def ending_together() -> Iterator[None]:
     """
     try:
         yield
+    except Terminated:
+        raise  # as all do
     except BaseException as error:
         if not jax.distributed.is_initialized():
             raise

@@ -1,20 +1,33 @@
 """Runs on disk: their config, model and parameters; a teacher, a baseline, a start."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import filelock
 import jax
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, classifier, compute, model, optim, sharding, steps
-from imae_jax.checkpoint import CONFIG_FILE, Checkpoints
+from imae_jax import (
+    classifier,
+    compute,
+    files,
+    model,
+    optim,
+    processes,
+    sharding,
+    steps,
+    trees,
+)
+from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
 from imae_jax.errors import UserError
+from imae_jax.files import CONFIG_FILE
 from imae_jax.model import IMAE, MAE
 
 # A resumed run may change these: they do not touch what is computed. (A teacher that
@@ -71,7 +84,7 @@ def open_workdir(workdir: str | Path) -> Path:
     workdir = Path(workdir).expanduser().absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(workdir / ".writable", "")
+        files.write_text(workdir / ".writable", "")
         (workdir / ".writable").unlink(missing_ok=True)  # by whoever is first
     except OSError as error:
         raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
@@ -80,7 +93,7 @@ def open_workdir(workdir: str | Path) -> Path:
 
 def read_config(workdir: Path) -> ConfigDict:
     """The stored config of a run; raises UserError if there is none."""
-    return ConfigDict(_lists_as_tuples(checkpoint.read_json(workdir / CONFIG_FILE)))
+    return ConfigDict(_lists_as_tuples(files.read_json(workdir / CONFIG_FILE)))
 
 
 def _lists_as_tuples(value):
@@ -94,8 +107,8 @@ def check_same_config(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError if the workdir holds a run of another config, naming the keys."""
     if not (workdir / CONFIG_FILE).exists():
         return
-    stored = checkpoint.flatten(as_json(read_config(workdir)))
-    given = checkpoint.flatten(as_json(config))
+    stored = trees.flatten(as_json(read_config(workdir)))
+    given = trees.flatten(as_json(config))
     differences = [
         f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
         for key in sorted(stored.keys() | given.keys())
@@ -155,13 +168,43 @@ def make_optimiser(
     )
 
 
-def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
-    """Loads a run's newest checkpoint onto the mesh.
+@contextlib.contextmanager
+def owned(workdir: Path) -> Iterator[None]:
+    """Inside, no other command writes into the workdir.
+
+    Raises:
+      UserError: if one does already.
+    """
+    if not processes.is_first():  # the first one writes, for all
+        yield
+        return
+    lock = filelock.FileLock(workdir / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"workdir {str(workdir)!r} is being written by another process; wait for its "
+            "end, or take another workdir"
+        ) from None
+    except NotImplementedError:
+        pass  # a file system that knows no locks
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def load_run(
+    workdir: str | Path, key: str, mesh: Mesh, step: int | Literal["best"] | None = None
+) -> TrainedRun:
+    """Loads a run's checkpoint onto the mesh.
 
     Args:
       workdir: the run.
       key: the config key that named it, for messages.
       mesh: the devices; parameters are copied to each.
+      step: which checkpoint; "best": that of the lowest loss; None: the newest that is not
+        damaged.
     Raises:
       UserError: if there is no run, no checkpoint, or its parameters do not fit its config.
     """
@@ -171,17 +214,29 @@ def load_run(workdir: str | Path, key: str, mesh: Mesh) -> TrainedRun:
     try:
         config = read_config(workdir)
         with Checkpoints(workdir) as checkpoints:
-            step = checkpoints.latest_step()
-            if step is None:
+
+            def read(step: int) -> TrainedRun:
+                meta = checkpoints.meta(step)
+                num_classes = len(meta["class_names"])
+                network = build_model(config, tuple(meta["image_shape"]), num_classes)
+                fixed = step, config, network, mesh
+                params, batch_stats = _load_variables(checkpoints, *fixed)
+                digest = trees.digest(params)
+                known = params, step, meta, digest, batch_stats
+                return TrainedRun(workdir, config, network, *known)
+
+            if not checkpoints.steps():
                 raise UserError(f"{workdir} holds no finished checkpoint")
-            meta = checkpoints.meta(step)
-            num_classes = len(meta["class_names"])
-            network = build_model(config, tuple(meta["image_shape"]), num_classes)
-            params, batch_stats = _load_variables(checkpoints, step, config, network, mesh)
+            if step is None:
+                return checkpoints.newest(read)[1]
+            if step == "best":
+                step = checkpoints.best_step()
+            if step not in checkpoints.steps():
+                known = ", ".join(map(str, checkpoints.steps()))
+                raise UserError(f"step {step} is no checkpoint; there are {known}")
+            return read(step)
     except UserError as error:
         raise UserError(f"{key}={str(workdir)!r}: {error}") from None
-    digest = checkpoint.digest(params)
-    return TrainedRun(workdir, config, network, params, step, meta, digest, batch_stats)
 
 
 def _load_variables(
@@ -312,6 +367,6 @@ def warm_start(like, loaded, source: str):
         loaded = dict(loaded)
         embed = loaded.pop("decoder_embed")
         loaded |= {head: embed for head in heads}
-    checkpoint.check_same_tree(like, loaded, source)
+    trees.check_same_tree(like, loaded, source)
     # Copies: the state will be donated, the source may be a teacher that stays.
     return jax.tree.map(lambda x: x.copy(), loaded)

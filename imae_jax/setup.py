@@ -234,15 +234,21 @@ def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.Tr
 
     the workdir's newest checkpoint; what `config.init` names; random parameters.
     """
-    step = checkpoints.latest_step()
     fresh = setup.model, optimiser, setup.config.seed, setup.mesh
-    if step is None:
+    if not checkpoints.steps():
         return steps.init_state(*fresh, starting_params(setup))
-    meta = checkpoints.meta(step)
-    runs.check_same_data(run_meta(setup), meta, ("image_shape", "class_names", "sizes"))
-    if setup.is_distilled:
-        runs.check_same_teacher(setup.teacher, meta["teacher"]["digest"])
-    state = steps.init_state(*fresh)
-    arrays = checkpoints.restore(step, **state.arrays)
-    skipped = state.skipped + meta["skipped_steps"]
-    return state.replace(step=state.step + step, skipped=skipped, **arrays)
+
+    def read(step: int) -> steps.TrainState:
+        meta = checkpoints.meta(step)
+        what = ("image_shape", "class_names", "sizes")
+        runs.check_same_data(run_meta(setup), meta, what)
+        if setup.is_distilled:
+            runs.check_same_teacher(setup.teacher, meta["teacher"]["digest"])
+        state = steps.init_state(*fresh)
+        arrays = checkpoints.restore(step, **state.arrays)
+        skipped = state.skipped + meta["skipped_steps"]
+        return state.replace(step=state.step + step, skipped=skipped, **arrays)
+
+    step, state = checkpoints.newest(read)
+    checkpoints.set_aside(after=step)
+    return state

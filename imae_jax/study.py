@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import checkpoint, runs, setup, train
+from imae_jax import files, runs, setup, train
 from imae_jax.cells import Cell, Grid, make_grid
 from imae_jax.errors import UserError
 from imae_jax.report import studies
@@ -48,7 +48,7 @@ def run_cell(cell: Cell, workdir: Path) -> None:
     train.train(config, folder)
     numbers = train.evaluate(config, folder) if config.evals else {}
     found = {"cell": cell.name, "seconds": time.monotonic() - started, "numbers": numbers}
-    checkpoint.write_json(cell.results_file(workdir), found)
+    files.write_json(cell.results_file(workdir), found)
 
 
 def seconds_left(todo: Iterable[Cell], done: Mapping[str, list[float]]) -> float | None:
@@ -131,7 +131,7 @@ def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
             for seed in study.seeds:
                 cell = grid.get((arm, column.run, seed))
                 if cell and is_done(cell, workdir):
-                    numbers = checkpoint.read_json(cell.results_file(workdir))["numbers"]
+                    numbers = files.read_json(cell.results_file(workdir))["numbers"]
                     if metric in numbers:
                         values[str(seed)] = numbers[metric]
     return rows
@@ -170,7 +170,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "rows": collect(config, grid, workdir),
         "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
     }
-    checkpoint.write_json(folder / "study_config.json", runs.as_json(config))
+    files.write_json(folder / "study_config.json", runs.as_json(config))
     studies.write(found, folder)
     if failed:
         names = "; ".join(f"{name} ({why})" for name, why in found["failed"].items())

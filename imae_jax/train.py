@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import (
-    checkpoint,
+    files,
     optim,
     processes,
     runs,
@@ -20,13 +20,14 @@ from imae_jax import (
     validate,
     validate_evals,
 )
-from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
+from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
 from imae_jax.data.parts import parts_of
-from imae_jax.errors import UserError
+from imae_jax.errors import Terminated, UserError
 from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network
 from imae_jax.evaluators.names import conditions, count_of
+from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.logs import MetricWriter, Progress, Throughput
 from imae_jax.model import as_mae
 from imae_jax.report import explorer, figures
@@ -58,9 +59,16 @@ def train(
     Raises:
       UserError: for bad input, before anything is compiled, and if the loss stays not
         finite for `optim.max_skipped` steps.
+      Terminated: after SIGTERM, once what was reached has been saved.
     """
     workdir = runs.open_workdir(workdir)
     setup = set_up(config, workdir)
+    with runs.owned(workdir):
+        return _train(setup, stop_at)
+
+
+def _train(setup: Setup, stop_at: int | None) -> steps.TrainState:
+    config, workdir = setup.config, setup.workdir
     num_examples = len(setup.train_split.images)
     total_steps, warmup_steps = validate.run_steps(config, num_examples)
     schedule = optim.learning_rate(
@@ -71,9 +79,10 @@ def train(
         config.optim.min_lr,
     )
     optimiser = runs.make_optimiser(config, setup.model, schedule)
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+    kept = config.checkpoint.keep, config.checkpoint.keep_best
+    with Checkpoints(workdir, *kept) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
-        checkpoint.write_json(workdir / CONFIG_FILE, runs.as_json(config))
+        files.write_json(workdir / CONFIG_FILE, runs.as_json(config))
         last_step = min(total_steps, stop_at or total_steps)
         if int(state.step) >= last_step:
             return state
@@ -102,6 +111,7 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
     with (
         MetricWriter(setup.workdir, first_step) as writer,
         Progress(setup.workdir.name, first_step, last_step) as progress,
+        processes.noticing_termination() as is_terminated,
     ):
         throughput = Throughput(writer.seconds)
         said = int(state.skipped)
@@ -118,7 +128,8 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
             progress.update(step)
 
             is_log = step == last_step or step % config.log.every_steps == 0
-            is_save = step == last_step
+            is_end = is_terminated()
+            is_save = is_end or step == last_step
             if every.every_steps:
                 is_save |= step % every.every_steps == 0
             if every.every_minutes and is_log:
@@ -135,6 +146,7 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
                 what = "their loss or gradient was not finite"
                 progress.say(f"{skipped} of {step} steps were skipped: {what}")
                 said = skipped
+            total = metrics["loss/total"]
             if is_log:
                 metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
                 metrics |= {
@@ -146,15 +158,17 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
                 writer.write({"step": step, **metrics})
                 progress.show(step, metrics)
             if is_save:
-                known = meta | {"skipped_steps": skipped}
+                known = meta | {"skipped_steps": skipped, "loss": total}
                 checkpoints.save(step, state.arrays, known)
                 saved_at = time.monotonic()
+            if is_end and step < last_step:
+                raise Terminated(f"{setup.workdir} is saved at step {step} of {last_step}")
     return state
 
 
 def stop_skipping(step: int, in_a_row: int, checkpoints: Checkpoints) -> None:
     """Raises UserError: the last `in_a_row` of `step` steps could not be used."""
-    last = checkpoints.latest_step()
+    last = max(checkpoints.steps(), default=None)
     raise UserError(
         f"from step {step - in_a_row + 1} on, {in_a_row} steps in a row had a loss or a "
         f"gradient that is not finite; the last good checkpoint is step {last or 'none'}. "
@@ -285,6 +299,6 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         folder = workdir / "figures"
         if not explorer.write(networks["student"], held_out, folder, **config.explorer):
             print("no panel: with loss.norm_pix predictions have no units to show them in")
-    checkpoint.write_json(workdir / SETTINGS_FILE, settings)
-    checkpoint.write_json(workdir / EVAL_FILE, results)
+    files.write_json(workdir / SETTINGS_FILE, settings)
+    files.write_json(workdir / EVAL_FILE, results)
     return results

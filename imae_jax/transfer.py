@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
-from imae_jax import augment, checkpoint, losses
+from imae_jax import augment, losses, trees
 from imae_jax.classifier import Classifier
 from imae_jax.mixup import mixup_cutmix
 from imae_jax.objectives import Loss, step_keys
@@ -91,7 +91,7 @@ def pretrained_encoder(like: Mapping, loaded: Mapping, source: str) -> dict:
         blocks = {k: v for k, v in encoder["transformer"].items() if k != "norm"}
         encoder["transformer"] = blocks
         unused.append("encoder/transformer/norm")
-    checkpoint.check_same_tree(
+    trees.check_same_tree(
         {"encoder": like["encoder"]}, {"encoder": encoder}, f"the encoder of {source}"
     )
     new = ", ".join(sorted(like.keys() - {"encoder"}))

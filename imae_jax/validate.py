@@ -216,6 +216,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
         ("checkpoint.every_minutes", 0),
         ("checkpoint.every_steps", 0),
         ("checkpoint.keep", 1),
+        ("checkpoint.keep_best", 0),
         ("log.every_steps", 1),
         ("optim.max_skipped", 1),
         ("train.steps_per_dispatch", 1),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import checkpoint
+from imae_jax import files, trees
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
 
@@ -29,8 +29,8 @@ def saved(tmp_path):
 
 def test_what_was_saved_comes_back(saved):
     with Checkpoints(saved) as checkpoints:
-        assert checkpoints.latest_step() == 3
-        assert checkpoints.meta(3) == {"note": 3}
+        assert checkpoints.steps() == [3, 2]
+        assert checkpoints.meta(3)["note"] == 3
         restored = checkpoints.restore(3, params=put(PARAMS), opt_state=put(OPT_STATE))
         only_params = checkpoints.restore(3, params=put(PARAMS))
     jax.tree.map(np.testing.assert_array_equal, restored["params"], PARAMS)
@@ -72,7 +72,7 @@ def test_a_folder_without_checkpoints(tmp_path):
 
 def test_digest_sees_every_value_name_and_type():
     digests = {
-        checkpoint.digest(params)
+        trees.digest(params)
         for params in (
             PARAMS,
             dict(layer=dict(kernel=PARAMS["layer"]["kernel"] + 1e-3)),
@@ -82,7 +82,7 @@ def test_digest_sees_every_value_name_and_type():
         )
     }
     assert len(digests) == 5
-    assert checkpoint.digest(put(PARAMS)) == checkpoint.digest(PARAMS)
+    assert trees.digest(put(PARAMS)) == trees.digest(PARAMS)
 
 
 def disk_full(handle):
@@ -91,21 +91,21 @@ def disk_full(handle):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "numbers.json"
-    checkpoint.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        checkpoint.write_json(path, {"a": object()})
+        files.write_json(path, {"a": object()})
     with pytest.raises(UnicodeEncodeError):
-        checkpoint.write_text(path, "\ud800")
-    monkeypatch.setattr(checkpoint.os, "fsync", disk_full)
+        files.write_text(path, "\ud800")
+    monkeypatch.setattr(files.os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.write_json(path, {"a": 2})
-    assert checkpoint.read_json(path) == {"a": 1}
+        files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["numbers.json"]
 
 
 def test_broken_and_missing_json(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        checkpoint.read_json(tmp_path / "config.json")
+        files.read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        checkpoint.read_json(tmp_path / "config.json")
+        files.read_json(tmp_path / "config.json")

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import checkpoint, runs, sharding, steps, train
+from imae_jax import files, runs, sharding, steps, train
 from imae_jax.compute import Compute
 from imae_jax.data import sources
 from imae_jax.errors import UserError
@@ -377,7 +377,7 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
         # An accuracy may change by an example of 100 where two classes tie.
         tolerance = 0.011 if "accuracy" in name else 1e-4
         assert one[name] == pytest.approx(value, rel=1e-3, abs=tolerance), name
-    settings = checkpoint.read_json(tmp_path / "eval_settings.json")
+    settings = files.read_json(tmp_path / "eval_settings.json")
     assert settings["separability/alpha_0.45/dominant/r2"]["alpha"] == 0.45
     assert settings["quality/alpha_0.30/mask_0.50/dominant/psnr"]["mask_ratio"] == 0.5
     assert settings["semantics/dominant/accuracy"]["count"] == one["semantics/count"]

@@ -6,9 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"compute", "errors", "patches", "sharding", "collectives"},
-    {"processes", "chips"},
-    {"augment", "mixing", "optim", "checkpoint", "randaugment", "transformer"},
-    {"losses", "model", "logs", "data", "mixup"},
+    {"processes", "chips", "trees"},
+    {"augment", "mixing", "optim", "files", "randaugment", "transformer"},
+    {"losses", "model", "logs", "data", "mixup", "checkpoint"},
     {"classifier", "distill", "evaluators", "startup"},
     {"objectives", "report", "validate"},
     {"steps"},

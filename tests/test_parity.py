@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from imae_jax import losses, model, patches
-from imae_jax.checkpoint import check_same_tree
 from imae_jax.compute import Compute
 from imae_jax.steps import init_params
+from imae_jax.trees import check_same_tree
 
 # (H, W), patch size, channels, encoder and decoder (width, depth, heads)
 SIZES = [

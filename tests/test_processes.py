@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imae_jax import checkpoint, logs, processes, runs, train
+from imae_jax import files, logs, processes, runs, train
 from imae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
     expected = train.evaluate(runs.read_config(teacher), teacher)
     shutil.copytree(teacher, tmp_path / "copy")
     end(start_two("eval", f"--workdir={tmp_path / 'copy'}"))
-    found = checkpoint.read_json(tmp_path / "copy" / "eval.json")
+    found = files.read_json(tmp_path / "copy" / "eval.json")
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         tolerance = 0.01 if "accuracy" in name else 1e-4

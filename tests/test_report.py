@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from imae_jax import checkpoint, runs, train
+from imae_jax import files, runs, train
 from imae_jax.errors import UserError
 from imae_jax.report import charts, explorer, figures, headlines, html, summary
 
@@ -48,7 +48,7 @@ NUMBERS = {
 
 def with_config(config, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(folder / "config.json", runs.as_json(config))
+    files.write_json(folder / "config.json", runs.as_json(config))
     return folder
 
 
@@ -64,7 +64,7 @@ def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
     for name, error in (("first", 0.1234), ("second", 0.5678)):
         numbers = NUMBERS | {"reconstruction/dominant/mse": error}
         folder = with_config(imae_config(), tmp_path / name)
-        checkpoint.write_json(folder / "eval.json", numbers)
+        files.write_json(folder / "eval.json", numbers)
     (tmp_path / "no_run").mkdir()
     page = html.write_report(tmp_path).read_text()
     assert "What was found: first" in page and "What was found: second" in page

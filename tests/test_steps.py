@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from imae_jax import optim, runs, sharding, steps
-from imae_jax.checkpoint import flatten
 from imae_jax.objectives import Loss
 from imae_jax.setup import make_feed, make_loss, set_up, take_of
+from imae_jax.trees import flatten
 
 
 def make_step(config, workdir, mesh=None):

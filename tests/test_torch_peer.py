@@ -15,10 +15,10 @@ import pytest
 from test_parity import TOLERANCE, to_jax
 
 from imae_jax import losses, mixing, model, patches
-from imae_jax.checkpoint import check_same_tree
 from imae_jax.compute import Compute
 from imae_jax.distill import teacher_latents
 from imae_jax.steps import init_params
+from imae_jax.trees import check_same_tree
 
 WORKER = Path(__file__).parent.parent / "benchmarks" / "torch_peer.py"
 SIZE = dict(width=32, depth=1, heads=2)

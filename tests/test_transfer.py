@@ -9,10 +9,10 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import checkpoint, losses, runs, setup, sharding, steps, train
-from imae_jax.checkpoint import tree_leaves
+from imae_jax import files, losses, runs, setup, sharding, steps, train
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
+from imae_jax.trees import tree_leaves
 
 MODES = ("linear", "finetune", "scratch")
 
@@ -407,7 +407,7 @@ def test_the_command_line(data_dir, teacher, tmp_path):
     assert done.returncode == 0, done.stderr
     done = call("eval", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    found = checkpoint.read_json(workdir / "eval.json")
+    found = files.read_json(workdir / "eval.json")
     assert f"{found['classification/mean/accuracy']:.3f}" in done.stdout
     assert "Measured on 300 images of the test split." in " ".join(done.stdout.split())
     assert call("report", f"--workdir={workdir}").returncode == 0

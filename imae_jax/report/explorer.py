@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imae_jax import checkpoint
+from imae_jax import files
 from imae_jax.errors import UserError
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.rebuild import rebuild
@@ -176,9 +176,9 @@ def write(
     whole = whole.reshape(len(mask_ratios), len(alphas), -1, *shape)
     sheet = figures.draw_sweep(mixed, whole, targets, alphas, mask_ratios)
     folder.mkdir(exist_ok=True)
-    checkpoint.write_bytes(folder / SWEEP_FILE, figures.as_png(sheet))
-    checkpoint.write_bytes(folder / layout["image"], data)
-    checkpoint.write_json(folder / LAYOUT_FILE, layout)
+    files.write_bytes(folder / SWEEP_FILE, figures.as_png(sheet))
+    files.write_bytes(folder / layout["image"], data)
+    files.write_json(folder / LAYOUT_FILE, layout)
     return folder / LAYOUT_FILE
 
 
@@ -195,7 +195,7 @@ def read(folder: Path) -> dict | None:
       or of another evaluation.
     """
     try:
-        layout = checkpoint.read_json(folder / LAYOUT_FILE)
+        layout = files.read_json(folder / LAYOUT_FILE)
         data = (folder / layout["image"]).read_bytes()
         if hashlib.sha256(data).hexdigest() != layout["sha256"]:
             return None

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from imae_jax import checkpoint
-from imae_jax.checkpoint import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE, Checkpoints
+from imae_jax import files, trees
+from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
+from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.logs import read_metrics
 from imae_jax.report import charts, explorer, headlines, studies, summary
 
@@ -38,7 +39,7 @@ def find_runs(workdir: Path) -> dict[str, Path]:
 def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, dict]:
     """What the runs' `file` holds, by name; runs without it are left out."""
     return {
-        name: checkpoint.read_json(path / file)
+        name: files.read_json(path / file)
         for name, path in runs.items()
         if (path / file).exists()
     }
@@ -87,9 +88,8 @@ def describe(run: Path) -> dict:
     step, meta = None, {}
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
-            step = checkpoints.latest_step()
-            meta = checkpoints.meta(step) if step is not None else {}
-    config, metrics = checkpoint.read_json(run / CONFIG_FILE), read_metrics(run)
+            step, meta = checkpoints.newest(checkpoints.meta) or (None, {})
+    config, metrics = files.read_json(run / CONFIG_FILE), read_metrics(run)
     last = metrics[-1] if metrics else {}
     return {
         "data": config["data"]["name"],
@@ -98,7 +98,7 @@ def describe(run: Path) -> dict:
         "minutes": last.get("seconds", 0) / 60,
         "device": meta.get("device", "unknown"),
         "versions": meta.get("versions", {}),
-        "settings": checkpoint.flatten(config),
+        "settings": trees.flatten(config),
     }
 
 
@@ -144,5 +144,5 @@ def write_report(workdir: str | Path) -> Path:
             run["settings"]["model.name"] == "imae" for run in described.values()
         ),
     )
-    checkpoint.write_text(workdir / REPORT_FILE, page)
+    files.write_text(workdir / REPORT_FILE, page)
     return workdir / REPORT_FILE

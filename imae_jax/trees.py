@@ -1,0 +1,88 @@
+"""Trees of arrays: their leaves by name, compared, and known again."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from imae_jax.errors import UserError
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> {"a.b.c": value}."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def tree_leaves(tree) -> dict[str, Any]:
+    """A pytree's leaves by path, such as `params/encoder/class_token`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+    }
+
+
+def tree_differences(expected, found) -> list[str]:
+    """Compares two trees leaf by leaf: what is missing, unexpected or of another form."""
+    expected, found = tree_leaves(expected), tree_leaves(found)
+    lines = [f"missing {name}" for name in expected.keys() - found.keys()]
+    lines += [f"unexpected {name}" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        forms = [
+            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+            for leaf in (found[name], expected[name])
+        ]
+        if forms[0] != forms[1]:
+            lines.append(f"{name} is {forms[0]}, should be {forms[1]}")
+    return sorted(lines)
+
+
+def check_same_tree(expected, found, what: str) -> None:
+    """Raises UserError with the differences, if there are any."""
+    lines = tree_differences(expected, found)
+    if lines:
+        shown = "; ".join(lines[:8])
+        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+        raise UserError(f"{what} does not fit the model: {shown}{more}")
+
+
+def digest(params) -> str:
+    """SHA-256 of all parameters: names, types, shapes and values."""
+    sha = hashlib.sha256()
+    for name, leaf in sorted(tree_leaves(params).items()):
+        leaf = np.asarray(leaf)
+        sha.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+@jax.jit
+def checksums(tree):
+    """A uint32 for each leaf of a pytree of arrays, none wider than 32 bits.
+
+    The sum over all values, modulo 2**32, of their bits times an odd number that depends
+    on the place: a change of any one value changes it, and so, as good as always, does
+    any other. Sums of integers do not depend on their order: an array has the same one
+    however it is laid out over devices, and none has to be gathered for it.
+    """
+    return jax.tree.map(_checksum, tree)
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis in range(x.ndim):
+        stride = math.prod(x.shape[axis + 1 :]) % 2**32
+        place += lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
+    return jnp.sum(bits.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
