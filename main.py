@@ -8,6 +8,8 @@
     eval     every evaluator in the config stored in --workdir
     study    the grid of runs that --config describes, as one table
     report   the HTML report of whatever --workdir holds
+    export   the weights in --workdir as --format, written to --out
+    import   the weights in --checkpoint, from elsewhere, as a run in --workdir
     compile  what the step of --config needs on --topology, such as v5e:2x4, or cuda
 
 `--config.a.b=VALUE` overrides any value of the config. Several processes, one on each
@@ -25,13 +27,21 @@ from ml_collections import config_flags
 
 from imae_jax.errors import Terminated, UserError
 
-COMMANDS = ("demo", "data", "train", "eval", "study", "report", "compile")
+COMMANDS = ("demo", "data", "train", "eval", "study", "report")
+COMMANDS += ("export", "import", "compile")
 # Of the commands that need a config.
 EXAMPLES = {
     "data": "configs/mae.py:digits",
     "train": "configs/mae.py:digits",
     "study": "configs/studies.py:distillation,shapes",
     "compile": "configs/imae.py:imagenet",
+}
+# Flags of single commands.
+IMPORT_FLAGS = ("checkpoint", "image_size", "num_heads", "decoder_num_heads", "norm_pix")
+OF_COMMAND = {
+    "compile": ("topology", "json"),
+    "export": ("format", "out", "dtype", "step"),
+    "import": IMPORT_FLAGS,
 }
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
@@ -58,6 +68,15 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
     flags.DEFINE_string("topology", None, "Slice of TPUs that is compiled for, or cuda.")
     flags.DEFINE_string("json", None, "File for what was found.")
+    flags.DEFINE_string("format", "safetensors", "Of what export writes.")
+    flags.DEFINE_string("out", None, "File, or folder, that export writes.")
+    flags.DEFINE_string("dtype", "float32", "Of exported safetensors; or bfloat16.")
+    flags.DEFINE_string("step", None, "Checkpoint that is exported, or best.")
+    flags.DEFINE_string("checkpoint", None, "File, or folder, that import reads.")
+    flags.DEFINE_string("image_size", None, "HEIGHT or HEIGHTxWIDTH of images.")
+    flags.DEFINE_integer("num_heads", None, "Of the encoder that is imported.")
+    flags.DEFINE_integer("decoder_num_heads", None, "Of the decoder that is imported.")
+    flags.DEFINE_bool("norm_pix", None, "Whether it predicts standardised patches.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
@@ -67,14 +86,19 @@ def parse_flags(command: str, arguments: list[str]) -> None:
         if word.startswith("-") and not word.lstrip("-").startswith("config"):
             raise UserError(
                 f"{word} is not a flag; flags: --workdir, --config=FILE:ARG, "
-                "--config.KEY=VALUE, --topology, --json, --coordinator, --num_processes, "
-                "--process_id, --wait_seconds"
+                "--config.KEY=VALUE, --coordinator, --num_processes, --process_id, "
+                "--wait_seconds; of single commands: "
+                + ", ".join(f"--{name}" for names in OF_COMMAND.values() for name in names)
             )
     if command == "compile" and not FLAGS.topology:
         raise UserError("compile needs --topology, such as v5e:2x4, or cuda")
-    for name in ("topology", "json"):
-        if FLAGS[name].present and command != "compile":
-            raise UserError(f"--{name} is for compile")
+    for owner, names in OF_COMMAND.items():
+        for name in names:
+            if FLAGS[name].present and command != owner:
+                raise UserError(f"--{name} is for {owner}")
+    for owner, name in (("export", "out"), ("import", "checkpoint")):
+        if command == owner and not FLAGS[name].value:
+            raise UserError(f"{owner} needs --{name}=PATH")
     if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
         raise UserError(f"--json={FLAGS.json}: there is no such folder")
     if not FLAGS.workdir and command not in ("data", "compile"):
@@ -130,6 +154,7 @@ def run(command: str) -> None:
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
     from imae_jax import demo, describe, files, plan, study, train
+    from imae_jax.interop import exporting, importing
     from imae_jax.report import html
 
     if command == "demo":
@@ -145,6 +170,11 @@ def work(command: str, config, workdir: str) -> None:
     elif command == "eval":
         train.evaluate(config, workdir)
         print("\n" + html.read_as_text(workdir))
+    elif command == "export":
+        print(exporting.export(workdir, FLAGS.format, FLAGS.out, FLAGS.dtype, FLAGS.step))
+    elif command == "import":
+        options = {name: FLAGS[name].value for name in IMPORT_FLAGS[1:]}
+        print(importing.import_file(FLAGS.checkpoint, workdir, presets(), **options))
     elif command == "compile":
         found = plan.plan(config, FLAGS.topology)
         if FLAGS.json:
@@ -152,6 +182,17 @@ def work(command: str, config, workdir: str) -> None:
         print(plan.as_text(found))
     else:
         print(html.write_report(workdir))
+
+
+def presets() -> dict:
+    """Configs of runs that hold weights from elsewhere, which were trained on ImageNet."""
+    from configs import imae, mae, transfer
+
+    return {
+        "mae": mae.get_config("imagenet"),
+        "imae": imae.get_config("imagenet"),
+        "encoder": transfer.get_config("imagenet,linear"),
+    }
 
 
 def main() -> int:

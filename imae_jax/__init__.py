@@ -23,9 +23,20 @@ needs on devices that are not here: `plan`, which asks `ahead` (compiling), `chi
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 
+Other people's weights, and ours in their tools: `interop`; a trained model as other
+projects use it: `pretrained`, which is `imae_jax.load`.
+
 Shape key, used in every docstring:
 
     B  batch              S  the two sources: 0 subordinate, 1 dominant
     H W C  image          L  patches of an image      K  visible (kept) patches
     P  pixel values of a patch, p * p * C             D  encoder width   E  decoder width
 """
+
+
+def load(path, *, step=None):
+    """A trained model: `encode`, `separate`, `forward`; see `pretrained.load`."""
+    # Late: whoever wants the message of an error waits for no JAX.
+    from imae_jax import pretrained
+
+    return pretrained.load(path, step=step)

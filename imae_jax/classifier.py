@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.compute import Compute
-from imae_jax.model import Encoder
+from imae_jax.model import Autoencoder, Encoder
 from imae_jax.patches import grid_size
 from imae_jax.transformer import Size, decode_variant, layer_norm
 
@@ -100,6 +100,17 @@ class Classifier(nn.Module):
 def classify(model: Classifier, variables, images: jax.Array) -> dict[str, jax.Array]:
     """[B, classes] logits of [B, H, W, C] standardised images, by pool; deterministic."""
     return model.apply(variables, images, is_training=False)
+
+
+def encoder_of(model: Autoencoder | Classifier, params) -> Encoder:
+    """The encoder of any model, whose parameters are `params["encoder"]`."""
+    return Encoder(
+        **model.encoder_size._asdict(),
+        patch_size=model.patch_size,
+        compute=model.compute,
+        # Not where a fine-tuned classifier has another one behind its pooling.
+        final_norm="norm" in params["encoder"]["transformer"],
+    )
 
 
 def build(

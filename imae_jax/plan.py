@@ -130,23 +130,24 @@ def largest_batch(
     return 0
 
 
-def least_sent(step: Step, config: ConfigDict) -> int:
+def least_sent(step: Step, config: ConfigDict, mesh: Mesh) -> float:
     """Bytes that each device has to send in a step, counted as `Collective.sent` does.
 
     Arrays that devices share are gathered once, the teacher's up to its latents too, and
-    their gradients cut up; all other gradients are summed. As float32, or in the type of
-    the products that they are for.
+    their gradients cut up, and each device's part summed over the copies; all other
+    gradients are summed. As float32, or in the type of the products that they are for.
     """
+    part = 1 / mesh.shape["fsdp"] if mesh.shape["data"] > 1 else 0
     product_size = jnp.dtype(config.compute.dtype).itemsize
     is_probe = config.model.get("mode") == "linear"
 
-    def nbytes(path, leaf, is_trained: bool) -> int:
+    def nbytes(path, leaf, is_trained: bool) -> float:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         is_float32 = not name.endswith(("kernel", "bias"))
         is_float32 |= "norm" in name or "head_" in name
         is_shared = not leaf.sharding.is_fully_replicated
         is_trained &= not (is_probe and name.startswith("encoder/"))
-        times = is_shared + is_trained * (1 if is_shared else 2)
+        times = is_shared + is_trained * (1 + 2 * part if is_shared else 2)
         return times * leaf.size * (4 if is_float32 else product_size)
 
     teacher = {k: v for k, v in (step.teacher or {}).items() if k != "decoder"}
@@ -161,7 +162,7 @@ def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
     """What devices exchange in a step, and how much each has to send at least."""
     exchanged = collectives.read(compiled.as_text())
     sent = sum(x.sent for x in exchanged)
-    least = least_sent(step, config) if mesh.size > 1 else 0
+    least = least_sent(step, config, mesh) if mesh.size > 1 else 0
     expected = ["all-reduce"]
     if mesh.shape["fsdp"] > 1:
         expected += ["reduce-scatter", "all-gather"]

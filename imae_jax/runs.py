@@ -93,7 +93,12 @@ def open_workdir(workdir: str | Path) -> Path:
 
 def read_config(workdir: Path) -> ConfigDict:
     """The stored config of a run; raises UserError if there is none."""
-    return ConfigDict(_lists_as_tuples(files.read_json(workdir / CONFIG_FILE)))
+    return config_of(files.read_json(workdir / CONFIG_FILE))
+
+
+def config_of(found: Mapping) -> ConfigDict:
+    """Inverse of `as_json`."""
+    return ConfigDict(_lists_as_tuples(found))
 
 
 def _lists_as_tuples(value):
@@ -109,10 +114,13 @@ def check_same_config(config: ConfigDict, workdir: Path) -> None:
         return
     stored = trees.flatten(as_json(read_config(workdir)))
     given = trees.flatten(as_json(config))
+    # What an imported run was trained on is not known; it may be measured on anything.
+    is_imported = any(key.startswith("imported.") for key in stored.keys() & given.keys())
     differences = [
         f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
         for key in sorted(stored.keys() | given.keys())
-        if stored.get(key) != given.get(key) and not key.startswith(NEUTRAL_KEYS)
+        if stored.get(key) != given.get(key)
+        and not key.startswith(("data.", *NEUTRAL_KEYS) if is_imported else NEUTRAL_KEYS)
     ]
     if differences:
         raise UserError(
@@ -263,6 +271,12 @@ def _abstract(function: Callable[[], Any], mesh: Mesh):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
         jax.eval_shape(function),
     )
+
+
+def abstract_variables(network: MAE | IMAE | Classifier) -> dict[str, Any]:
+    """What a model's arrays look like, by the names in `checkpoint.ARRAYS`."""
+    params, batch_stats = jax.eval_shape(lambda: steps.init_variables(network, seed=0))
+    return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
 
 
 def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh):

@@ -254,7 +254,9 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     found = dict(
         image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
     )
-    runs.check_same_data(found, run.meta, found)
+    # Those of imported weights have no names.
+    what = ["image_shape"] if "imported" in config else list(found)
+    runs.check_same_data(found, run.meta, what)
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
     # Pixels in the units that the run was trained in.
     mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))

@@ -33,6 +33,18 @@ def tree_leaves(tree) -> dict[str, Any]:
     }
 
 
+def nested(flat: Mapping[str, Any]) -> dict:
+    """Inverse of `tree_leaves`, for trees of mappings."""
+    tree: dict = {}
+    for name, value in flat.items():
+        *folders, leaf = name.split("/")
+        here = tree
+        for folder in folders:
+            here = here.setdefault(folder, {})
+        here[leaf] = value
+    return tree
+
+
 def tree_differences(expected, found) -> list[str]:
     """Compares two trees leaf by leaf: what is missing, unexpected or of another form."""
     expected, found = tree_leaves(expected), tree_leaves(found)

@@ -1,0 +1,90 @@
+"""A run becomes a program, StableHLO, that needs no code of ours and no JAX version.
+
+...within the window in which JAX promises to read it: see `EXPIRY`.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+
+from imae_jax import augment, classifier, files, runs
+from imae_jax.classifier import Classifier
+from imae_jax.compute import Compute
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+EXPIRY = (
+    "JAX reads a program that it has exported for six months (its compatibility promise): "
+    "this is for deployment. Weights that are to last are exported as safetensors."
+)
+
+
+def programs(run: runs.TrainedRun) -> dict:
+    """name -> (function, its arguments' shapes and types, what it is in words)."""
+    network = run.model.clone(compute=Compute())
+    mean, std = (jnp.asarray(run.meta[name], jnp.float32) for name in ("mean", "std"))
+    params = jax.device_get(run.params)
+    image_shape = (*network.image_size, network.channels)
+    num_patches = network.num_patches
+    b, k = jax_export.symbolic_shape("b, k", constraints=[f"k <= {num_patches}"])
+    images = jax.ShapeDtypeStruct((b, *image_shape), jnp.uint8)
+    standardised = jax.ShapeDtypeStruct((b, *image_shape), jnp.float32)
+    ids_keep = jax.ShapeDtypeStruct((b, k), jnp.int32)
+    ids_restore = jax.ShapeDtypeStruct((b, num_patches), jnp.int32)
+
+    def of(pixels):
+        return augment.standardise(pixels, mean, std)
+
+    if isinstance(network, Classifier) and network.pools:
+        variables = {"params": params, "batch_stats": run.batch_stats}
+
+        def classify(images):
+            return classifier.classify(network, variables, of(images))
+
+        return {"classify": (classify, (images,), "images -> logits of each class")}
+
+    encoder = classifier.encoder_of(network, params)
+
+    def encode(images):
+        tokens = encoder.apply({"params": params["encoder"]}, of(images))
+        return tokens.astype(jnp.float32)
+
+    found = {"encode": (encode, (images,), "images -> tokens, the class token first")}
+    if not isinstance(network, Classifier):
+
+        def forward(images, ids_keep, ids_restore):
+            return network.apply({"params": params}, images, ids_keep, ids_restore)
+
+        said = "standardised images or mixtures and their masks -> tokens, latents, pred"
+        found["forward"] = forward, (standardised, ids_keep, ids_restore), said
+    return found
+
+
+def export(run: runs.TrainedRun, out: Path) -> str:
+    """Writes a folder with a program for each use, and `programs.json` about them."""
+    said, blobs = {}, {}
+    for name, (function, shapes, text) in programs(run).items():
+        exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+        blobs[f"{name}.stablehlo"] = exported.serialize()
+        said[f"{name}.stablehlo"] = {
+            "is": text,
+            "arguments": [str(x) for x in exported.in_avals],
+            "results": [str(x) for x in exported.out_avals],
+            "calling_convention_version": exported.calling_convention_version,
+        }
+    about = {
+        "jax": jax.__version__,
+        "platforms": PLATFORMS,
+        "expires": EXPIRY,
+        "mean": run.meta["mean"],
+        "std": run.meta["std"],
+        "programs": said,
+    }
+    with files.new_folder(out) as folder:
+        for name, blob in blobs.items():
+            (folder / name).write_bytes(blob)
+        (folder / "programs.json").write_text(json.dumps(about, indent=2) + "\n")
+    names = ", ".join(blobs)
+    return f"{out}: {names}, for {', '.join(PLATFORMS)}, by JAX {jax.__version__}. {EXPIRY}"

@@ -1,0 +1,241 @@
+"""A run becomes a file that other tools open."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from imae_jax import files, patches, runs, sharding, trees
+from imae_jax.classifier import Classifier
+from imae_jax.errors import UserError
+from imae_jax.interop import compiled, naming, native
+from imae_jax.interop.reading import import_torch
+from imae_jax.model import IMAE, MAE
+
+# How the name of a file ends; the others are folders.
+SUFFIXES = {
+    "safetensors": (".safetensors",),
+    "timm": (".safetensors", ".pth"),
+    "imae_torch": (".safetensors", ".pth"),
+}
+FORMATS = ("safetensors", "timm", "hf", "imae_torch", "stablehlo")
+
+
+def export(
+    workdir: str | Path,
+    format: str,
+    out: str | Path,
+    dtype: str = "float32",
+    step: str | None = None,
+) -> str:
+    """Writes a run's weights; says in a line what was written.
+
+    Args:
+      workdir: of the run.
+      format: one of FORMATS.
+      out: the file or, for "hf" and "stablehlo", the folder.
+      dtype: of the values in "safetensors"; the others are float32.
+      step: which checkpoint, a number or "best"; None: the newest.
+    Raises:
+      UserError: if the format has no place for such a model, or `out` exists.
+    """
+    out = Path(out).expanduser()
+    if format not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise UserError(f"--format={format!r} is not possible; formats: {known}")
+    if dtype not in native.DTYPES or (dtype != "float32" and format != "safetensors"):
+        raise UserError(
+            f"--dtype={dtype!r} is not possible: float32 or, with --format=safetensors, "
+            "bfloat16"
+        )
+    if out.exists():
+        raise UserError(f"--out={str(out)!r} exists already; give a name that does not")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out={str(out)!r}: there is no folder {str(out.parent)!r}")
+    if step not in (None, "best") and not step.isdecimal():
+        raise UserError(f"--step={step!r} is not possible: give a number, or best")
+    _check_suffix(out, *SUFFIXES.get(format, ()))
+    mesh = sharding.make_mesh()
+    number = int(step) if step and step.isdecimal() else step
+    run = runs.load_run(workdir, "workdir", mesh, number)
+    if format == "safetensors":
+        digest = native.write(out, run, dtype)
+        return f"{out}: {dtype}, sha256 of the values {digest}"
+    if format == "timm":
+        return _export_timm(run, out)
+    if format == "hf":
+        return _export_hugging_face(run, out)
+    if format == "imae_torch":
+        return _export_release(run, out)
+    return compiled.export(run, out)
+
+
+def _check_suffix(out: Path, *suffixes: str) -> None:
+    if suffixes and out.suffix not in suffixes:
+        raise UserError(f"--out={str(out)!r} must end in {' or '.join(suffixes)}")
+
+
+def state_dict(run: runs.TrainedRun) -> dict[str, np.ndarray]:
+    """All of a run's arrays by MAE's names, position embeddings among them; float32."""
+    model = run.model
+    names = naming.encoder_names(model.encoder_size.depth)
+    widths = dict(encoder=model.encoder_size.width)
+    if not isinstance(model, Classifier):
+        heads = [head for head in naming.HEADS if head in run.params]
+        names += naming.decoder_names(model.decoder_size.depth, heads)
+        widths["decoder"] = model.decoder_size.width
+    leaves = trees.tree_leaves(run.params)
+    patch_shape = model.patch_size, model.channels
+    state = {
+        name.theirs: np.ascontiguousarray(
+            naming.to_theirs(np.asarray(leaves[name.ours]), name.form, patch_shape)
+        )
+        for name in names
+        if name.ours in leaves
+    }
+    grid = patches.grid_size(model.image_size, model.patch_size)
+    for part, width in widths.items():
+        embedding = patches.sincos_position_embedding(width, grid)
+        # The class token's is zero.
+        state[naming.POSITIONS[part]] = np.pad(embedding, ((1, 0), (0, 0)))[None]
+    return state
+
+
+def _write_state(out: Path, state: dict[str, np.ndarray], wrapper: str | None) -> None:
+    """As safetensors or, by the name's end, as PyTorch's own."""
+    if out.suffix == ".safetensors":
+        data = safetensors.numpy.save(state, {"format": "pt"})
+    else:
+        torch = import_torch(f"--out={str(out)!r} is to be a file of PyTorch's")
+        tensors = {name: torch.from_numpy(x) for name, x in state.items()}
+        buffer = io.BytesIO()
+        torch.save({wrapper: tensors} if wrapper else tensors, buffer)
+        data = buffer.getvalue()
+    files.write_bytes(out, data)
+
+
+def _export_timm(run: runs.TrainedRun, out: Path) -> str:
+    """The encoder, and of a fine-tuned classifier its head, as timm's ViT has them."""
+    model = run.model
+    state = {
+        name: x
+        for name, x in state_dict(run).items()
+        if "decoder" not in name and name != "mask_token"
+    }
+    options = dict(
+        img_size=model.image_size,
+        patch_size=model.patch_size,
+        in_chans=model.channels,
+        embed_dim=model.encoder_size.width,
+        depth=model.encoder_size.depth,
+        num_heads=model.encoder_size.heads,
+        num_classes=0,
+        global_pool="token",
+    )
+    if isinstance(model, Classifier) and model.pools:
+        if model.is_probe or len(model.pools) > 1:
+            raise UserError(
+                "timm's models have no place for a probe's BatchNorm: export the run that "
+                "it started from"
+            )
+        (pool,) = model.pools
+        if pool == "mean":
+            norm = run.params["fc_norm"]
+            state |= {"fc_norm.weight": norm["scale"], "fc_norm.bias": norm["bias"]}
+        head = run.params[f"head_{pool}"]
+        state |= {"head.weight": head["kernel"].T, "head.bias": head["bias"]}
+        state = {name: np.ascontiguousarray(x) for name, x in state.items()}
+        options["num_classes"] = model.num_classes
+        options["global_pool"] = "avg" if pool == "mean" else "token"
+    _write_state(out, state, None)
+    shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return (
+        f"{out}: timm.models.VisionTransformer({shown}) loads it, or "
+        "timm.create_model with these options; pixels are standardised with "
+        f"mean {_unit(run, 'mean')} and deviation {_unit(run, 'std')}"
+    )
+
+
+def _unit(run: runs.TrainedRun, name: str) -> list[float]:
+    """Mean or deviation of pixels in 0..1."""
+    return [round(x / 255, 6) for x in run.meta[name]]
+
+
+def _export_hugging_face(run: runs.TrainedRun, out: Path) -> str:
+    """A folder that `ViTMAEForPreTraining.from_pretrained` opens."""
+    model = run.model
+    if not isinstance(model, MAE):
+        kind = runs.KINDS[run.config.model.name]
+        raise UserError(
+            f"--format=hf: a ViTMAE has one head and a decoder, and this is {kind}; "
+            "imae_torch holds an i-MAE, timm the encoder of any run"
+        )
+    height, width = model.image_size
+    if height != width:
+        raise UserError(f"--format=hf: its images are square, these are {height}x{width}")
+    encoder, decoder = model.encoder_size, model.decoder_size
+    config = dict(
+        architectures=["ViTMAEForPreTraining"],
+        model_type="vit_mae",
+        image_size=height,
+        patch_size=model.patch_size,
+        num_channels=model.channels,
+        hidden_size=encoder.width,
+        num_hidden_layers=encoder.depth,
+        num_attention_heads=encoder.heads,
+        intermediate_size=4 * encoder.width,
+        decoder_hidden_size=decoder.width,
+        decoder_num_hidden_layers=decoder.depth,
+        decoder_num_attention_heads=decoder.heads,
+        decoder_intermediate_size=4 * decoder.width,
+        hidden_act="gelu",
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+        mask_ratio=run.config.mask.ratio,
+        norm_pix_loss=run.config.loss.norm_pix,
+    )
+    processor = dict(
+        image_processor_type="ViTImageProcessor",
+        do_resize=True,
+        size=dict(height=height, width=width),
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=_unit(run, "mean"),
+        image_std=_unit(run, "std"),
+    )
+    state = naming.to_hugging_face(state_dict(run))
+    state = {name: np.ascontiguousarray(x) for name, x in state.items()}
+    weights = safetensors.numpy.save(state, {"format": "pt"})
+    with files.new_folder(out) as folder:
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(processor, indent=2) + "\n"
+        )
+        (folder / "model.safetensors").write_bytes(weights)
+    return f"{out}: transformers.ViTMAEForPreTraining.from_pretrained({str(out)!r})"
+
+
+def _export_release(run: runs.TrainedRun, out: Path) -> str:
+    """As MAE's training script writes it, which i-MAE's release shares."""
+    model = run.model
+    if isinstance(model, Classifier):
+        raise UserError(
+            "--format=imae_torch holds a MAE or an i-MAE; for a classifier: timm"
+        )
+    state = state_dict(run)
+    if isinstance(model, IMAE):
+        for kind in ("weight", "bias"):
+            first = state[f"decoder_embed1.{kind}"]
+            if model.branches == "both":
+                # Their class inherits one that it never uses, and loads strictly.
+                state[f"decoder_embed.{kind}"] = np.zeros_like(first)
+            else:
+                state[f"decoder_embed.{kind}"] = state.pop(f"decoder_embed1.{kind}")
+    _write_state(out, state, "model")
+    shown = "MAEDouble" if isinstance(model, IMAE) else "MaskedAutoencoderViT"
+    if isinstance(model, IMAE) and model.branches != "both":
+        shown = "MaskedAutoencoderViT, one head"
+    return f"{out}: {shown}, {len(state)} arrays"

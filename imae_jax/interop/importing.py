@@ -1,0 +1,245 @@
+"""A file becomes a run: a teacher, a start, or what `imae_jax.load` opens."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from imae_jax import files, model, patches, runs, sharding, steps, trees
+from imae_jax.checkpoint import Checkpoints
+from imae_jax.errors import UserError
+from imae_jax.files import CONFIG_FILE
+from imae_jax.interop import naming, native, reading
+from imae_jax.interop.detecting import Found, detect
+from imae_jax.transformer import VARIANTS
+
+# Of one that MAE's formula gives and one in a file; half precision rounds by 5e-4.
+POSITION_TOLERANCE = 1e-3
+# A decoder of pixels follows the brightness of its input, one of standardised patches
+# predicts a mean of 0 whatever it is shown.
+BRIGHTNESS_THRESHOLD = 0.5
+
+
+def import_file(
+    path: str | Path,
+    workdir: str | Path,
+    presets: Mapping[str, ConfigDict],
+    *,
+    image_size: str | None = None,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    norm_pix: bool | None = None,
+) -> str:
+    """Makes a run of a file's weights; says in words what they are.
+
+    Args:
+      path: a file, or a folder of Hugging Face's.
+      workdir: where no run is yet.
+      presets: a config for each `Found.kind`, whose part about the model is overwritten.
+      image_size: "HEIGHT" or "HEIGHTxWIDTH"; this and the others: see `detecting.detect`.
+    Raises:
+      UserError: for a file that cannot be used, naming what is wrong with it; nothing is
+        written then.
+    """
+    path = Path(path).expanduser()
+    contents = reading.read(path)
+    options = dict(
+        image_size=_parsed(image_size),
+        num_heads=num_heads,
+        decoder_num_heads=decoder_num_heads,
+        norm_pix=norm_pix,
+    )
+    if native.is_native(contents):
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise UserError(f"--{given[0]}: {path} says so itself, being one of ours")
+        config, arrays, meta, _ = native.read(contents, path)
+        source, notes = "exported from here", ()
+    else:
+        found = detect(contents, **options)
+        config, params, meta = as_run(found, presets[found.kind])
+        arrays, source, notes = {"params": params}, found.source, found.notes
+    folder = write_run(workdir, config, arrays, meta, path)
+    lines = [f"{path}: {source}", *notes, _as_text(config, arrays["params"], meta)]
+    return "\n".join([*lines, f"Run: {folder}"])
+
+
+def _parsed(image_size: str | None) -> tuple[int, int] | None:
+    """(H, W)."""
+    if image_size is None:
+        return None
+    sides = image_size.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(
+            f"--image_size={image_size!r} is not possible: give HEIGHT or HEIGHTxWIDTH"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
+    """(config, parameters, meta) of a run that holds someone else's weights.
+
+    Args:
+      found: the weights.
+      config: of a run of the same kind; the model's part is overwritten.
+    Raises:
+      UserError: naming each array that is missing, unexpected or of another shape, and
+        position embeddings that are not MAE's.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.variant = _variant(found)
+    config.model.encoder.update(found.encoder._asdict())
+    if found.kind == "encoder":
+        config.model.pools = ()
+    else:
+        config.model.decoder.update(found.decoder._asdict())
+    if found.kind == "imae":
+        config.loss.branches = found.branches
+    image_shape = (*found.image_size, found.channels)
+    try:
+        patches.grid_size(found.image_size, found.patch_size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    network = runs.build_model(config, image_shape)
+    params = _params(found, network)
+    if found.kind != "encoder":
+        norm_pix = found.norm_pix
+        if norm_pix is None:
+            norm_pix = not predicts_pixels(network, params)
+        config.loss.norm_pix = norm_pix
+    meta = dict(
+        image_shape=list(image_shape),
+        mean=list(found.mean),
+        std=list(found.std),
+        class_names=[],
+        sizes={},
+        teacher=None,
+        step=0,
+    )
+    return config, params, meta
+
+
+def _variant(found: Found) -> str:
+    names = {size: name for name, size in VARIANTS.items()}
+    return f"{names.get(found.encoder, 'B')}/{found.patch_size}"
+
+
+def _params(found: Found, network) -> dict:
+    """By our names, compared with what the model has, under their names."""
+    like = trees.tree_leaves(jax.eval_shape(lambda: steps.init_params(network, 0)))
+    patch_shape = found.patch_size, found.channels
+    expected = {
+        name.theirs: jax.eval_shape(
+            lambda x, form=name.form: naming.to_theirs(x, form, patch_shape),
+            like[name.ours],
+        )
+        for name in found.names
+    }
+    positions = {k: v for k, v in found.arrays.items() if k in naming.POSITIONS.values()}
+    arrays = {k: v for k, v in found.arrays.items() if k not in positions}
+    trees.check_same_tree(expected, arrays, f"{found.source}: it")
+    for part, size in (("encoder", found.encoder), ("decoder", found.decoder)):
+        if size and (name := naming.POSITIONS[part]) in positions:
+            _check_positions(positions[name], name, found, size.width)
+    flat = {n.ours: naming.to_ours(arrays[n.theirs], n.form) for n in found.names}
+    return trees.nested(flat)
+
+
+def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> None:
+    """Raises UserError unless they are MAE's; says so where others will be computed."""
+    num_patches = found.shape[1] - 1
+    grid = patches.grid_size(whole.image_size, whole.patch_size)
+    side = round(num_patches**0.5)
+    own = grid if num_patches == grid[0] * grid[1] else (side, side)
+    if own[0] * own[1] != num_patches or found.shape[-1] != width:
+        raise UserError(f"{name} is {list(found.shape)}: of no square of patches")
+    formula = patches.sincos_position_embedding(width, own)
+    difference = float(np.abs(found[0, 1:] - formula).max())
+    if not difference <= POSITION_TOLERANCE:
+        raise UserError(
+            f"{name} is not MAE's fixed position embedding (it differs by up to "
+            f"{difference:.2g}): models here have no other"
+        )
+    if own != grid:
+        shown = [f"{rows}x{columns}" for rows, columns in (grid, own)]
+        print(f"{name}: computed anew for {shown[0]} patches, the file has {shown[1]}")
+
+
+def predicts_pixels(network: model.MAE | model.IMAE, params) -> bool:
+    """Whether the decoder predicts pixels, or patches that are standardised one by one.
+
+    Told by what it makes of a dark and a bright image of one colour.
+    """
+    shades = np.array([-1.0, 1.0], np.float32)
+    images = np.ones((2, *network.image_size, network.channels), np.float32)
+    images *= shades[:, None, None, None]
+    mask = patches.random_mask(jax.random.key(0), 2, network.num_patches, 0.5)
+    pred = jax.jit(model.forward, static_argnums=0)(network, params, images, mask)["pred"]
+    dark, bright = np.asarray(pred).reshape(2, -1).mean(axis=1)
+    slope = float(bright - dark) / 2
+    is_pixels = slope > BRIGHTNESS_THRESHOLD
+    what = "pixels" if is_pixels else "patches standardised one by one (loss.norm_pix)"
+    print(
+        f"the decoder predicts {what}, it seems: its mean follows {slope:.2f} of an "
+        "image's brightness; --norm_pix says otherwise"
+    )
+    return is_pixels
+
+
+def write_run(
+    workdir: str | Path,
+    config: ConfigDict,
+    arrays: Mapping[str, Any],
+    meta: Mapping,
+    source: Path,
+) -> Path:
+    """Makes a workdir whose one checkpoint holds `arrays`; see `checkpoint.ARRAYS`.
+
+    Raises:
+      UserError: if there is a run already, or it cannot be written.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    if (workdir / CONFIG_FILE).exists() or (workdir / "checkpoints").exists():
+        raise UserError(
+            f"workdir {str(workdir)!r} holds a run already; give one that does not"
+        )
+    runs.open_workdir(workdir)
+    config = ConfigDict(runs.as_json(config))
+    if "ema_decay" in config.optim:
+        config.optim.ema_decay = None  # its average is what has been kept
+    config.imported = ConfigDict(dict(file=source.name, sha256=_sha256(source)))
+    with runs.owned(workdir):
+        mesh = sharding.make_mesh()
+        arrays = jax.device_put(dict(arrays), sharding.replicated(mesh))
+        meta = dict(meta) | {"config": runs.as_json(config)}
+        with Checkpoints(workdir, keep=1) as checkpoints:
+            checkpoints.save(meta["step"], arrays, meta)
+        # Last: a run without it is none, whatever was written before.
+        files.write_json(workdir / CONFIG_FILE, runs.as_json(config))
+    return workdir
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of a folder's weights."""
+    path = path / "model.safetensors" if path.is_dir() else path
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_text(config: ConfigDict, params, meta: Mapping) -> str:
+    """What was imported, in a line or two."""
+    size = config.model.encoder
+    shape = "x".join(map(str, meta["image_shape"]))
+    count = sum(np.size(x) for x in jax.tree.leaves(params))
+    text = (
+        f"{config.model.name}: {config.model.variant}, encoder {json.dumps(dict(size))}, "
+        f"images {shape}, {count:,} parameters"
+    )
+    if "decoder" in config.model:
+        text += f", decoder {json.dumps(dict(config.model.decoder))}"
+    return text

@@ -1,0 +1,173 @@
+"""One table of names: ours, MAE's (also timm's and i-MAE's release's), Hugging Face's."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Name(NamedTuple):
+    """An array here and there.
+
+    Attributes:
+      ours: path in the parameters, such as `encoder/class_token`.
+      theirs: MAE's name of it, such as `cls_token`.
+      form: how it lies there: "same"; a "token" is [1, 1, D]; a "matrix" is [out, in], here
+        [in, out]; "patches" are [D, C, p, p], a convolution's, here [P, D].
+    """
+
+    ours: str
+    theirs: str
+    form: str
+
+
+# i-MAE's release has its second head for the image of larger weight.
+HEADS = {
+    "decoder_embed": "decoder_embed",
+    "disentangle_subordinate": "decoder_embed1",
+    "disentangle_dominant": "decoder_embed2",
+}
+# MAE's fixed position embeddings lie in its files, ours are computed.
+POSITIONS = {"encoder": "pos_embed", "decoder": "decoder_pos_embed"}
+
+
+def _linear(ours: str, theirs: str) -> list[Name]:
+    return [
+        Name(f"{ours}/kernel", f"{theirs}.weight", "matrix"),
+        Name(f"{ours}/bias", f"{theirs}.bias", "same"),
+    ]
+
+
+def _norm(ours: str, theirs: str) -> list[Name]:
+    return [
+        Name(f"{ours}/scale", f"{theirs}.weight", "same"),
+        Name(f"{ours}/bias", f"{theirs}.bias", "same"),
+    ]
+
+
+def _transformer(ours: str, theirs: str, norm: str, depth: int) -> list[Name]:
+    found = _norm(f"{ours}/norm", norm)
+    for layer in range(depth):
+        block, their_block = f"{ours}/block_{layer:02d}", f"{theirs}.{layer}"
+        found += _norm(f"{block}/norm_1", f"{their_block}.norm1")
+        found += _linear(f"{block}/attention/qkv", f"{their_block}.attn.qkv")
+        found += _linear(f"{block}/attention/out", f"{their_block}.attn.proj")
+        found += _norm(f"{block}/norm_2", f"{their_block}.norm2")
+        found += _linear(f"{block}/mlp_in", f"{their_block}.mlp.fc1")
+        found += _linear(f"{block}/mlp_out", f"{their_block}.mlp.fc2")
+    return found
+
+
+def encoder_names(depth: int) -> list[Name]:
+    """Of an encoder's arrays, `depth` blocks deep."""
+    return [
+        Name("encoder/class_token", "cls_token", "token"),
+        Name("encoder/patch_embed/kernel", "patch_embed.proj.weight", "patches"),
+        Name("encoder/patch_embed/bias", "patch_embed.proj.bias", "same"),
+        *_transformer("encoder/transformer", "blocks", "norm", depth),
+    ]
+
+
+def decoder_names(depth: int, heads: Iterable[str]) -> list[Name]:
+    """Of a decoder's arrays, and of those of HEADS before it."""
+    return [
+        Name("decoder/mask_token", "mask_token", "token"),
+        *_transformer("decoder/transformer", "decoder_blocks", "decoder_norm", depth),
+        *_linear("decoder/pred", "decoder_pred"),
+        *[name for head in heads for name in _linear(head, HEADS[head])],
+    ]
+
+
+def to_theirs(x: np.ndarray, form: str, patch_shape: tuple[int, int]) -> np.ndarray:
+    """Our array in their form; `patch_shape` is (p, C)."""
+    if form == "token":
+        return x[None, None]
+    if form == "matrix":
+        return x.T
+    if form == "patches":
+        patch, channels = patch_shape
+        return x.reshape(patch, patch, channels, -1).transpose(3, 2, 0, 1)
+    return x
+
+
+def to_ours(x: np.ndarray, form: str) -> np.ndarray:
+    """Inverse of `to_theirs`."""
+    if form == "token":
+        return x[0, 0]
+    if form == "matrix":
+        return x.T
+    if form == "patches":
+        return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
+    return x
+
+
+# MAE's names as patterns, and Hugging Face's (ViTMAE, as published), in this order.
+_HUGGING_FACE = [
+    (r"cls_token", "vit.embeddings.cls_token"),
+    (r"pos_embed", "vit.embeddings.position_embeddings"),
+    (r"patch_embed\.proj\.(\w+)", r"vit.embeddings.patch_embeddings.projection.\1"),
+    (r"norm\.(\w+)", r"vit.layernorm.\1"),
+    (r"blocks\.(\d+)\.(.+)", r"vit.encoder.layer.\1.\2"),
+    (r"decoder_blocks\.(\d+)\.(.+)", r"decoder.decoder_layers.\1.\2"),
+    (r"(mask_token|decoder_pos_embed)", r"decoder.\1"),
+    (r"(decoder_(?:embed|norm|pred)\.\w+)", r"decoder.\1"),
+]
+_HUGGING_FACE_BLOCK = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+# transformers 5 writes the first, and reads either.
+_HUGGING_FACE_ALIASES = {"decoder.decoder_encoder.layer.": "decoder.decoder_layers."}
+_QKV = ("query", "key", "value")
+
+
+def _hugging_face_name(name: str) -> str:
+    for pattern, replacement in _HUGGING_FACE:
+        match = re.fullmatch(pattern, name)
+        if match:
+            name = match.expand(replacement)
+            for theirs, hf in _HUGGING_FACE_BLOCK.items():
+                name = name.replace(f".{theirs}.", f".{hf}.")
+            return name
+    raise KeyError(name)
+
+
+def to_hugging_face(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """MAE's arrays by Hugging Face's names; the three of attention are apart there."""
+    found = {}
+    for name, value in state.items():
+        base, dot, kind = _hugging_face_name(name).partition(".attn.qkv.")
+        if dot:
+            for part, x in zip(_QKV, np.split(value, 3), strict=True):
+                found[f"{base}.attention.attention.{part}.{kind}"] = x
+        else:
+            found[base] = value
+    return found
+
+
+def from_hugging_face(
+    state: Mapping[str, np.ndarray], names: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Inverse of `to_hugging_face`: arrays by MAE's names.
+
+    Args:
+      state: by Hugging Face's.
+      names: MAE's names that are looked for. What is not among them keeps its own name,
+        and what is not there is left out.
+    """
+    state = dict(state)
+    for alias, published in _HUGGING_FACE_ALIASES.items():
+        state = {k.replace(alias, published): v for k, v in state.items()}
+    found = {}
+    for name in names:
+        base, dot, kind = _hugging_face_name(name).partition(".attn.qkv.")
+        parts = [base]
+        if dot:
+            parts = [f"{base}.attention.attention.{part}.{kind}" for part in _QKV]
+        if all(part in state for part in parts):
+            found[name] = np.concatenate([state.pop(part) for part in parts])
+    return found | state

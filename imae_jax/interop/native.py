@@ -1,0 +1,98 @@
+"""Our own weights file: safetensors, our names, with all that is needed to use it."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from imae_jax import files, runs, trees
+from imae_jax.errors import UserError
+from imae_jax.interop.reading import Contents
+
+FORMAT = "imae_jax 1"
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+# Of the run's meta, what its weights are used with, and where they come from.
+META = ("image_shape", "mean", "std", "class_names", "sizes", "teacher", "step", "versions")
+
+
+class Released(NamedTuple):
+    """What one of our weights files holds.
+
+    Attributes:
+      config: of the run, without its paths.
+      arrays: `params` and, of some classifiers, `batch_stats`; float32.
+      meta: see META.
+      digest: SHA-256 of the arrays as they lie in the file.
+    """
+
+    config: ConfigDict
+    arrays: dict[str, Any]
+    meta: dict
+    digest: str
+
+
+def is_native(contents: Contents) -> bool:
+    """Whether a file is one of ours."""
+    return contents.metadata.get("format", "").startswith("imae_jax")
+
+
+def write(path: Path, run: runs.TrainedRun, dtype: str) -> str:
+    """Writes a run's weights; returns their digest."""
+    arrays = {"params": run.params} | (
+        {"batch_stats": run.batch_stats} if run.batch_stats else {}
+    )
+    arrays = jax.tree.map(lambda x: np.asarray(x).astype(DTYPES[dtype]), arrays)
+    meta = {key: run.meta[key] for key in META if key in run.meta} | {"step": run.step}
+    config = runs.as_json(without_paths(run.config))
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(config),
+        "meta": json.dumps(meta),
+        "sha256": trees.digest(arrays),
+    }
+    leaves = {k: np.ascontiguousarray(x) for k, x in trees.tree_leaves(arrays).items()}
+    files.write_bytes(path, safetensors.numpy.save(leaves, metadata))
+    return metadata["sha256"]
+
+
+def read(contents: Contents, path: Path) -> Released:
+    """Checks and takes apart what `write` wrote.
+
+    Raises:
+      UserError: if it is of another version, or its values are not those that were
+        written.
+    """
+    metadata = contents.metadata
+    if metadata["format"] != FORMAT:
+        raise UserError(
+            f"{path} is of format {metadata['format']!r}; this version reads {FORMAT!r}"
+        )
+    try:
+        config = runs.config_of(json.loads(metadata["config"]))
+        meta = json.loads(metadata["meta"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged: its metadata, {error!r}") from None
+    arrays = trees.nested(contents.arrays)
+    if trees.digest(arrays) != metadata.get("sha256"):
+        raise UserError(f"{path} is damaged: its values have another digest than stated")
+    network = runs.build_model(config, tuple(meta["image_shape"]), len(meta["class_names"]))
+    like = runs.abstract_variables(network)
+    arrays = jax.tree.map(lambda x: x.astype(np.float32), arrays)
+    trees.check_same_tree(like, arrays, str(path))
+    return Released(config, arrays, meta, metadata["sha256"])
+
+
+def without_paths(config: ConfigDict) -> ConfigDict:
+    """The config with no folder of the machine that it was used on."""
+    config = config.copy_and_resolve_references()
+    config.data.dir = "data"
+    for key, value in trees.flatten(runs.as_json(config)).items():
+        is_run = key in ("init", "teacher.init") or key.startswith("evals.separability.")
+        if is_run and isinstance(value, str) and value not in ("", "teacher", "test"):
+            config.update_from_flattened_dict({key: ""})
+    return config

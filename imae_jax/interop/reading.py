@@ -1,0 +1,136 @@
+"""Arrays out of files, by what the files hold, not by their names.
+
+Nothing that lies in a file is run: PyTorch reads its own format with `weights_only`.
+"""
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes  # noqa: F401  (bfloat16 for safetensors)
+import numpy as np
+import safetensors
+
+from imae_jax.errors import UserError
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # PyTorch's formats, since 1.6 and before
+_WRAPPERS = ("model", "state_dict")  # where training scripts keep the weights
+
+
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      arrays: by the file's own names.
+      metadata: of a safetensors file, text by text.
+      config: `config.json` of a folder of Hugging Face's, and its `preprocessor_config`.
+      args: what the script that wrote a PyTorch file was called with, where it says so.
+    """
+
+    arrays: dict[str, np.ndarray]
+    metadata: Mapping[str, str] = {}
+    config: Mapping[str, Any] = {}
+    args: Mapping[str, Any] = {}
+
+
+def read(path: Path) -> Contents:
+    """Reads a file of safetensors' or PyTorch's, or a folder of Hugging Face's.
+
+    Raises:
+      UserError: if it is none, is cut short, or holds more than arrays.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if head.startswith((_ZIP, _PICKLE)):
+        return _read_torch(path)
+    if head[8:] == b"{":
+        return _read_safetensors(path)
+    raise UserError(
+        f"{path} is no checkpoint: it begins like neither a safetensors file nor one of "
+        "PyTorch's"
+    )
+
+
+def _read_safetensors(path: Path) -> Contents:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            return Contents(
+                {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            )
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path} is no whole safetensors file: {error}") from None
+
+
+def _read_folder(path: Path) -> Contents:
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} holds no config.json: it is no folder of Hugging Face's")
+    config = _read_json(path / "config.json")
+    if config.get("model_type") != "vit_mae":
+        kind = config.get("model_type", "none that is named")
+        raise UserError(f"{path} holds a model of type {kind!r}; it must be 'vit_mae'")
+    if (path / "preprocessor_config.json").exists():
+        config["preprocessor_config"] = _read_json(path / "preprocessor_config.json")
+    weights = path / "model.safetensors"
+    if not weights.exists():
+        raise UserError(f"{path} holds no model.safetensors")
+    return _read_safetensors(weights)._replace(config=config)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return found
+
+
+def _read_torch(path: Path) -> Contents:
+    torch = import_torch(f"{path} is a file of PyTorch's")
+    allowed = torch.serialization.safe_globals([argparse.Namespace])
+    try:
+        with allowed:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((x for x in str(error).splitlines() if "Unsupported" in x), "")
+        raise UserError(
+            f"{path} is refused: it holds more than arrays, numbers and text, which would "
+            f"have to be run to be read. {reason}".strip()
+        ) from None
+    # Whatever a library raises over a broken file means one thing.
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no whole file of PyTorch's: {text}") from None
+    args = found.get("args", {}) if isinstance(found, dict) else {}
+    state = found
+    for name in _WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            state = found[name]
+            break
+    is_state = isinstance(state, dict) and state
+    if not is_state or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise UserError(f"{path} holds no weights: a mapping of names to arrays")
+    arrays = {
+        str(name): (x.float() if x.is_floating_point() else x).numpy()
+        for name, x in state.items()
+    }
+    return Contents(arrays, args=args if isinstance(args, dict) else vars(args))
+
+
+def import_torch(why: str):
+    """PyTorch, which only files in its format need; raises UserError if it is not there."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{why}, which needs it: pip install torch") from None
+    return torch

@@ -1,0 +1,243 @@
+"""`imae_jax.load`: a trained model as a notebook or another project uses it."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from imae_jax import augment, classifier, patches, runs, sharding, steps
+from imae_jax.classifier import Classifier
+from imae_jax.compute import Compute
+from imae_jax.errors import UserError
+from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.interop import native, reading
+from imae_jax.mixing import mix
+from imae_jax.model import IMAE, MAE, Encoder
+from imae_jax.validate import check_mask_ratio
+
+
+class Separated(NamedTuple):
+    """A mixture pulled apart; pixels are float32 in [0, 1].
+
+    Without the axis B where single images were given.
+
+    Attributes:
+      mixture: [B, H, W, C].
+      mask: [B, L] bool, True: patches of the mixture that the first pass did not see.
+      subordinate, dominant: [B, H, W, C], both images rebuilt, each patch as predicted in
+        a pass in which it was removed. `dominant` is None for a model that rebuilds the
+        subordinate image only.
+    """
+
+    mixture: np.ndarray
+    mask: np.ndarray
+    subordinate: np.ndarray
+    dominant: np.ndarray | None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encoder: Encoder, params, images: jax.Array) -> jax.Array:
+    return encoder.apply({"params": params}, images).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(network: MAE | IMAE, params, images, ids_keep, ids_restore):
+    return network.apply({"params": params}, images, ids_keep, ids_restore)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A trained MAE, i-MAE or encoder; computes in float32 on the first device.
+
+    Attributes:
+      config: of the run that made it.
+      params: a tree of arrays.
+      network: the linen module that `params` belong to.
+      image_shape: (H, W, C) of its images.
+      mean, std: [C] float32, of pixels in 0..255, which it is shown standardised.
+    """
+
+    config: ConfigDict
+    params: Any
+    network: MAE | IMAE | Classifier
+    image_shape: tuple[int, int, int]
+    mean: np.ndarray
+    std: np.ndarray
+
+    def encode(self, images) -> np.ndarray:
+        """What the encoder makes of whole images: unmasked and deterministic.
+
+        Args:
+          images: [B, H, W, C], or [H, W, C], uint8 or float in [0, 1].
+        Returns:
+          [B, 1 + L, D] tokens (or without B): the class token, then patches in raster
+          order. Of a fine-tuned classifier, those before its pooling.
+        Raises:
+          UserError: for another shape, type or range.
+        """
+        images, is_single = self._checked(images, "images")
+        encoder = classifier.encoder_of(self.network, self.params)
+        tokens = _encode(encoder, self.params["encoder"], self._standardised(images))
+        return np.asarray(tokens)[0 if is_single else slice(None)]
+
+    def separate(
+        self,
+        image_a,
+        image_b,
+        *,
+        alpha: float = 0.3,
+        mask_ratio: float | None = None,
+        seed: int = 0,
+    ) -> Separated:
+        """Mixes `alpha * image_a + (1 - alpha) * image_b` and pulls them apart again.
+
+        Args:
+          image_a: the subordinate image, [H, W, C] or [B, H, W, C], uint8 or float in
+            [0, 1].
+          image_b: the dominant image, of the same shape.
+          alpha: weight of `image_a`, in (0, 0.5].
+          mask_ratio: share of patches that are removed; None: as in training.
+          seed: of the mask.
+        Raises:
+          UserError: for other images or numbers, and for a model that is no i-MAE or
+            predicts no pixels.
+        """
+        if not isinstance(self.network, IMAE):
+            kind = runs.KINDS[self.config.model.name]
+            raise UserError(f"this is {kind}; only an i-MAE separates two images")
+        if self.config.loss.norm_pix:
+            raise UserError(
+                "this i-MAE was trained with loss.norm_pix: it predicts patches without "
+                "their brightness and contrast, which are no pictures"
+            )
+        if not 0 < alpha <= 0.5:
+            raise UserError(f"alpha={alpha!r} is not possible: it must be in (0, 0.5]")
+        ratio = self.config.mask.ratio if mask_ratio is None else mask_ratio
+        check_mask_ratio(ratio, "mask_ratio", self.network.num_patches)
+        images_a, is_single = self._checked(image_a, "image_a")
+        images_b, _ = self._checked(image_b, "image_b")
+        if images_a.shape != images_b.shape:
+            raise UserError(
+                f"image_a is {list(np.shape(image_a))}, image_b {list(np.shape(image_b))}; "
+                "they must be of one shape"
+            )
+        sources = self._standardised(np.stack([images_a, images_b], axis=1))
+        mixture = mix(sources, jnp.full(len(sources), alpha))
+        key = jax.random.key(seed)
+        mask = patches.random_mask(key, len(sources), self.network.num_patches, ratio)
+        mesh = sharding.make_mesh(jax.devices()[:1])
+        pred, _ = rebuild(
+            steps.make_network(self.network, self.params, mesh), np.asarray(mixture), mask
+        )
+        size = self.network.image_size
+        rebuilt = patches.unpatchify(jnp.asarray(pred), self.network.patch_size, size)
+        parts = [self._pixels(rebuilt[:, s]) for s in range(rebuilt.shape[1])]
+        found = [self._pixels(mixture), np.asarray(mask.mask), *parts]
+        if is_single:
+            found = [x[0] for x in found]
+        return Separated(*found, *[None] * (2 - len(parts)))
+
+    def forward(self, mixture, ids_keep, ids_restore) -> Mapping[str, np.ndarray]:
+        """The model's own outputs, for exact comparisons.
+
+        Args:
+          mixture: [B, H, W, C] float, standardised; for a MAE an image.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+        Returns:
+          A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
+          [B, S, L, P]; of a MAE, without S.
+        Raises:
+          UserError: for an encoder alone, or other shapes.
+        """
+        if isinstance(self.network, Classifier):
+            raise UserError("this is an encoder without a decoder; it has `encode` only")
+        mixture, ids_keep, ids_restore = map(np.asarray, (mixture, ids_keep, ids_restore))
+        self._check_shape(mixture, "mixture", mixture.ndim == 4)
+        count, num_patches = len(mixture), self.network.num_patches
+        is_possible = ids_keep.ndim == 2 and ids_restore.shape == (count, num_patches)
+        if not is_possible or len(ids_keep) != count or ids_keep.shape[1] > num_patches:
+            raise UserError(
+                f"ids_keep is {list(ids_keep.shape)}, ids_restore "
+                f"{list(ids_restore.shape)}; for {count} images they must be "
+                f"[{count}, K] and [{count}, {num_patches}]"
+            )
+        found = _forward(self.network, self.params, mixture, ids_keep, ids_restore)
+        return jax.device_get(found)
+
+    def _check_shape(self, images: np.ndarray, name: str, has_axes: bool) -> None:
+        if not has_axes or images.shape[-3:] != self.image_shape:
+            shape = ", ".join(map(str, self.image_shape))
+            raise UserError(f"{name} is {list(images.shape)}; it must be [B, {shape}]")
+
+    def _checked(self, images, name: str) -> tuple[np.ndarray, bool]:
+        """([B, H, W, C] float32 pixels in 0..255, whether B was not there)."""
+        images = np.asarray(images)
+        self._check_shape(images, name, images.ndim in (3, 4))
+        if images.dtype == np.uint8:
+            pixels = images.astype(np.float32)
+        elif np.issubdtype(images.dtype, np.floating):
+            if not (np.all(images >= 0) and np.all(images <= 1)):
+                low, high = images.min(), images.max()
+                raise UserError(
+                    f"{name} holds values from {low:g} to {high:g}; floating-point images "
+                    "must be finite and in [0, 1]"
+                )
+            pixels = 255 * images.astype(np.float32)
+        else:
+            raise UserError(
+                f"{name} is {images.dtype}; it must be uint8, or float in [0, 1]"
+            )
+        is_single = images.ndim == 3
+        return pixels[None] if is_single else pixels, is_single
+
+    def _standardised(self, pixels: np.ndarray) -> jax.Array:
+        return augment.standardise(jnp.asarray(pixels), self.mean, self.std)
+
+    def _pixels(self, images: jax.Array) -> np.ndarray:
+        pixels = augment.unstandardise(images, self.mean, self.std) / 255
+        return np.clip(np.asarray(pixels), 0, 1)
+
+
+def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pretrained:
+    """Opens a run's checkpoint, or a safetensors file that was exported from one.
+
+    Args:
+      path: a workdir or a file.
+      step: of a workdir, see `runs.load_run`.
+    Raises:
+      UserError: if it is neither, or damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if (path / "config.json").exists() and not (path / "checkpoints").exists():
+            raise UserError(f"{path} holds no checkpoints: {_IMPORT}")
+        mesh = sharding.make_mesh(jax.devices()[:1])
+        run = runs.load_run(path, "path", mesh, step)
+        return _pretrained(run.config, run.params, run.meta)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    contents = reading.read(path)
+    if not native.is_native(contents):
+        raise UserError(f"{path} was not exported from here: {_IMPORT}")
+    found = native.read(contents, path)
+    return _pretrained(found.config, jax.device_put(found.arrays["params"]), found.meta)
+
+
+_IMPORT = (
+    "weights from elsewhere are first made a run, by main.py import --checkpoint=FILE "
+    "--workdir=DIR"
+)
+
+
+def _pretrained(config: ConfigDict, params, meta: Mapping) -> Pretrained:
+    image_shape = tuple(meta["image_shape"])
+    network = runs.build_model(config, image_shape, len(meta["class_names"]))
+    mean, std = (np.array(meta[name], np.float32) for name in ("mean", "std"))
+    network = network.clone(compute=Compute())
+    return Pretrained(config, params, network, image_shape, mean, std)
