@@ -3,7 +3,9 @@
 ...within the window in which JAX promises to read it: see `EXPIRY`.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ from jax import export as jax_export
 from imae_jax import augment, classifier, files, runs
 from imae_jax.classifier import Classifier
 from imae_jax.compute import Compute
+from imae_jax.patches import num_visible
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 EXPIRY = (
@@ -28,11 +31,8 @@ def programs(run: runs.TrainedRun) -> dict:
     params = jax.device_get(run.params)
     image_shape = (*network.image_size, network.channels)
     num_patches = network.num_patches
-    b, k = jax_export.symbolic_shape("b, k", constraints=[f"k <= {num_patches}"])
+    (b,) = jax_export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((b, *image_shape), jnp.uint8)
-    standardised = jax.ShapeDtypeStruct((b, *image_shape), jnp.float32)
-    ids_keep = jax.ShapeDtypeStruct((b, k), jnp.int32)
-    ids_restore = jax.ShapeDtypeStruct((b, num_patches), jnp.int32)
 
     def of(pixels):
         return augment.standardise(pixels, mean, std)
@@ -57,16 +57,35 @@ def programs(run: runs.TrainedRun) -> dict:
         def forward(images, ids_keep, ids_restore):
             return network.apply({"params": params}, images, ids_keep, ids_restore)
 
+        visible = num_visible(num_patches, run.config.mask.ratio)
+        shapes = (
+            jax.ShapeDtypeStruct((b, *image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((b, visible), jnp.int32),
+            jax.ShapeDtypeStruct((b, num_patches), jnp.int32),
+        )
         said = "standardised images or mixtures and their masks -> tokens, latents, pred"
-        found["forward"] = forward, (standardised, ids_keep, ids_restore), said
+        found["forward"] = forward, shapes, said
     return found
+
+
+@contextlib.contextmanager
+def _no_paths() -> Iterator[None]:
+    """Programs name the source of each operation: not the folder that it lies in here."""
+    option = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, option)
+    jax.config.update(option, ".*/")
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def export(run: runs.TrainedRun, out: Path) -> str:
     """Writes a folder with a program for each use, and `programs.json` about them."""
     said, blobs = {}, {}
     for name, (function, shapes, text) in programs(run).items():
-        exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+        with _no_paths():
+            exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
         blobs[f"{name}.stablehlo"] = exported.serialize()
         said[f"{name}.stablehlo"] = {
             "is": text,

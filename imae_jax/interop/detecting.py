@@ -99,7 +99,8 @@ def detect(
             )
     arrays = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
     width, channels, patch_size, _ = _shape(arrays, "patch_embed.proj.weight", 4)
-    depth, notes = _depth(arrays, "blocks"), []
+    depth = config.get("num_hidden_layers", _depth(arrays, "blocks"))
+    notes = []
 
     is_release = "teacher_path" in args or "decoder_embed1.weight" in arrays
     decoder, kind, source = None, "encoder", "an encoder alone (MAE's or timm's names)"
@@ -110,7 +111,7 @@ def detect(
         said = decoder_num_heads or config.get("decoder_num_attention_heads")
         decoder = Size(
             decoder_width,
-            _depth(arrays, "decoder_blocks"),
+            config.get("decoder_num_hidden_layers", _depth(arrays, "decoder_blocks")),
             said or _usual(usual, decoder_width, "decoder_num_heads"),
         )
     branches = "both"
@@ -173,11 +174,11 @@ def _of_hugging_face(
                 f"{allowed!r}"
             )
     try:
-        depths = int(config["num_hidden_layers"]), int(config["decoder_num_hidden_layers"])
-    except (KeyError, TypeError, ValueError):
+        names = naming.encoder_names(config["num_hidden_layers"])
+        depth = config["decoder_num_hidden_layers"]
+        names += naming.decoder_names(depth, ["decoder_embed"])
+    except (KeyError, TypeError):
         raise UserError("config.json does not say how deep the model is") from None
-    names = naming.encoder_names(depths[0])
-    names += naming.decoder_names(depths[1], ["decoder_embed"])
     wanted = [name.theirs for name in names] + list(naming.POSITIONS.values())
     return naming.from_hugging_face(arrays, wanted)
 

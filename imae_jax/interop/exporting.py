@@ -109,7 +109,7 @@ def _write_state(out: Path, state: dict[str, np.ndarray], wrapper: str | None) -
         data = safetensors.numpy.save(state, {"format": "pt"})
     else:
         torch = import_torch(f"--out={str(out)!r} is to be a file of PyTorch's")
-        tensors = {name: torch.from_numpy(x) for name, x in state.items()}
+        tensors = {name: torch.from_numpy(x.copy()) for name, x in state.items()}
         buffer = io.BytesIO()
         torch.save({wrapper: tensors} if wrapper else tensors, buffer)
         data = buffer.getvalue()
@@ -222,9 +222,7 @@ def _export_release(run: runs.TrainedRun, out: Path) -> str:
     """As MAE's training script writes it, which i-MAE's release shares."""
     model = run.model
     if isinstance(model, Classifier):
-        raise UserError(
-            "--format=imae_torch holds a MAE or an i-MAE; for a classifier: timm"
-        )
+        raise UserError("--format=imae_torch: no classifier; timm holds one, fine-tuned")
     state = state_dict(run)
     if isinstance(model, IMAE):
         for kind in ("weight", "bias"):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import files, model, patches, runs, sharding, steps, trees
+from imae_jax import files, model, patches, runs, sharding, steps, trees, validate
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
@@ -101,10 +101,7 @@ def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
     if found.kind == "imae":
         config.loss.branches = found.branches
     image_shape = (*found.image_size, found.channels)
-    try:
-        patches.grid_size(found.image_size, found.patch_size)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    validate.check_model(config, image_shape)
     network = runs.build_model(config, image_shape)
     params = _params(found, network)
     if found.kind != "encoder":

@@ -1,0 +1,370 @@
+"""What can go wrong with a disk and with processes, and that nothing is lost by it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from imae_jax import files, logs, runs, sharding, train, trees
+from imae_jax.checkpoint import Checkpoints
+from imae_jax.errors import Terminated, UserError
+
+ROOT = Path(__file__).parent.parent
+STEPS = 40
+
+
+@pytest.fixture
+def config(mae_config):
+    config = mae_config()
+    config.train.total_steps = STEPS
+    config.checkpoint.every_steps, config.checkpoint.every_minutes = 10, 0.0
+    config.log.every_steps = 5
+    return config
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mae_config, tmp_path_factory):
+    """A run of STEPS steps that nothing happened to; to be read, not written."""
+    config = mae_config()
+    config.train.total_steps = STEPS
+    config.checkpoint.every_steps, config.checkpoint.every_minutes = 10, 0.0
+    config.log.every_steps = 5
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    train.train(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def damaged(undisturbed, tmp_path):
+    """A copy of it, whose newest checkpoint is to be damaged."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def arrays_of(workdir, config, step=STEPS):
+    """A checkpoint's parameters and optimiser's state."""
+    with Checkpoints(workdir) as checkpoints:
+        mesh = sharding.make_mesh()
+        network = runs.build_model(config, (8, 8, 1))
+        optimiser = runs.make_optimiser(config, network, lambda step: 0.0)
+        state = train.steps.init_state(network, optimiser, 0, mesh)
+        return jax.device_get(checkpoints.restore(step, **state.arrays))
+
+
+def assert_undisturbed(workdir, undisturbed, config):
+    """Bit for bit what a run is that nothing happened to, and its log too."""
+    pair = arrays_of(workdir, config), arrays_of(undisturbed, config)
+    jax.tree.map(np.testing.assert_array_equal, *pair)
+    timed = ("seconds", "images_per_second", "data_wait")
+
+    def said(folder):
+        return [
+            {k: v for k, v in line.items() if not k.startswith(timed)}
+            for line in logs.read_metrics(folder)
+        ]
+
+    assert said(workdir) == said(undisturbed)
+
+
+def arguments(config, workdir):
+    return [
+        *(sys.executable, str(ROOT / "main.py"), "train"),
+        "--config=configs/mae.py:digits,runlocal",
+        f"--config.data.dir={config.data.dir}",
+        "--config.compute.dtype=float32",
+        f"--config.train.total_steps={config.train.total_steps}",
+        f"--config.checkpoint.every_steps={config.checkpoint.every_steps}",
+        "--config.checkpoint.every_minutes=0.0",
+        f"--config.log.every_steps={config.log.every_steps}",
+        f"--workdir={workdir}",
+    ]
+
+
+def start(config, workdir):
+    # Eight devices, as the undisturbed run had.
+    return subprocess.Popen(
+        arguments(config, workdir),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def wait_for(process, path):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("moment", ["while it is written", "when it is there"])
+def test_killed_around_a_save(moment, config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(config, workdir)
+    if moment == "when it is there":
+        wait_for(process, workdir / "checkpoints" / "20")
+    else:
+        folder = workdir / "checkpoints"
+        while not list(folder.glob("20*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.0005)
+    process.kill()
+    process.communicate()
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.steps()[0] in (10, 20, 30)
+    train.train(config, workdir)
+    assert_undisturbed(workdir, undisturbed, config)
+    assert not list((workdir / "checkpoints").glob("*tmp*"))  # nothing half written stays
+
+
+def test_terminated_it_saves_what_it_has_and_goes_on(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    config.checkpoint.every_steps = 1000
+    config.train.total_steps = 10**6
+    process = start(config, workdir)
+    wait_for(process, workdir / "metrics.jsonl")
+    while not logs.read_metrics(workdir):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    with Checkpoints(workdir) as checkpoints:
+        (step,) = checkpoints.steps()
+    last = errors.splitlines()[-1]
+    assert f"terminated; {workdir} is saved at step {step} of 1000000; the same" in last
+    assert step >= 5 and "Traceback" not in errors
+
+
+def test_terminated_at_any_step_it_ends_the_same(
+    config, undisturbed, tmp_path, monkeypatch
+):
+    """A signal to this process, while it trains."""
+    config.checkpoint.every_steps = 1000
+    workdir, made = tmp_path / "run", []
+    progress = logs.Progress.update
+
+    def update(self, step):
+        progress(self, step)
+        made.append(step)
+        if step in (7, 23):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(logs.Progress, "update", update)
+    for step in (7, 23):
+        with pytest.raises(Terminated, match=f"is saved at step {step} of {STEPS}"):
+            train.train(config, workdir)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train.train(config, workdir)
+    assert made == list(range(1, STEPS + 1))
+    config.checkpoint.every_steps = 10
+    pair = arrays_of(workdir, config), arrays_of(undisturbed, config)
+    jax.tree.map(np.testing.assert_array_equal, *pair)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def files_of(folder):
+    return sorted(x for x in folder.rglob("*") if x.is_file() and x.stat().st_size)
+
+
+def test_every_file_with_a_flipped_bit_or_without(undisturbed, config, tmp_path, capsys):
+    """Each is noticed, or changes nothing."""
+    shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
+    newest, spare = tmp_path / "checkpoints" / str(STEPS), tmp_path / "spare"
+    shutil.copytree(newest, spare)
+    wanted = {
+        step: {"params": arrays_of(undisturbed, config, step)["params"]}
+        for step in (STEPS - 10, STEPS)
+    }
+    noticed = 0
+    for path in files_of(spare):
+        if "opt_state" in path.parts:  # as `params`
+            continue
+        for harm in ("missing", "flipped"):
+            shutil.rmtree(newest)
+            shutil.copytree(spare, newest)
+            victim = newest / path.relative_to(spare)
+            victim.unlink() if harm == "missing" else flip(victim)
+            with Checkpoints(tmp_path) as checkpoints:
+
+                def read(step, checkpoints=checkpoints):
+                    return checkpoints.restore(step, **wanted[step])
+
+                step, found = checkpoints.newest(read)
+            jax.tree.map(np.testing.assert_array_equal, found, wanted[step])
+            if step < STEPS:
+                noticed += 1
+                said = capsys.readouterr().err
+                assert str(newest) in said and "the one before is taken" in said
+    assert noticed >= 10
+
+
+def largest(folder):
+    return max(files_of(folder), key=lambda path: path.stat().st_size)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on(
+    damaged, undisturbed, config, capsys
+):
+    flip(largest(damaged / "checkpoints" / "40" / "params"))
+    before = {x.name for x in (damaged / "checkpoints").iterdir()}
+    train.train(config, damaged)
+    said = capsys.readouterr().err
+    assert "checkpoints/40 " in said and "the one before is taken" in said
+    assert_undisturbed(damaged, undisturbed, config)
+    after = {x.name for x in (damaged / "checkpoints").iterdir()}
+    assert after - before == {"damaged-40"}
+
+
+def test_all_damaged_is_an_error_and_nothing_is_touched(damaged, config):
+    for step in (30, 40):
+        flip(largest(damaged / "checkpoints" / str(step) / "params"))
+    before = {path: path.read_bytes() for path in files_of(damaged / "checkpoints")}
+    with pytest.raises(UserError, match=r"\{40,30\}: all checkpoints are damaged"):
+        train.train(config, damaged)
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
+        runs.load_run(damaged, "teacher.init", sharding.make_mesh())
+    assert {x: x.read_bytes() for x in files_of(damaged / "checkpoints")} == before
+
+
+def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
+    """Orbax alone would restore 12 layers into 16 without a word."""
+    stored = files.read_json(damaged / "config.json")
+    stored["model"]["encoder"]["depth"] = 2
+    files.write_json(damaged / "config.json", stored)
+    config.model.encoder.depth = 2
+    for begin in (
+        lambda: train.train(config, damaged),
+        lambda: runs.load_run(damaged, "init", sharding.make_mesh()),
+    ):
+        with pytest.raises(UserError, match="missing encoder/transformer/block_01"):
+            begin()
+
+
+def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
+    workdir = runs.open_workdir(tmp_path / "run")
+    with runs.owned(workdir):
+        ended = subprocess.run(
+            arguments(config, workdir), capture_output=True, text=True, cwd=ROOT
+        )
+        assert ended.returncode == 1
+        line = ended.stderr.splitlines()[-1]
+        assert "is being written by another process" in line
+        assert not (workdir / "checkpoints").exists()
+    with runs.owned(workdir):  # free again
+        pass
+
+
+def test_a_killed_owner_leaves_nothing_locked(tmp_path):
+    code = (
+        "import sys, os; from pathlib import Path; from imae_jax import runs\n"
+        "with runs.owned(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    assert (tmp_path / ".lock").exists()
+    with runs.owned(tmp_path):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of so many bytes."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(size, *options):
+            folder = tmp_path / "disk"
+            folder.mkdir()
+            words = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options])]
+            ended = subprocess.run(
+                [*words, "tmpfs", str(folder)], capture_output=True, text=True
+            )
+            if ended.returncode:
+                pytest.skip(f"no disk can be mounted here: {ended.stderr.strip()}")
+            stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
+            return folder
+
+        yield mount
+
+
+def test_a_full_disk_ends_the_run_and_a_larger_one_goes_on(
+    config, undisturbed, small_disk, tmp_path
+):
+    size = sum(x.stat().st_size for x in files_of(undisturbed / "checkpoints" / "40"))
+    disk = small_disk(int(1.6 * size) + 200_000)
+    ended = subprocess.run(
+        arguments(config, disk / "run"), capture_output=True, text=True, cwd=ROOT
+    )
+    assert ended.returncode == 1
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "no space" in errors[0].lower(), ended.stderr[-2000:]
+    with Checkpoints(disk / "run") as checkpoints:
+        assert checkpoints.steps()
+    subprocess.run(
+        ["mount", "-o", "remount,size=100m", str(disk)], check=True, capture_output=True
+    )
+    train.train(config, disk / "run")
+    assert_undisturbed(disk / "run", undisturbed, config)
+
+
+def test_a_disk_that_cannot_be_written(config, small_disk):
+    disk = small_disk(10**6)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(UserError, match=r"workdir .* cannot be written: .*Read-only"):
+        train.train(config, disk / "run")
+
+
+def test_saved_in_a_background_thread_a_failure_is_still_told(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="cannot be written: no space is left"):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            monkeypatch.setattr(checkpoints._manager, "close", fail)
+
+
+def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
+    code = (
+        "import sys; from imae_jax import runs, sharding, train, trees\n"
+        "workdir, config = sys.argv[1], runs.read_config(train.Path(sys.argv[1]))\n"
+        "print(runs.load_run(workdir, 'workdir', sharding.make_mesh()).digest)\n"
+        "print(trees.digest(train.train(config, workdir, stop_at=20).params))\n"
+        "print(train.jax.device_count())"
+    )
+    workdir = tmp_path / "run"
+    saved = trees.digest(train.train(config, workdir, stop_at=10).params)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(workdir)],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    restored, saved_on_one = [x for x in ended.stdout.split() if len(x) == len(saved)]
+    assert restored == saved and ended.stdout.split()[-1] == "1"
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    assert runs.load_run(workdir, "workdir", mesh).digest == saved_on_one
+    assert int(train.train(config, workdir).step) == STEPS
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path):
+    losses = {1: 0.5, 2: 0.1, 3: 0.4, 4: 0.3}
+    with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
+        for step, loss in losses.items():
+            arrays = dict(params=dict(x=jax.numpy.ones(3)))
+            checkpoints.save(step, arrays, dict(loss=loss))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [4, 2] and checkpoints.best_step() == 2

@@ -1,0 +1,556 @@
+"""Weights in and out: every format there and back, and what is refused."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+import imae_jax
+from configs import imae, mae, transfer
+from imae_jax import files, losses, model, patches, runs, sharding, steps, train, trees
+from imae_jax.compute import Compute
+from imae_jax.errors import UserError
+from imae_jax.interop import exporting, importing, reading
+
+ROOT = Path(__file__).parent.parent
+PRESETS = {
+    "mae": mae.get_config("imagenet"),
+    "imae": imae.get_config("imagenet"),
+    "encoder": transfer.get_config("imagenet,linear"),
+}
+# Of the runs below: their widths have no usual number of heads.
+HEADS = dict(num_heads=2, decoder_num_heads=2)
+
+
+@pytest.fixture(scope="session")
+def workdirs(teacher, evaluated, imae_config, transfer_config, tmp_path_factory):
+    """A trained run of every kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    config = imae_config()
+    config.loss.branches = "subordinate"
+    train.train(config, folder / "subordinate")
+    for mode in ("linear", "finetune"):
+        train.train(transfer_config(mode), folder / mode)
+    found = {x: folder / x for x in ("subordinate", "linear", "finetune")}
+    return found | {"mae": teacher, "imae": evaluated}
+
+
+def load(workdir):
+    return runs.load_run(workdir, "workdir", sharding.make_mesh())
+
+
+def import_file(path, workdir, **options):
+    return importing.import_file(path, workdir, PRESETS, **options)
+
+
+def same_model(a, b):
+    """In all but the types that it is computed in."""
+    return a.model.clone(compute=Compute()) == b.model.clone(compute=Compute())
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("kind", ["mae", "imae", "subordinate", "linear", "finetune"])
+def test_our_own_file_there_and_back(kind, workdirs, tmp_path):
+    out = tmp_path / "weights.safetensors"
+    exporting.export(workdirs[kind], "safetensors", out)
+    import_file(out, tmp_path / "run")
+    before, after = load(workdirs[kind]), load(tmp_path / "run")
+    assert_same(before.params, after.params)
+    assert_same(before.batch_stats, after.batch_stats)
+    assert same_model(before, after) and before.step == after.step
+    for key in ("mean", "std", "class_names", "image_shape", "teacher"):
+        assert before.meta[key] == after.meta[key]
+    # Nothing of the machine that it was trained on.
+    assert str(workdirs[kind].parent) not in out.read_bytes().decode("latin1")
+    assert "/" not in after.config.data.dir
+
+
+def test_half_the_size_in_bfloat16(workdirs, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        exporting.export(
+            workdirs["mae"], "safetensors", tmp_path / f"{dtype}.safetensors", dtype
+        )
+    sizes = {
+        x: (tmp_path / f"{x}.safetensors").stat().st_size for x in ("float32", "bfloat16")
+    }
+    assert sizes["bfloat16"] < 0.7 * sizes["float32"]
+    short = imae_jax.load(tmp_path / "bfloat16.safetensors").params
+    rounded = jax.tree.map(
+        lambda x: np.asarray(x).astype(ml_dtypes.bfloat16).astype(np.float32),
+        load(workdirs["mae"]).params,
+    )
+    assert_same(jax.device_get(short), rounded)
+
+
+@pytest.mark.parametrize("kind", ["mae", "imae", "subordinate"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_releases_file_there_and_back(parity, kind, suffix, workdirs, tmp_path):
+    torch = parity("torch")
+    out = tmp_path / f"weights{suffix}"
+    exporting.export(workdirs[kind], "imae_torch", out)
+    names = set(reading.read(out).arrays)
+    assert ("decoder_embed1.weight" in names) == (kind == "imae")
+    assert "decoder_embed.weight" in names  # theirs has one always
+    if suffix == ".pth":
+        state = torch.load(out, weights_only=True)
+        if kind == "subordinate":  # one head is told from a MAE's by their script's flags
+            state["args"] = argparse.Namespace(
+                teacher_path="mae_pretrain_vit_base_full.pth"
+            )
+            torch.save(state, out)
+    elif kind == "subordinate":
+        return
+    said = import_file(out, tmp_path / "run", image_size="8", **HEADS)
+    assert ("i-MAE of the authors' release" in said) == (kind != "mae")
+    before, after = load(workdirs[kind]), load(tmp_path / "run")
+    assert_same(before.params, after.params)
+    assert same_model(before, after)
+
+
+def test_a_folder_of_hugging_faces_there_and_back(workdirs, tmp_path):
+    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    said = import_file(tmp_path / "hf", tmp_path / "run")
+    assert "Hugging Face" in said
+    before, after = load(workdirs["mae"]), load(tmp_path / "run")
+    assert_same(before.params, after.params)
+    assert same_model(before, after)
+    np.testing.assert_allclose(before.meta["mean"], after.meta["mean"], rtol=1e-4)
+
+
+def test_transformers_opens_our_folder_and_computes_the_same(parity, workdirs, tmp_path):
+    torch, transformers = parity("torch"), parity("transformers")
+    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    network, info = transformers.ViTMAEForPreTraining.from_pretrained(
+        tmp_path / "hf", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    ours = imae_jax.load(workdirs["mae"])
+    random = np.random.default_rng(0)
+    images = random.normal(size=(3, 8, 8, 1)).astype(np.float32)
+    noise = random.uniform(size=(3, 16)).astype(np.float32)
+    with torch.no_grad():
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
+        theirs = network(pixels, noise=torch.from_numpy(noise))
+    mask = patches.mask_from_noise(jnp.asarray(noise), network.config.mask_ratio)
+    found = ours.forward(images, mask.ids_keep, mask.ids_restore)
+    np.testing.assert_allclose(found["pred"], theirs.logits.numpy(), atol=2e-5)
+
+
+# The names and shapes that timm publishes for a ViT of width 32, one block, patches of 2x2
+# of one channel, 4x4 of them.
+TIMM = {
+    "cls_token": (1, 1, 32),
+    "pos_embed": (1, 17, 32),
+    "patch_embed.proj.weight": (32, 1, 2, 2),
+    "patch_embed.proj.bias": (32,),
+    "blocks.0.norm1.weight": (32,),
+    "blocks.0.norm1.bias": (32,),
+    "blocks.0.attn.qkv.weight": (96, 32),
+    "blocks.0.attn.qkv.bias": (96,),
+    "blocks.0.attn.proj.weight": (32, 32),
+    "blocks.0.attn.proj.bias": (32,),
+    "blocks.0.norm2.weight": (32,),
+    "blocks.0.norm2.bias": (32,),
+    "blocks.0.mlp.fc1.weight": (128, 32),
+    "blocks.0.mlp.fc1.bias": (128,),
+    "blocks.0.mlp.fc2.weight": (32, 128),
+    "blocks.0.mlp.fc2.bias": (32,),
+}
+NORM = {"norm.weight": (32,), "norm.bias": (32,)}
+FC_NORM = {"fc_norm.weight": (32,), "fc_norm.bias": (32,)}
+HEAD = {"head.weight": (10, 32), "head.bias": (10,)}
+
+
+@pytest.mark.parametrize(
+    "kind,names",
+    [("mae", TIMM | NORM), ("imae", TIMM | NORM), ("finetune", TIMM | FC_NORM | HEAD)],
+)
+def test_timms_names_and_shapes(kind, names, workdirs, tmp_path):
+    out = tmp_path / "vit.safetensors"
+    exporting.export(workdirs[kind], "timm", out)
+    assert {k: x.shape for k, x in reading.read(out).arrays.items()} == names
+
+
+def test_timms_encoder_there_and_back_starts_a_probe(workdirs, transfer_config, tmp_path):
+    exporting.export(workdirs["imae"], "timm", tmp_path / "vit.safetensors")
+    options = dict(image_size="8", num_heads=2)
+    said = import_file(tmp_path / "vit.safetensors", tmp_path / "run", **options)
+    assert "an encoder alone" in said
+    before, after = load(workdirs["imae"]), load(tmp_path / "run")
+    assert_same(before.params["encoder"], after.params["encoder"])
+    config = transfer_config("linear")
+    config.init = str(tmp_path / "run")
+    state = train.train(config, tmp_path / "probe")
+    assert_same(
+        jax.device_get(state.params["encoder"]), jax.device_get(before.params["encoder"])
+    )
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    tokens = imae_jax.load(tmp_path / "run").encode(images)
+    assert tokens.shape == (2, 17, 32)
+
+
+def test_an_encoder_alone_is_no_teacher(workdirs, imae_config, tmp_path):
+    exporting.export(workdirs["mae"], "timm", tmp_path / "vit.safetensors")
+    import_file(tmp_path / "vit.safetensors", tmp_path / "run", image_size="8", num_heads=2)
+    config = imae_config()
+    config.teacher.init = str(tmp_path / "run")
+    with pytest.raises(UserError, match="teacher is a MAE run"):
+        train.train(config, tmp_path / "imae")
+
+
+def test_an_imported_mae_teaches_as_the_one_that_it_was(workdirs, imae_config, tmp_path):
+    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    import_file(tmp_path / "hf", tmp_path / "teacher")
+    states = {}
+    for name, teacher in (
+        ("original", workdirs["mae"]),
+        ("imported", tmp_path / "teacher"),
+    ):
+        config = imae_config()
+        config.teacher.init, config.init = str(teacher), "teacher"
+        states[name] = train.train(config, tmp_path / name)
+    assert_same(*(jax.device_get(state.params) for state in states.values()))
+
+
+def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_path):
+    exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
+    import_file(tmp_path / "w.safetensors", tmp_path / "run")
+    with pytest.raises(UserError, match="imported"):
+        train.train(mae_config(), tmp_path / "run")
+    config = runs.read_config(tmp_path / "run")
+    config.data.dir = mae_config().data.dir
+    config.data.evaluate_on.update(dict(train=100, validation=100, test=100))
+    config.evals = ConfigDict({"reconstruction": config.evals.reconstruction.to_dict()})
+    numbers = train.evaluate(config, tmp_path / "run")
+    assert 0 < numbers["reconstruction/ratio"] < 10
+
+
+def save_pth(torch, path, arrays, **rest):
+    model = {name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}
+    torch.save({"model": model, **rest}, path)
+
+
+def trained_on_shades(network, norm_pix):
+    """A MAE's parameters after a few steps on grey images of any brightness, with noise."""
+    optimiser = optax.adam(3e-3)
+
+    def loss_of(params, key):
+        keys = jax.random.split(key, 3)
+        shades = jax.random.normal(keys[0], (32, 1, 1, 1))
+        images = shades + 0.3 * jax.random.normal(keys[1], (32, 8, 8, 1))
+        mask = patches.random_mask(keys[2], 32, 16, 0.5)
+        target = patches.patchify(images, 2)
+        target = losses.normalise_patches(target) if norm_pix else target
+        out = model.forward(network, params, images, mask)
+        return losses.mae_losses(out, target, mask.mask)[0]
+
+    @jax.jit
+    def step(params, state, key):
+        updates, state = optimiser.update(jax.grad(loss_of)(params, key), state)
+        return optax.apply_updates(params, updates), state
+
+    params = steps.init_params(network, 0)
+    state = optimiser.init(params)
+    for number in range(150):
+        params, state = step(params, state, jax.random.key(number))
+    return params
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_pixels_and_standardised_patches_are_told_apart(
+    parity, norm_pix, workdirs, tmp_path
+):
+    """`mae_visualize_*` and `*_full` have the same arrays, and no word about it."""
+    torch, run = parity("torch"), load(workdirs["mae"])
+    params = trained_on_shades(run.model, norm_pix)
+    arrays = exporting.state_dict(dataclasses.replace(run, params=params))
+    save_pth(torch, tmp_path / "mae.pth", arrays)
+    import_file(tmp_path / "mae.pth", tmp_path / "run", **HEADS)
+    assert runs.read_config(tmp_path / "run").loss.norm_pix == norm_pix
+    import_file(tmp_path / "mae.pth", tmp_path / "said", norm_pix=not norm_pix, **HEADS)
+    assert runs.read_config(tmp_path / "said").loss.norm_pix != norm_pix
+    # Their training script's own word counts more than the guess.
+    args = argparse.Namespace(norm_pix_loss=not norm_pix)
+    save_pth(torch, tmp_path / "args.pth", arrays, args=args)
+    import_file(tmp_path / "args.pth", tmp_path / "args", **HEADS)
+    assert runs.read_config(tmp_path / "args").loss.norm_pix != norm_pix
+
+
+def test_positions_are_computed_for_another_size_and_that_is_said(
+    workdirs, tmp_path, capsys
+):
+    exporting.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
+    import_file(tmp_path / "w.safetensors", tmp_path / "run", image_size="12x8", **HEADS)
+    assert "computed anew for 6x4 patches, the file has 4x4" in capsys.readouterr().out
+    run = load(tmp_path / "run")
+    assert run.model.image_size == (12, 8)
+    assert_same(run.params, load(workdirs["mae"]).params)
+
+
+@pytest.fixture
+def weights(workdirs, tmp_path):
+    """A MAE's arrays by MAE's names, and a function that imports them after a change."""
+    arrays = exporting.state_dict(load(workdirs["mae"]))
+
+    def refused(match, **options):
+        path = tmp_path / "w.safetensors"
+        path.write_bytes(safetensors.numpy.save(arrays))
+        with pytest.raises(UserError, match=match):
+            import_file(path, tmp_path / "run", **(HEADS | options))
+        assert not (tmp_path / "run").exists()
+
+    return arrays, refused
+
+
+def test_what_does_not_fit_is_named(weights):
+    arrays, refused = weights
+    kept = dict(arrays)
+    arrays["blocks.0.attn.qkv_weight"] = arrays.pop("blocks.0.attn.qkv.weight")
+    refused(
+        "missing blocks.0.attn.qkv.weight; unexpected blocks.0.attn.qkv_weight",
+        norm_pix=True,
+    )
+    arrays |= kept
+    del arrays["blocks.0.attn.qkv_weight"]
+    arrays["blocks.0.mlp.fc1.weight"] = np.ascontiguousarray(
+        kept["blocks.0.mlp.fc1.weight"].T
+    )
+    refused(r"blocks.0.mlp.fc1.weight is float32\[32, 128\], should be float32\[128, 32\]")
+    arrays |= kept
+    arrays |= {k.replace(".0.", ".3."): x for k, x in kept.items() if ".0." in k}
+    refused("missing blocks.1.attn.proj.bias")
+
+
+def test_a_model_that_cannot_be_had_here(weights):
+    arrays, refused = weights
+    refused("a width of 32 has no usual number: give --num_heads", num_heads=None)
+    refused("give --decoder_num_heads", decoder_num_heads=None)
+    refused("9x9 is not divisible by patch size 2", image_size="9")
+    refused("give HEIGHT or HEIGHTxWIDTH", image_size="8x8x8")
+    refused("divisible", num_heads=5)
+    kept = dict(arrays)
+    arrays["pos_embed"] = np.flip(arrays["pos_embed"]).copy()
+    refused("not MAE's fixed position embedding")
+    arrays |= kept
+    del arrays["pos_embed"]
+    refused("give --image_size=HEIGHT", norm_pix=True)
+    arrays.clear()
+    arrays["conv1.weight"] = np.zeros((3, 3), np.float32)
+    refused("no masked autoencoder: it has no 'cls_token'")
+
+
+def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
+    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    config = files.read_json(tmp_path / "hf" / "config.json")
+    for change, message in (
+        (dict(num_hidden_layers=4), "missing blocks.1"),
+        (dict(num_hidden_layers=0), "has no 'blocks.0|unexpected"),
+        (dict(hidden_act="relu"), "hidden_act='relu' is not possible"),
+        (dict(model_type="vit"), "type 'vit'; it must be 'vit_mae'"),
+        (dict(decoder_num_hidden_layers=None), "does not say how deep"),
+    ):
+        files.write_json(tmp_path / "hf" / "config.json", config | change)
+        with pytest.raises(UserError, match=message):
+            import_file(tmp_path / "hf", tmp_path / "run")
+    (tmp_path / "hf" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        import_file(tmp_path / "hf", tmp_path / "run")
+    (tmp_path / "hf" / "config.json").unlink()
+    with pytest.raises(UserError, match="holds no config.json"):
+        import_file(tmp_path / "hf", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_our_own_file_with_another_depth_value_or_version(workdirs, tmp_path):
+    out = tmp_path / "w.safetensors"
+    exporting.export(workdirs["imae"], "safetensors", out)
+    contents = reading.read(out)
+    deeper = json.loads(contents.metadata["config"])
+    deeper["model"]["encoder"]["depth"] = 16
+    flipped = {k: x.copy() for k, x in contents.arrays.items()}
+    flipped["params/encoder/class_token"][0] += 1e-6
+    for arrays, change, message in (
+        (contents.arrays, dict(config=json.dumps(deeper)), "missing params/encoder/tr.*01"),
+        (contents.arrays, dict(config="{"), "damaged: its metadata"),
+        (contents.arrays, dict(format="imae_jax 9"), "this version reads 'imae_jax 1'"),
+        (flipped, {}, "its values have another digest"),
+    ):
+        data = safetensors.numpy.save(arrays, contents.metadata | change)
+        (tmp_path / "changed.safetensors").write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            import_file(tmp_path / "changed.safetensors", tmp_path / "run")
+        with pytest.raises(UserError, match=message):
+            imae_jax.load(tmp_path / "changed.safetensors")
+    with pytest.raises(UserError, match="--num_heads: .* says so itself"):
+        import_file(out, tmp_path / "run", num_heads=3)
+    assert not (tmp_path / "run").exists()
+
+
+class Bomb:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("where", ["model", "args", "raw"])
+def test_a_pickle_that_runs_code_is_refused_and_not_run(parity, where, tmp_path):
+    torch = parity("torch")
+    path, bomb = tmp_path / "bomb.pth", Bomb(tmp_path / "exploded")
+    if where == "raw":
+        path.write_bytes(pickle.dumps(bomb))
+    else:
+        content = {"model": {"cls_token": torch.zeros(1)}, "args": argparse.Namespace()}
+        content[where] = bomb
+        torch.save(content, path)
+    with pytest.raises(UserError, match="is refused: it holds more than arrays"):
+        import_file(path, tmp_path / "run")
+    assert sorted(os.listdir(tmp_path)) == ["bomb.pth"]
+
+
+@pytest.mark.parametrize(
+    "format,suffix", [("safetensors", ".safetensors"), ("imae_torch", ".pth")]
+)
+def test_a_truncated_file_is_named(parity, format, suffix, workdirs, tmp_path):
+    parity("torch")
+    out = tmp_path / f"w{suffix}"
+    exporting.export(workdirs["mae"], format, out)
+    data = out.read_bytes()
+    for size in (0, 5, 100, len(data) // 2, len(data) - 1):
+        out.write_bytes(data[:size])
+        with pytest.raises(UserError, match="is no (whole|checkpoint)"):
+            import_file(out, tmp_path / "run", **HEADS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("epoch 1: loss 0.3")
+    with pytest.raises(UserError, match="is no checkpoint: it begins like neither"):
+        import_file(text, tmp_path / "run")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        import_file(tmp_path / "absent.pth", tmp_path / "run")
+
+
+def test_nothing_is_overwritten(workdirs, tmp_path):
+    out = tmp_path / "w.safetensors"
+    exporting.export(workdirs["mae"], "safetensors", out)
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        exporting.export(workdirs["imae"], "safetensors", out)
+    assert out.read_bytes() == before
+    import_file(out, tmp_path / "run")
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
+        import_file(out, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
+
+
+def test_what_cannot_be_exported(workdirs, tmp_path):
+    for kind, format, name, options, message in (
+        (
+            "imae",
+            "hf",
+            "hf",
+            {},
+            "a ViTMAE has one head and a decoder, and this is an i-MAE",
+        ),
+        ("linear", "timm", "a.pth", {}, "no place for a probe's BatchNorm"),
+        ("finetune", "imae_torch", "a.pth", {}, "no classifier"),
+        ("mae", "onnx", "a", {}, "formats: safetensors, timm"),
+        ("mae", "safetensors", "a.bin", {}, "must end in .safetensors"),
+        ("mae", "hf", "a", dict(dtype="bfloat16"), "--dtype='bfloat16' is not possible"),
+        ("mae", "safetensors", "no/a.safetensors", {}, "there is no folder"),
+        ("mae", "safetensors", "a.safetensors", dict(step="last"), "a number, or best"),
+        ("mae", "safetensors", "a.safetensors", dict(step="7"), "7 is no .*there are 4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            exporting.export(workdirs[kind], format, tmp_path / name, **options)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["imae", "finetune"])
+def test_a_program_runs_without_our_code(kind, workdirs, tmp_path):
+    exporting.export(workdirs[kind], "stablehlo", tmp_path / "program")
+    about = files.read_json(tmp_path / "program" / "programs.json")
+    assert about["jax"] == jax.__version__ and "six months" in about["expires"]
+    assert about["platforms"] == ["cpu", "cuda", "tpu"]
+    programs = {
+        name: jax.export.deserialize(bytearray((tmp_path / "program" / name).read_bytes()))
+        for name in about["programs"]
+    }
+    for blob in (tmp_path / "program").glob("*.stablehlo"):
+        assert str(ROOT).encode() not in blob.read_bytes()
+    run, random = load(workdirs[kind]), np.random.default_rng(0)
+    for count in (1, 5):  # of any batch size
+        images = random.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
+        if kind == "finetune":
+            x = (images - np.array(run.meta["mean"])) / np.array(run.meta["std"])
+            variables = {"params": run.params, "batch_stats": run.batch_stats}
+            network = run.model.clone(compute=Compute())
+            wanted = network.apply(variables, x.astype(np.float32), is_training=False)
+            found = programs["classify.stablehlo"].call(images)
+            np.testing.assert_allclose(found["mean"], wanted["mean"], atol=1e-5)
+            continue
+        ours = imae_jax.load(workdirs[kind])
+        found = programs["encode.stablehlo"].call(images)
+        np.testing.assert_allclose(found, ours.encode(images), atol=1e-5)
+        mask = patches.random_mask(jax.random.key(0), count, 16, 0.25)
+        x = random.normal(size=(count, 8, 8, 1)).astype(np.float32)
+        inputs = x, mask.ids_keep, mask.ids_restore
+        found = programs["forward.stablehlo"].call(*inputs)
+        for name, value in ours.forward(*inputs).items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5)
+
+
+def main(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def test_on_the_command_line(workdirs, tmp_path):
+    out = tmp_path / "w.safetensors"
+    ended = main("export", f"--workdir={workdirs['imae']}", f"--out={out}", "--step=best")
+    assert ended.returncode == 0, ended.stderr
+    digest = trees.digest({"params": load(workdirs["imae"]).params})
+    assert digest in ended.stdout
+    ended = main("import", f"--checkpoint={out}", f"--workdir={tmp_path / 'run'}")
+    assert ended.returncode == 0, ended.stderr
+    assert "exported from here" in ended.stdout and str(tmp_path / "run") in ended.stdout
+    for arguments, message in (
+        (["import", f"--workdir={tmp_path / 'a'}"], "import needs --checkpoint=PATH"),
+        (["export", f"--workdir={tmp_path / 'run'}"], "export needs --out=PATH"),
+        (["train", "--out=x", f"--workdir={tmp_path / 'a'}"], "--out is for export"),
+        (
+            ["import", f"--checkpoint={__file__}", f"--workdir={tmp_path / 'a'}"],
+            "is no checkpoint",
+        ),
+    ):
+        ended = main(*arguments)
+        assert ended.returncode == 1 and message in ended.stderr
+        assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "a").exists()
