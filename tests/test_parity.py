@@ -1,13 +1,18 @@
-"""MAE against an independent implementation: transformers' ViTMAE, in PyTorch."""
+"""MAE against an independent implementation: transformers' ViTMAE, in PyTorch.
+
+Its weights come here as a user's would, by `interop`.
+"""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import mae
 from imae_jax import losses, model, patches
 from imae_jax.compute import Compute
-from imae_jax.steps import init_params
-from imae_jax.trees import check_same_tree
+from imae_jax.interop import importing, reading
+from imae_jax.interop.detecting import detect
+from imae_jax.runs import build_model
 
 # (H, W), patch size, channels, encoder and decoder (width, depth, heads)
 SIZES = [
@@ -56,70 +61,18 @@ def torch_mae(parity, size, norm_pix, seed=0):
     return network
 
 
-def to_jax(state):
-    """ViTMAE's weights under our names."""
-    state = {name: value.numpy() for name, value in state.items()}
-
-    def dense(*names):
-        kernels = [state[f"{name}.weight"].T for name in names]
-        biases = [state[f"{name}.bias"] for name in names]
-        return dict(kernel=np.concatenate(kernels, 1), bias=np.concatenate(biases))
-
-    def norm(name):
-        return dict(scale=state[f"{name}.weight"], bias=state[f"{name}.bias"])
-
-    def transformer(prefix, final_norm):
-        depth = sum(name.startswith(prefix) for name in state if "mlp.fc1.bias" in name)
-        blocks = {}
-        for layer in range(depth):
-            name = f"{prefix}.{layer}"
-            attention = f"{name}.attention"
-            blocks[f"block_{layer:02d}"] = dict(
-                attention=dict(
-                    qkv=dense(*(f"{attention}.{x}_proj" for x in "qkv")),
-                    out=dense(f"{attention}.o_proj"),
-                ),
-                norm_1=norm(f"{name}.layernorm_before"),
-                norm_2=norm(f"{name}.layernorm_after"),
-                mlp_in=dense(f"{name}.mlp.fc1"),
-                mlp_out=dense(f"{name}.mlp.fc2"),
-            )
-        return dict(**blocks, norm=norm(final_norm))
-
-    patch = "vit.embeddings.patch_embeddings.projection"
-    kernel = state[f"{patch}.weight"]  # [D, C, p, p]
-    kernel = kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
-    return dict(
-        encoder=dict(
-            class_token=state["vit.embeddings.cls_token"][0, 0],
-            patch_embed=dict(kernel=kernel, bias=state[f"{patch}.bias"]),
-            transformer=transformer("vit.layers", "vit.layernorm"),
-        ),
-        decoder_embed=dense("decoder.decoder_embed"),
-        decoder=dict(
-            mask_token=state["decoder.mask_token"][0, 0],
-            transformer=transformer("decoder.decoder_layers", "decoder.decoder_norm"),
-            pred=dense("decoder.decoder_pred"),
-        ),
-    )
-
-
 @pytest.mark.parametrize("norm_pix", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_mae_is_transformers_vitmae(parity, size, norm_pix):
+def test_mae_is_transformers_vitmae(parity, size, norm_pix, tmp_path):
     torch = parity("torch")
     reference = torch_mae(parity, size, norm_pix)
+    reference.save_pretrained(tmp_path)
+    found = detect(reading.read(tmp_path))
+    config, params, meta = importing.as_run(found, mae.get_config("imagenet"))
+    assert config.loss.norm_pix == norm_pix
+    network = build_model(config, meta["image_shape"]).clone(compute=Compute())
     image_size, patch_size, channels, encoder, decoder = size
-    network = model.MAE(
-        encoder_size=model.Size(*encoder),
-        decoder_size=model.Size(*decoder),
-        patch_size=patch_size,
-        image_size=image_size,
-        channels=channels,
-        compute=Compute(),
-    )
-    params = to_jax(reference.state_dict())
-    check_same_tree(init_params(network, 0), params, "the reference")
+    assert (network.encoder_size, network.decoder_size) == (encoder, decoder)
 
     random = np.random.default_rng(0)
     images = random.normal(size=(3, *image_size, channels)).astype(np.float32)

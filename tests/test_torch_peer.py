@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_parity import TOLERANCE, to_jax
+from test_parity import TOLERANCE
 
 from imae_jax import losses, mixing, model, patches
 from imae_jax.compute import Compute
 from imae_jax.distill import teacher_latents
+from imae_jax.interop import naming
 from imae_jax.steps import init_params
-from imae_jax.trees import check_same_tree
+from imae_jax.trees import check_same_tree, nested
 
 WORKER = Path(__file__).parent.parent / "benchmarks" / "torch_peer.py"
 SIZE = dict(width=32, depth=1, heads=2)
@@ -116,6 +117,30 @@ def torch_network(peer, kind):
             else:
                 parameter[0] = torch.cat([torch.zeros(1, 32), positions])
     return network
+
+
+# In transformers' code, and in its files.
+RENAMED = {
+    "vit.layers.": "vit.encoder.layer.",
+    "attention.q_proj.": "attention.attention.query.",
+    "attention.k_proj.": "attention.attention.key.",
+    "attention.v_proj.": "attention.attention.value.",
+    "attention.o_proj.": "attention.output.dense.",
+    "mlp.fc1.": "intermediate.dense.",
+    "mlp.fc2.": "output.dense.",
+}
+
+
+def to_jax(state):
+    """A ViTMAE's weights under our names."""
+    renamed = {}
+    for name, value in state.items():
+        for here, there in RENAMED.items():
+            name = name.replace(here, there)
+        renamed[name] = value.numpy()
+    names = naming.encoder_names(1) + naming.decoder_names(1, ["decoder_embed"])
+    found = naming.from_hugging_face(renamed, [name.theirs for name in names])
+    return nested({n.ours: naming.to_ours(found[n.theirs], n.form) for n in names})
 
 
 def student_to_jax(student):
