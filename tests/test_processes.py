@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-from imae_jax import files, logs, processes, runs, train
+from imae_jax import files, logs, processes, runs, sharding, train
+from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +99,31 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
     for ours, theirs in zip(found, alone, strict=True):
         for name in theirs.keys() - {"seconds", "images_per_second", "data_wait"}:
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours, name)
+    # What two saved, one restores, bit for bit: it looks at the checksums.
+    mesh = sharding.make_mesh()
+    pair = [runs.load_run(tmp_path / name, "workdir", mesh) for name in ("two", "one")]
+    assert pair[0].step == pair[1].step == NUM_STEPS
+    for ours, theirs in zip(*(jax.tree.leaves(run.params) for run in pair), strict=True):
+        assert np.abs(ours - theirs).mean() < 1e-3
+
+
+def test_one_of_two_is_terminated_and_both_save_and_end(mae_config, start_two, tmp_path):
+    workdir = tmp_path / "run"
+    pair = start_two(
+        *("train", "--config=configs/mae.py:digits,runlocal", f"--workdir={workdir}"),
+        f"--config.data.dir={mae_config().data.dir}",
+        "--config.train.total_steps=1000000",
+    )
+    while not logs.read_metrics(workdir):
+        assert pair[0].poll() is None, pair[0].communicate()
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=200) for process in pair]
+    assert [p.returncode for p in pair] == [128 + signal.SIGTERM] * 2, outputs
+    with Checkpoints(workdir) as checkpoints:
+        (step,) = checkpoints.steps()
+    for _, errors in outputs:
+        assert f"is saved at step {step} of 1000000" in errors
 
 
 def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
