@@ -8,12 +8,19 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 from imae_jax.logs import read_metrics
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKSTART = ROOT / "notebooks" / "imae_quickstart.ipynb"
+# The runs that each trains, and the pictures that it shows.
+TRAINING = {
+    "imae_quickstart": ({"teacher": 4, "imae": 4}, 3),
+    "imae_cifar10_tpu": ({"teacher": 4, "imae": 4, "probe": 4}, 3),
+}
+IMAGES = ROOT / "notebooks" / "imae_your_images.ipynb"
 
 
 def code_cells(notebook):
@@ -45,38 +52,69 @@ def on_disk(workdir):
             (run / "metrics.jsonl").read_text(),
         )
         for run in workdir.iterdir()
+        if (run / "checkpoints").is_dir()
     }
 
 
 def test_there_are_notebooks():
-    assert QUICKSTART in NOTEBOOKS
+    assert {path.stem for path in NOTEBOOKS} == {*TRAINING, IMAGES.stem}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_resumes(path, data_dir, tmp_path):
-    # The checkout as the notebook sees it, so that nothing is written into the real one.
-    for name in ("imae_jax", "configs", "requirements.txt"):
+@pytest.fixture
+def checkout(tmp_path):
+    """As a notebook sees it, so that nothing is written into the real one."""
+    for name in ("imae_jax", "configs", "weights", "requirements.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "data").symlink_to(data_dir)
     (tmp_path / "notebooks").mkdir()
-    workdir = tmp_path / "work"
+    return tmp_path
+
+
+def outputs_of(cells):
+    """What they showed; nothing of it an error or a warning."""
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    return outputs
+
+
+def count_pictures(outputs):
+    return len([output for output in outputs if "image/png" in output.get("data", {})])
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_notebook_runs_and_resumes(name, data_dir, checkout):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    (checkout / "data").symlink_to(data_dir)
+    workdir = checkout / "work"
     cells = code_cells(nbformat.read(path, as_version=4))
     (parameters,) = (cell for cell in cells if has_tag(cell, "parameters"))
     parameters.source = f'PRESET = "digits,runlocal"\nWORKDIR = {str(workdir)!r}'
-    with kernel(cells, tmp_path / "notebooks") as run:
+    with kernel(cells, checkout / "notebooks") as run:
         for cell in cells:
             run(cell)
             if has_tag(cell, "train"):
                 before = on_disk(workdir)
                 run(cell)
                 assert on_disk(workdir) == before
-    steps = {name: read_metrics(workdir / name)[-1]["step"] for name in before}
-    assert steps == {"teacher": 4, "imae": 4}
+    expected_steps, num_pictures = TRAINING[name]
+    steps = {run: read_metrics(workdir / run)[-1]["step"] for run in before}
+    assert steps == expected_steps
     assert (workdir / "report.html").exists()
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert not [output for output in outputs if output.get("name") == "stderr"]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 3  # losses, reconstructions, separability
+    assert count_pictures(outputs_of(cells)) == num_pictures
+
+
+def test_images_of_ones_own_are_pulled_apart(checkout):
+    Image.new("RGB", (40, 60), "orange").save(checkout / "a.png")
+    cells = code_cells(nbformat.read(IMAGES, as_version=4))
+    (parameters,) = (cell for cell in cells if has_tag(cell, "parameters"))
+    own = parameters.source.replace('IMAGE_A = ""', 'IMAGE_A = "a.png"')
+    examples = parameters.source
+    with kernel(cells, checkout / "notebooks") as run:
+        for parameters.source in (own, examples):
+            for cell in cells:
+                run(cell)
+    outputs = outputs_of(cells)
+    assert count_pictures(outputs) == 2
+    assert "(2, 65, 96)" in outputs[-1]["text"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
