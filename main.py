@@ -104,9 +104,9 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     if not FLAGS.workdir and command not in ("data", "compile"):
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":
-        from imae_jax import runs  # late, as in `run`
+        from imae_jax import workdirs  # late, as in `run`
 
-        stored = runs.read_config(Path(FLAGS.workdir).expanduser())
+        stored = workdirs.read_config(Path(FLAGS.workdir).expanduser())
         config_flags.DEFINE_config_dict("config", stored)
     else:
         default = str(DEMO_CONFIG) if command == "demo" else None

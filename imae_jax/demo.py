@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, setup, train
+from imae_jax import files, setup, train, workdirs
 from imae_jax.errors import UserError
 from imae_jax.files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.report import html
@@ -48,7 +48,7 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     Raises:
       UserError: for bad input, before the first run is trained.
     """
-    workdir = runs.open_workdir(workdir)
+    workdir = workdirs.open_workdir(workdir)
     configs = connect(config, workdir)
     for name, run_config in configs.items():
         try:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, setup, validate
+from imae_jax import files, setup, validate, workdirs
 from imae_jax.data.images import EncodedImages
 from imae_jax.data.parts import decoded, part_indices
 from imae_jax.data.sources import Dataset, Split
@@ -31,7 +31,7 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     """
     validate.check_sections(config)
     dataset = setup.load_data(config)
-    workdir = runs.open_workdir(Path(workdir) / config.data.name)
+    workdir = workdirs.open_workdir(Path(workdir) / config.data.name)
     found = summary(config, dataset)
     files.write_json(workdir / DATA_FILE, found)
     sheet = workdir / SHEET_FILE

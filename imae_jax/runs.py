@@ -1,13 +1,10 @@
 """Runs on disk: their config, model and parameters; a teacher, a baseline, a start."""
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import jax
 import optax
 from jax.sharding import Mesh
@@ -16,41 +13,17 @@ from ml_collections import ConfigDict
 from imae_jax import (
     classifier,
     compute,
-    files,
     model,
     optim,
-    processes,
     sharding,
     steps,
     trees,
+    workdirs,
 )
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
 from imae_jax.errors import UserError
-from imae_jax.files import CONFIG_FILE
 from imae_jax.model import IMAE, MAE
-
-# A resumed run may change these: they do not touch what is computed. (A teacher that
-# moved is recognised by its digest.)
-NEUTRAL_KEYS = (
-    "checkpoint.",
-    "compute.attention",
-    "compute.remat",
-    "compute.scan",
-    "log.",
-    "mesh.",
-    "evals.",
-    "explorer.",
-    "data.dir",
-    "data.evaluate_on.",
-    "data.on_bad_image",  # who met a bad image may go on without it
-    "data.prefetch",
-    "data.resident_gb",
-    "data.sharded",
-    "teacher.init",
-    "train.accumulate",
-    "train.steps_per_dispatch",
-)
 
 # What the runs of each `model.name` are called in messages.
 KINDS = {"mae": "a MAE", "imae": "an i-MAE", "classifier": "a classifier"}
@@ -77,62 +50,6 @@ class TrainedRun:
     meta: Mapping
     digest: str
     batch_stats: Any = dataclasses.field(default_factory=dict)
-
-
-def open_workdir(workdir: str | Path) -> Path:
-    """Makes the folder; raises UserError if it cannot be written."""
-    workdir = Path(workdir).expanduser().absolute()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write_text(workdir / ".writable", "")
-        (workdir / ".writable").unlink(missing_ok=True)  # by whoever is first
-    except OSError as error:
-        raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
-    return workdir
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The stored config of a run; raises UserError if there is none."""
-    return config_of(files.read_json(workdir / CONFIG_FILE))
-
-
-def config_of(found: Mapping) -> ConfigDict:
-    """Inverse of `as_json`."""
-    return ConfigDict(_lists_as_tuples(found))
-
-
-def _lists_as_tuples(value):
-    """JSON has no tuples, and flags override no lists."""
-    if isinstance(value, dict):
-        return {key: _lists_as_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
-
-
-def check_same_config(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError if the workdir holds a run of another config, naming the keys."""
-    if not (workdir / CONFIG_FILE).exists():
-        return
-    stored = trees.flatten(as_json(read_config(workdir)))
-    given = trees.flatten(as_json(config))
-    # What an imported run was trained on is not known; it may be measured on anything.
-    is_imported = any(key.startswith("imported.") for key in stored.keys() & given.keys())
-    differences = [
-        f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
-        for key in sorted(stored.keys() | given.keys())
-        if stored.get(key) != given.get(key)
-        and not key.startswith(("data.", *NEUTRAL_KEYS) if is_imported else NEUTRAL_KEYS)
-    ]
-    if differences:
-        raise UserError(
-            f"workdir {str(workdir)!r} holds a run of another config: "
-            + "; ".join(differences)
-            + ". Take another workdir, or the same config"
-        )
-
-
-def as_json(config: ConfigDict) -> dict:
-    """The config as JSON would give it back: tuples are lists, references resolved."""
-    return json.loads(config.to_json())
 
 
 def build_model(
@@ -176,32 +93,6 @@ def make_optimiser(
     )
 
 
-@contextlib.contextmanager
-def owned(workdir: Path) -> Iterator[None]:
-    """Inside, no other command writes into the workdir.
-
-    Raises:
-      UserError: if one does already.
-    """
-    if not processes.is_first():  # the first one writes, for all
-        yield
-        return
-    lock = filelock.FileLock(workdir / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(
-            f"workdir {str(workdir)!r} is being written by another process; wait for its "
-            "end, or take another workdir"
-        ) from None
-    except NotImplementedError:
-        pass  # a file system that knows no locks
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def load_run(
     workdir: str | Path, key: str, mesh: Mesh, step: int | Literal["best"] | None = None
 ) -> TrainedRun:
@@ -220,7 +111,7 @@ def load_run(
     if not workdir.is_dir():
         raise UserError(f"{key}={str(workdir)!r}: there is no such folder")
     try:
-        config = read_config(workdir)
+        config = workdirs.read_config(workdir)
         with Checkpoints(workdir) as checkpoints:
 
             def read(step: int) -> TrainedRun:

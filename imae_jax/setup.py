@@ -17,6 +17,7 @@ from imae_jax import (
     validate,
     validate_evals,
     validate_transfer,
+    workdirs,
 )
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
@@ -70,7 +71,7 @@ def is_resident(config: ConfigDict, split: sources.Split, num_devices: int) -> b
 def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     """Checks all that can be said before the teacher is there; returns data and devices."""
     validate.check_sections(config)
-    runs.check_same_config(config, workdir)
+    workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
     validate.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
@@ -223,7 +224,7 @@ def run_meta(setup: Setup) -> dict:
         "class_names": list(dataset.class_names),
         "sizes": dataset.sizes,
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
-        "config": runs.as_json(setup.config),
+        "config": workdirs.as_json(setup.config),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }

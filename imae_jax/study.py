@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, setup, train
+from imae_jax import files, setup, train, workdirs
 from imae_jax.cells import Cell, Grid, make_grid
 from imae_jax.errors import UserError
 from imae_jax.report import studies
@@ -23,7 +23,7 @@ def check(cells: Iterable[Cell], workdir: Path) -> None:
     checked = set()
     for cell in cells:
         # What differs in nothing but the seed is checked once.
-        text = str(runs.as_json(cell.config) | {"seed": None})
+        text = str(workdirs.as_json(cell.config) | {"seed": None})
         if text in checked or is_done(cell, workdir):
             continue
         checked.add(text)
@@ -153,7 +153,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
       UserError: for bad input, before the first run; at the end, if a cell failed.
     """
     grid = make_grid(config)
-    workdir = runs.open_workdir(workdir)
+    workdir = workdirs.open_workdir(workdir)
     cells = in_order(grid)
     check(cells, workdir)
     failed = run_cells(cells, workdir)
@@ -170,7 +170,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "rows": collect(config, grid, workdir),
         "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
     }
-    files.write_json(folder / "study_config.json", runs.as_json(config))
+    files.write_json(folder / "study_config.json", workdirs.as_json(config))
     studies.write(found, folder)
     if failed:
         names = "; ".join(f"{name} ({why})" for name, why in found["failed"].items())

@@ -19,6 +19,7 @@ from imae_jax import (
     steps,
     validate,
     validate_evals,
+    workdirs,
 )
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
@@ -61,9 +62,9 @@ def train(
         finite for `optim.max_skipped` steps.
       Terminated: after SIGTERM, once what was reached has been saved.
     """
-    workdir = runs.open_workdir(workdir)
+    workdir = workdirs.open_workdir(workdir)
     setup = set_up(config, workdir)
-    with runs.owned(workdir):
+    with workdirs.owned(workdir):
         return _train(setup, stop_at)
 
 
@@ -82,7 +83,7 @@ def _train(setup: Setup, stop_at: int | None) -> steps.TrainState:
     kept = config.checkpoint.keep, config.checkpoint.keep_best
     with Checkpoints(workdir, *kept) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
-        files.write_json(workdir / CONFIG_FILE, runs.as_json(config))
+        files.write_json(workdir / CONFIG_FILE, workdirs.as_json(config))
         last_step = min(total_steps, stop_at or total_steps)
         if int(state.step) >= last_step:
             return state
@@ -245,7 +246,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
       UserError: if the run, its teacher or a baseline run is missing or does not fit.
     """
     workdir = Path(workdir).expanduser().absolute()
-    runs.check_same_config(config, workdir)
+    workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()
     run = runs.load_run(workdir, "workdir", mesh)

@@ -17,7 +17,7 @@ from imae_jax.evaluators.inputs import Network
 from imae_jax.evaluators.names import conditions, count_of
 from imae_jax.mixing import BRANCHES
 from imae_jax.report import summary
-from imae_jax.runs import read_config
+from imae_jax.workdirs import read_config
 
 SYMMETRY = (1, 0, 4, 3)  # of four classes
 NUMBERS = {"label": 4, "colour": 5}  # of categories

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import files, logs, runs, sharding, train, trees
+from imae_jax import files, logs, runs, sharding, train, trees, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import Terminated, UserError
 
@@ -254,8 +254,8 @@ def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
 
 
 def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
-    workdir = runs.open_workdir(tmp_path / "run")
-    with runs.owned(workdir):
+    workdir = workdirs.open_workdir(tmp_path / "run")
+    with workdirs.owned(workdir):
         ended = subprocess.run(
             arguments(config, workdir), capture_output=True, text=True, cwd=ROOT
         )
@@ -263,18 +263,18 @@ def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
         line = ended.stderr.splitlines()[-1]
         assert "is being written by another process" in line
         assert not (workdir / "checkpoints").exists()
-    with runs.owned(workdir):  # free again
+    with workdirs.owned(workdir):  # free again
         pass
 
 
 def test_a_killed_owner_leaves_nothing_locked(tmp_path):
     code = (
         "import sys, os; from pathlib import Path; from imae_jax import runs\n"
-        "with runs.owned(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+        "with workdirs.owned(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     assert (tmp_path / ".lock").exists()
-    with runs.owned(tmp_path):
+    with workdirs.owned(tmp_path):
         pass
 
 
@@ -337,7 +337,7 @@ def test_saved_in_a_background_thread_a_failure_is_still_told(tmp_path, monkeypa
 def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
     code = (
         "import sys; from imae_jax import runs, sharding, train, trees\n"
-        "workdir, config = sys.argv[1], runs.read_config(train.Path(sys.argv[1]))\n"
+        "workdir, config = sys.argv[1], workdirs.read_config(train.Path(sys.argv[1]))\n"
         "print(runs.load_run(workdir, 'workdir', sharding.make_mesh()).digest)\n"
         "print(trees.digest(train.train(config, workdir, stop_at=20).params))\n"
         "print(train.jax.device_count())"

@@ -8,7 +8,7 @@ LAYERS = [
     {"compute", "errors", "patches", "sharding", "collectives"},
     {"processes", "chips", "trees"},
     {"augment", "mixing", "optim", "files", "randaugment", "transformer"},
-    {"losses", "model", "logs", "data", "mixup", "checkpoint"},
+    {"losses", "model", "logs", "data", "mixup", "checkpoint", "workdirs"},
     {"classifier", "distill", "evaluators", "startup"},
     {"objectives", "report", "validate"},
     {"steps"},

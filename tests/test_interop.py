@@ -234,7 +234,7 @@ def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     with pytest.raises(UserError, match="imported"):
         train.train(mae_config(), tmp_path / "run")
-    config = runs.read_config(tmp_path / "run")
+    config = workdirs.read_config(tmp_path / "run")
     config.data.dir = mae_config().data.dir
     config.data.evaluate_on.update(dict(train=100, validation=100, test=100))
     config.evals = ConfigDict({"reconstruction": config.evals.reconstruction.to_dict()})
@@ -283,14 +283,14 @@ def test_pixels_and_standardised_patches_are_told_apart(
     arrays = exporting.state_dict(dataclasses.replace(run, params=params))
     save_pth(torch, tmp_path / "mae.pth", arrays)
     import_file(tmp_path / "mae.pth", tmp_path / "run", **HEADS)
-    assert runs.read_config(tmp_path / "run").loss.norm_pix == norm_pix
+    assert workdirs.read_config(tmp_path / "run").loss.norm_pix == norm_pix
     import_file(tmp_path / "mae.pth", tmp_path / "said", norm_pix=not norm_pix, **HEADS)
-    assert runs.read_config(tmp_path / "said").loss.norm_pix != norm_pix
+    assert workdirs.read_config(tmp_path / "said").loss.norm_pix != norm_pix
     # Their training script's own word counts more than the guess.
     args = argparse.Namespace(norm_pix_loss=not norm_pix)
     save_pth(torch, tmp_path / "args.pth", arrays, args=args)
     import_file(tmp_path / "args.pth", tmp_path / "args", **HEADS)
-    assert runs.read_config(tmp_path / "args").loss.norm_pix != norm_pix
+    assert workdirs.read_config(tmp_path / "args").loss.norm_pix != norm_pix
 
 
 def test_positions_are_computed_for_another_size_and_that_is_said(

@@ -11,6 +11,7 @@ from test_folder import make
 
 from configs import datasets, imae, mae, transfer
 from imae_jax import setup, steps, train
+from imae_jax.checkpoint import Checkpoints
 from imae_jax.data import prepared, shapes
 from imae_jax.logs import read_metrics
 
@@ -86,7 +87,7 @@ def test_two_steps(preset, tmp_path, monkeypatch):
         config.train.total_steps = 2
         train.train(config, tmp_path / mode)
         assert np.isfinite(read_metrics(tmp_path / mode)[-1]["loss/total"])
-    with train.runs.Checkpoints(tmp_path / "imae") as checkpoints:
+    with Checkpoints(tmp_path / "imae") as checkpoints:
         meta = checkpoints.meta(2)
     # What pictures and inference need is stored with the run.
     channels = meta["image_shape"][2]
@@ -141,7 +142,7 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
         pixels = np.random.default_rng(number).integers(0, 256, (70, 64, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "data" / name)
     workdir = train_both("folder", tmp_path)
-    config = train.runs.read_config(workdir)
+    config = train.workdirs.read_config(workdir)
     found = train.evaluate(config, workdir)
     said = capsys.readouterr().out
     for name in ("semantics", "probes"):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from imae_jax import files, runs, train
+from imae_jax import files, train, workdirs
 from imae_jax.errors import UserError
 from imae_jax.report import charts, explorer, figures, headlines, html, summary
 
@@ -48,7 +48,7 @@ NUMBERS = {
 
 def with_config(config, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "config.json", runs.as_json(config))
+    files.write_json(folder / "config.json", workdirs.as_json(config))
     return folder
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import runs, setup, train
+from imae_jax import runs, setup, train, workdirs
+from imae_jax.checkpoint import Checkpoints
 from imae_jax.data.pairs import Pairs
 from imae_jax.data.parts import parts_of
 from imae_jax.errors import UserError
@@ -184,7 +185,7 @@ def test_what_a_workdir_holds(undisturbed):
     } == last.keys()
     assert last["epoch"] == pytest.approx(4 * 32 / 1297)
     assert list((workdir / "tensorboard").iterdir())
-    with runs.Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         meta = checkpoints.meta(4)
     assert meta["teacher"]["step"] == 4 and len(meta["teacher"]["digest"]) == 64
     assert meta["config"] == config
@@ -207,7 +208,7 @@ def test_keys_that_compute_nothing_may_change(imae_config, undisturbed):
     config.checkpoint.keep = 5
     config.evals.separability.alpha = 0.2
     train.train(config, undisturbed[0])
-    assert runs.read_config(undisturbed[0]).checkpoint.keep == 5
+    assert workdirs.read_config(undisturbed[0]).checkpoint.keep == 5
 
 
 def test_a_changed_teacher_refuses_a_resume(imae_config, mae_config, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import files, losses, runs, setup, sharding, steps, train
+from imae_jax import files, losses, runs, setup, sharding, steps, train, workdirs
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.trees import tree_leaves
@@ -176,7 +176,7 @@ def test_metrics_and_evaluation(mode, run_of):
     names = [f"accuracy/{pool}" for pool in pools] if len(pools) > 1 else ["accuracy"]
     assert {"loss/total", *names} <= lines[-1].keys()
     assert all(0 <= line[name] <= 1 for line in lines for name in names)
-    found = train.evaluate(runs.read_config(workdir), workdir)
+    found = train.evaluate(workdirs.read_config(workdir), workdir)
     assert found == json.loads((workdir / "eval.json").read_text())
     measured = ("accuracy", "top5_accuracy", "loss")
     expected = {f"classification/{pool}/{name}" for pool in pools for name in measured}
@@ -194,7 +194,7 @@ def test_metrics_and_evaluation(mode, run_of):
 
 def test_evaluation_equals_the_network_applied_by_hand(run_of):
     workdir, state = run_of("linear")
-    config = runs.read_config(workdir)
+    config = workdirs.read_config(workdir)
     made = setup.set_up(config, workdir)
     split = made.dataset.splits["test"]
     images = (split.images - made.dataset.mean) / made.dataset.std

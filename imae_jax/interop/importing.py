@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import files, model, patches, runs, sharding, steps, trees, validate
+from imae_jax import files, model, patches, runs, sharding, steps, trees, validate, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
@@ -205,19 +205,19 @@ def write_run(
         raise UserError(
             f"workdir {str(workdir)!r} holds a run already; give one that does not"
         )
-    runs.open_workdir(workdir)
-    config = ConfigDict(runs.as_json(config))
+    workdirs.open_workdir(workdir)
+    config = ConfigDict(workdirs.as_json(config))
     if "ema_decay" in config.optim:
         config.optim.ema_decay = None  # its average is what has been kept
     config.imported = ConfigDict(dict(file=source.name, sha256=_sha256(source)))
-    with runs.owned(workdir):
+    with workdirs.owned(workdir):
         mesh = sharding.make_mesh()
         arrays = jax.device_put(dict(arrays), sharding.replicated(mesh))
-        meta = dict(meta) | {"config": runs.as_json(config)}
+        meta = dict(meta) | {"config": workdirs.as_json(config)}
         with Checkpoints(workdir, keep=1) as checkpoints:
             checkpoints.save(meta["step"], arrays, meta)
         # Last: a run without it is none, whatever was written before.
-        files.write_json(workdir / CONFIG_FILE, runs.as_json(config))
+        files.write_json(workdir / CONFIG_FILE, workdirs.as_json(config))
     return workdir
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, trees
+from imae_jax import files, runs, trees, workdirs
 from imae_jax.errors import UserError
 from imae_jax.interop.reading import Contents
 
@@ -48,7 +48,7 @@ def write(path: Path, run: runs.TrainedRun, dtype: str) -> str:
     )
     arrays = jax.tree.map(lambda x: np.asarray(x).astype(DTYPES[dtype]), arrays)
     meta = {key: run.meta[key] for key in META if key in run.meta} | {"step": run.step}
-    config = runs.as_json(without_paths(run.config))
+    config = workdirs.as_json(without_paths(run.config))
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config),
@@ -73,7 +73,7 @@ def read(contents: Contents, path: Path) -> Released:
             f"{path} is of format {metadata['format']!r}; this version reads {FORMAT!r}"
         )
     try:
-        config = runs.config_of(json.loads(metadata["config"]))
+        config = workdirs.config_of(json.loads(metadata["config"]))
         meta = json.loads(metadata["meta"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged: its metadata, {error!r}") from None
@@ -91,7 +91,7 @@ def without_paths(config: ConfigDict) -> ConfigDict:
     """The config with no folder of the machine that it was used on."""
     config = config.copy_and_resolve_references()
     config.data.dir = "data"
-    for key, value in trees.flatten(runs.as_json(config)).items():
+    for key, value in trees.flatten(workdirs.as_json(config)).items():
         is_run = key in ("init", "teacher.init") or key.startswith("evals.separability.")
         if is_run and isinstance(value, str) and value not in ("", "teacher", "test"):
             config.update_from_flattened_dict({key: ""})
