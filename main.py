@@ -96,6 +96,10 @@ def parse_flags(command: str, arguments: list[str]) -> None:
         for name in names:
             if FLAGS[name].present and command != owner:
                 raise UserError(f"--{name} is for {owner}")
+    if command in ("export", "import", "report"):
+        given = [x for x in arguments if x.lstrip("-").startswith("config")]
+        if given:
+            raise UserError(f"{given[0]}: {command} takes no config")
     for owner, name in (("export", "out"), ("import", "checkpoint")):
         if command == owner and not FLAGS[name].value:
             raise UserError(f"{owner} needs --{name}=PATH")

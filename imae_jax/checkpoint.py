@@ -49,6 +49,7 @@ class Checkpoints:
         kept = [policies.LatestN(keep)]
         if keep_best:
             by_loss = dict(get_metric_fn=lambda metrics: metrics["loss"], reverse=True)
+            by_loss["keep_checkpoints_without_metrics"] = False
             kept.append(policies.BestN(n=keep_best, **by_loss))
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -91,8 +92,19 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def best_step(self) -> int:
-        """That of the lowest loss."""
-        return min(self.steps(), key=lambda step: self.meta(step)["loss"])
+        """That of the lowest loss, among those that are not damaged.
+
+        Raises:
+          UserError: if none says its loss, as those of imported weights.
+        """
+        losses = {}
+        for step in self.steps():
+            with contextlib.suppress(Damaged):
+                if (loss := self.meta(step).get("loss")) is not None:
+                    losses[step] = loss
+        if not losses:
+            raise UserError(f"{self._directory}: no checkpoint says its loss; name a step")
+        return min(losses, key=losses.get)
 
     def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping) -> None:
         """Starts saving pytrees of arrays and a JSON mapping as checkpoint `step`.
@@ -122,20 +134,25 @@ class Checkpoints:
         Raises:
           UserError: if all are damaged.
         """
-        damaged = []
+        damaged = {}
         for step in self.steps():
             try:
                 found = read(step)
             except Damaged as error:
-                damaged.append(step)
-                print(f"{error}; the one before is taken", file=sys.stderr, flush=True)
+                if not (self._directory / str(step)).exists():
+                    # The run goes on, and has replaced it by a newer one.
+                    self._manager.reload()
+                    return self.newest(read)
+                damaged[step] = error
                 continue
+            for error in damaged.values():
+                print(f"{error}; the one before is taken", file=sys.stderr, flush=True)
             return step, found
         if damaged:
             where = f"{self._directory}/{{{','.join(map(str, damaged))}}}"
             raise UserError(
-                f"{where}: all checkpoints are damaged. To begin again, take another "
-                "workdir"
+                f"{where}: all checkpoints are damaged ({damaged[max(damaged)]}). To begin "
+                "again, take another workdir"
             )
         return None
 
@@ -200,8 +217,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            is_damage = not isinstance(error, MemoryError | OSError)
+            is_damage |= isinstance(error, FileNotFoundError)
+            is_damage &= "RESOURCE_EXHAUSTED" not in str(error)
             # One of several processes cannot decide alone to read another checkpoint.
-            kind = Damaged if jax.process_count() == 1 else UserError
+            kind = Damaged if is_damage and jax.process_count() == 1 else UserError
             where = self._directory / str(step)
             reason = _in_one_line(error)
             raise kind(f"checkpoint {where} cannot be read: {reason}") from error

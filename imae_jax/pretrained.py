@@ -153,7 +153,7 @@ class Pretrained:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
           [B, S, L, P]; of a MAE, without S.
         Raises:
-          UserError: for an encoder alone, or other shapes.
+          UserError: for an encoder alone, and for other shapes, types or indices.
         """
         if isinstance(self.network, Classifier):
             raise UserError("this is an encoder without a decoder; it has `encode` only")
@@ -166,6 +166,14 @@ class Pretrained:
                 f"ids_keep is {list(ids_keep.shape)}, ids_restore "
                 f"{list(ids_restore.shape)}; for {count} images they must be "
                 f"[{count}, K] and [{count}, {num_patches}]"
+            )
+        for name, ids in (("ids_keep", ids_keep), ("ids_restore", ids_restore)):
+            is_index = np.issubdtype(ids.dtype, np.integer)
+            if not is_index or ids.min() < 0 or ids.max() >= num_patches:
+                raise UserError(f"{name} must hold integers from 0 to {num_patches - 1}")
+        if not np.issubdtype(mixture.dtype, np.floating):
+            raise UserError(
+                f"mixture is {mixture.dtype}; it must be floating-point, standardised"
             )
         found = _forward(self.network, self.params, mixture, ids_keep, ids_restore)
         return jax.device_get(found)
@@ -222,6 +230,8 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
         return _pretrained(run.config, run.params, run.meta)
     if not path.exists():
         raise UserError(f"{path} does not exist")
+    if step is not None:
+        raise UserError(f"step={step!r}: {path} is a file, which holds one step")
     contents = reading.read(path)
     if not native.is_native(contents):
         raise UserError(f"{path} was not exported from here: {_IMPORT}")

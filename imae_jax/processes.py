@@ -133,25 +133,35 @@ def first_says(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-@contextlib.contextmanager
-def noticing_termination() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM ends nothing, but is noticed.
+class Termination:
+    """Whether SIGTERM has come, to this process or to any that works with it."""
 
-    Yields:
-      A function that tells whether it is time to end. All processes ask it equally often,
-      and are told so at the same call, when any of them was sent the signal.
-    """
+    def __init__(self, ask: Callable[[], bool]):
+        """`ask` tells whether it has; all processes ask equally often."""
+        self._ask = ask
+        self.is_noticed = False
+
+    def look(self) -> bool:
+        """Whether it is time to end; all processes are told at the same call."""
+        self.is_noticed = self.is_noticed or self._ask()
+        return self.is_noticed
+
+
+@contextlib.contextmanager
+def noticing_termination() -> Iterator[Termination]:
+    """Inside, SIGTERM ends nothing, but is noticed."""
     if jax.distributed.is_initialized():  # JAX listens to the signal, and to the others
         numbers = itertools.count(1)
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(numbers))
+        reached = multihost_utils.reached_preemption_sync_point
+        yield Termination(lambda: reached(next(numbers)))
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread is told of signals
+        yield Termination(lambda: False)  # only the main thread is told of signals
         return
     came = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: came.set())
     try:
-        yield came.is_set
+        yield Termination(came.is_set)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -130,9 +130,9 @@ def load_run(
                 return checkpoints.newest(read)[1]
             if step == "best":
                 step = checkpoints.best_step()
-            if step not in checkpoints.steps():
+            if not isinstance(step, int) or step not in checkpoints.steps():
                 known = ", ".join(map(str, checkpoints.steps()))
-                raise UserError(f"step {step} is no checkpoint; there are {known}")
+                raise UserError(f"step {step!r} is no checkpoint; there are {known}")
             return read(step)
     except UserError as error:
         raise UserError(f"{key}={str(workdir)!r}: {error}") from None

@@ -64,11 +64,14 @@ def train(
     """
     workdir = workdirs.open_workdir(workdir)
     setup = set_up(config, workdir)
-    with workdirs.owned(workdir):
-        return _train(setup, stop_at)
+    with workdirs.owned(workdir), processes.noticing_termination() as termination:
+        state = _train(setup, stop_at, termination)
+        if termination.look():
+            raise Terminated(f"{workdir} is saved at step {int(state.step)}")
+    return state
 
 
-def _train(setup: Setup, stop_at: int | None) -> steps.TrainState:
+def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
     config, workdir = setup.config, setup.workdir
     num_examples = len(setup.train_split.images)
     total_steps, warmup_steps = validate.run_steps(config, num_examples)
@@ -98,11 +101,14 @@ def _train(setup: Setup, stop_at: int | None) -> steps.TrainState:
                 accumulate=config.train.accumulate,
                 max_skipped=config.optim.max_skipped,
             )
-            return _loop(setup, state, feed, train_step, schedule, checkpoints, last_step)
+            ends = last_step, termination
+            return _loop(setup, state, feed, train_step, schedule, checkpoints, *ends)
 
 
-def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_step):
-    """Runs `train_step` up to `last_step`; logs, saves, and returns the state."""
+def _loop(
+    setup: Setup, state, feed, train_step, schedule, checkpoints, last_step, termination
+):
+    """Runs `train_step` up to `last_step` or SIGTERM; logs, saves, returns the state."""
     config = setup.config
     num_examples, batch_size = len(setup.train_split.images), config.train.batch_size
     teacher_params = setup.teacher.params if setup.is_distilled else None
@@ -112,7 +118,6 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
     with (
         MetricWriter(setup.workdir, first_step) as writer,
         Progress(setup.workdir.name, first_step, last_step) as progress,
-        processes.noticing_termination() as is_terminated,
     ):
         throughput = Throughput(writer.seconds)
         said = int(state.skipped)
@@ -129,8 +134,8 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
             progress.update(step)
 
             is_log = step == last_step or step % config.log.every_steps == 0
-            is_end = is_terminated()
-            is_save = is_end or step == last_step
+            is_end = step == last_step or termination.look()
+            is_save = is_end
             if every.every_steps:
                 is_save |= step % every.every_steps == 0
             if every.every_minutes and is_log:
@@ -159,11 +164,12 @@ def _loop(setup: Setup, state, feed, train_step, schedule, checkpoints, last_ste
                 writer.write({"step": step, **metrics})
                 progress.show(step, metrics)
             if is_save:
-                known = meta | {"skipped_steps": skipped, "loss": total}
+                known = meta | {"skipped_steps": skipped}
+                known |= {"loss": total} if math.isfinite(total) else {}
                 checkpoints.save(step, state.arrays, known)
                 saved_at = time.monotonic()
-            if is_end and step < last_step:
-                raise Terminated(f"{setup.workdir} is saved at step {step} of {last_step}")
+            if is_end:
+                break
     return state
 
 
@@ -255,8 +261,13 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     found = dict(
         image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
     )
-    # Those of imported weights have no names.
-    what = ["image_shape"] if "imported" in config else list(found)
+    # Weights from elsewhere name no classes.
+    what = [name for name in found if run.meta[name] or name != "class_names"]
+    if isinstance(run.model, Classifier) and not run.model.pools:
+        raise UserError(
+            f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
+            "to a run of configs/transfer.py"
+        )
     runs.check_same_data(found, run.meta, what)
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
     # Pixels in the units that the run was trained in.

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pickle
@@ -23,7 +24,8 @@ from configs import imae, mae, transfer
 from imae_jax import files, losses, model, patches, runs, sharding, steps, train, trees
 from imae_jax.compute import Compute
 from imae_jax.errors import UserError
-from imae_jax.interop import exporting, importing, reading
+from imae_jax.interop import exporting, importing, native, reading
+from imae_jax.workdirs import read_config
 
 ROOT = Path(__file__).parent.parent
 PRESETS = {
@@ -59,6 +61,15 @@ def import_file(path, workdir, **options):
 def same_model(a, b):
     """In all but the types that it is computed in."""
     return a.model.clone(compute=Compute()) == b.model.clone(compute=Compute())
+
+
+def assert_same_run(a, b):
+    assert_same(a.params, b.params)
+    assert same_model(a, b)
+    assert a.config.loss.norm_pix == b.config.loss.norm_pix
+    assert a.config.mask.ratio == b.config.mask.ratio
+    for name in ("mean", "std"):
+        np.testing.assert_allclose(a.meta[name], b.meta[name], rtol=1e-6)
 
 
 def assert_same(a, b):
@@ -102,36 +113,54 @@ def test_half_the_size_in_bfloat16(workdirs, tmp_path):
 @pytest.mark.parametrize("kind", ["mae", "imae", "subordinate"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_the_releases_file_there_and_back(parity, kind, suffix, workdirs, tmp_path):
-    torch = parity("torch")
+    parity("torch")
     out = tmp_path / f"weights{suffix}"
     exporting.export(workdirs[kind], "imae_torch", out)
     names = set(reading.read(out).arrays)
     assert ("decoder_embed1.weight" in names) == (kind == "imae")
     assert "decoder_embed.weight" in names  # theirs has one always
-    if suffix == ".pth":
-        state = torch.load(out, weights_only=True)
-        if kind == "subordinate":  # one head is told from a MAE's by their script's flags
-            state["args"] = argparse.Namespace(
-                teacher_path="mae_pretrain_vit_base_full.pth"
-            )
-            torch.save(state, out)
-    elif kind == "subordinate":
-        return
-    said = import_file(out, tmp_path / "run", image_size="8", **HEADS)
-    assert ("i-MAE of the authors' release" in said) == (kind != "mae")
+    said = import_file(out, tmp_path / "run")  # ours says heads and all
+    assert ("the authors' release" in said) == (kind != "mae")
+    assert_same_run(load(workdirs[kind]), load(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["imae", "subordinate"])
+def test_the_authors_own_files(parity, kind, workdirs, tmp_path):
+    """As their script writes them: heads are not said, and its norm_pix does nothing."""
+    torch = parity("torch")
+    exporting.export(workdirs[kind], "imae_torch", tmp_path / "ours.pth")
+    state = torch.load(tmp_path / "ours.pth", weights_only=False)  # written two lines above
+    state["args"] = argparse.Namespace(
+        teacher_path="mae_full.pth", norm_pix_loss=True, mask_ratio=0.5, lr=None
+    )
+    state |= dict(optimizer={"state": {}}, epoch=3, scaler={})
+    torch.save(state, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match="give --num_heads"):
+        import_file(tmp_path / "theirs.pth", tmp_path / "run")
+    said = import_file(tmp_path / "theirs.pth", tmp_path / "run", image_size="8", **HEADS)
+    assert ("decoder_embed is left out" in said) == (kind == "imae")
     before, after = load(workdirs[kind]), load(tmp_path / "run")
     assert_same(before.params, after.params)
-    assert same_model(before, after)
+    assert after.model.branches == ("both" if kind == "imae" else "subordinate")
+    assert not after.config.loss.norm_pix and after.config.mask.ratio == 0.5
+
+
+def test_norm_pix_and_mask_ratio_come_back_in_every_format(parity, imae_config, tmp_path):
+    parity("torch")
+    config = imae_config()
+    config.loss.norm_pix, config.mask.ratio = True, 0.5
+    train.train(config, tmp_path / "run")
+    for suffix in (".pth", ".safetensors"):
+        exporting.export(tmp_path / "run", "imae_torch", tmp_path / f"w{suffix}")
+        import_file(tmp_path / f"w{suffix}", tmp_path / f"from{suffix}")
+        assert_same_run(load(tmp_path / "run"), load(tmp_path / f"from{suffix}"))
 
 
 def test_a_folder_of_hugging_faces_there_and_back(workdirs, tmp_path):
     exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
     said = import_file(tmp_path / "hf", tmp_path / "run")
     assert "Hugging Face" in said
-    before, after = load(workdirs["mae"]), load(tmp_path / "run")
-    assert_same(before.params, after.params)
-    assert same_model(before, after)
-    np.testing.assert_allclose(before.meta["mean"], after.meta["mean"], rtol=1e-4)
+    assert_same_run(load(workdirs["mae"]), load(tmp_path / "run"))
 
 
 def test_transformers_opens_our_folder_and_computes_the_same(parity, workdirs, tmp_path):
@@ -234,7 +263,7 @@ def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     with pytest.raises(UserError, match="imported"):
         train.train(mae_config(), tmp_path / "run")
-    config = workdirs.read_config(tmp_path / "run")
+    config = read_config(tmp_path / "run")
     config.data.dir = mae_config().data.dir
     config.data.evaluate_on.update(dict(train=100, validation=100, test=100))
     config.evals = ConfigDict({"reconstruction": config.evals.reconstruction.to_dict()})
@@ -283,14 +312,14 @@ def test_pixels_and_standardised_patches_are_told_apart(
     arrays = exporting.state_dict(dataclasses.replace(run, params=params))
     save_pth(torch, tmp_path / "mae.pth", arrays)
     import_file(tmp_path / "mae.pth", tmp_path / "run", **HEADS)
-    assert workdirs.read_config(tmp_path / "run").loss.norm_pix == norm_pix
+    assert read_config(tmp_path / "run").loss.norm_pix == norm_pix
     import_file(tmp_path / "mae.pth", tmp_path / "said", norm_pix=not norm_pix, **HEADS)
-    assert workdirs.read_config(tmp_path / "said").loss.norm_pix != norm_pix
+    assert read_config(tmp_path / "said").loss.norm_pix != norm_pix
     # Their training script's own word counts more than the guess.
     args = argparse.Namespace(norm_pix_loss=not norm_pix)
     save_pth(torch, tmp_path / "args.pth", arrays, args=args)
     import_file(tmp_path / "args.pth", tmp_path / "args", **HEADS)
-    assert workdirs.read_config(tmp_path / "args").loss.norm_pix != norm_pix
+    assert read_config(tmp_path / "args").loss.norm_pix != norm_pix
 
 
 def test_positions_are_computed_for_another_size_and_that_is_said(
@@ -302,6 +331,28 @@ def test_positions_are_computed_for_another_size_and_that_is_said(
     run = load(tmp_path / "run")
     assert run.model.image_size == (12, 8)
     assert_same(run.params, load(workdirs["mae"]).params)
+
+
+def test_positions_of_as_many_patches_in_another_shape(workdirs, tmp_path, capsys):
+    exporting.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
+    import_file(tmp_path / "w.safetensors", tmp_path / "run", image_size="4x16")
+    assert "anew for 2x8 patches, the file has 4x4" in capsys.readouterr().out
+    exporting.export(tmp_path / "run", "imae_torch", tmp_path / "wide.safetensors")
+    import_file(tmp_path / "wide.safetensors", tmp_path / "wide")
+    assert load(tmp_path / "wide").model.image_size == (4, 16)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_file_of_half_the_precision(dtype, workdirs, tmp_path):
+    exporting.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
+    contents = reading.read(tmp_path / "w.safetensors")
+    short = {k: x.astype(jnp.dtype(dtype)) for k, x in contents.arrays.items()}
+    data = safetensors.numpy.save(short, contents.metadata)
+    (tmp_path / "short.safetensors").write_bytes(data)
+    import_file(tmp_path / "short.safetensors", tmp_path / "run")
+    close = functools.partial(np.testing.assert_allclose, atol=1e-2)
+    pair = load(tmp_path / "run").params, load(workdirs["mae"]).params
+    jax.tree.map(close, *pair)
 
 
 @pytest.fixture
@@ -346,8 +397,25 @@ def test_a_model_that_cannot_be_had_here(weights):
     refused("give HEIGHT or HEIGHTxWIDTH", image_size="8x8x8")
     refused("divisible", num_heads=5)
     kept = dict(arrays)
-    arrays["pos_embed"] = np.flip(arrays["pos_embed"]).copy()
-    refused("not MAE's fixed position embedding")
+    for name in ("pos_embed", "decoder_pos_embed"):
+        for wrong, message in (
+            (np.flip(kept[name]).copy(), "not MAE's fixed position embedding"),
+            (kept[name] + (np.arange(17) == 0)[None, :, None], "not MAE's fixed"),
+            (kept[name][:, :1], r"is \[1, 1, 32\], should be \[1, 1 \+ L, 32\]"),
+            (kept[name][:, :-3], "of 13 patches, which are no square"),
+            (kept[name].repeat(2, axis=0), r"is \[2, 17, 32\], should be"),
+        ):
+            arrays[name] = wrong.astype(np.float32)
+            refused(message, image_size="8", norm_pix=True)
+        arrays |= kept
+    arrays["norm.bias"] = np.full(32, np.nan, np.float32)
+    refused("norm.bias holds values that are not finite")
+    arrays["norm.bias"] = np.zeros(32, np.complex64)
+    refused("norm.bias holds complex numbers")
+    arrays |= kept
+    arrays["blocks.300000.norm1.bias"] = np.zeros(32, np.float32)
+    refused("unexpected blocks.300000")
+    del arrays["blocks.300000.norm1.bias"]
     arrays |= kept
     del arrays["pos_embed"]
     refused("give --image_size=HEIGHT", norm_pix=True)
@@ -361,14 +429,34 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
     config = files.read_json(tmp_path / "hf" / "config.json")
     for change, message in (
         (dict(num_hidden_layers=4), "missing blocks.1"),
-        (dict(num_hidden_layers=0), "has no 'blocks.0|unexpected"),
+        (dict(num_hidden_layers=0), "num_hidden_layers=0 is not possible"),
         (dict(hidden_act="relu"), "hidden_act='relu' is not possible"),
+        (dict(layer_norm_eps=0.1), "layer_norm_eps=0.1 is not possible"),
+        (dict(num_attention_heads="2"), "num_attention_heads='2' is not possible"),
+        (dict(image_size=-8), "image_size=-8 is not possible"),
+        (dict(image_size=[8, 8, 8]), "image_size=.* is not possible"),
+        (dict(norm_pix_loss="yes"), "norm_pix_loss='yes' is not possible"),
+        (dict(mask_ratio=1.5), "mask_ratio=1.5 is not possible"),
+        (dict(patch_size=4), "config says patch size 4, its arrays say 2"),
+        (dict(num_channels=3), "config says number of channels 3, its arrays say 1"),
         (dict(model_type="vit"), "type 'vit'; it must be 'vit_mae'"),
         (dict(decoder_num_hidden_layers=None), "does not say how deep"),
     ):
         files.write_json(tmp_path / "hf" / "config.json", config | change)
         with pytest.raises(UserError, match=message):
             import_file(tmp_path / "hf", tmp_path / "run")
+    files.write_json(tmp_path / "hf" / "config.json", config)
+    processor = tmp_path / "hf" / "preprocessor_config.json"
+    stored = files.read_json(processor)
+    for change, message in (
+        (dict(image_mean=["a"]), "image_mean=.'a'. is not possible"),
+        (dict(image_std=[0]), "image_std=.0. is not possible"),
+        (dict(image_mean=[0.5, 0.5]), "must be of 1 channels"),
+    ):
+        files.write_json(processor, stored | change)
+        with pytest.raises(UserError, match=message):
+            import_file(tmp_path / "hf", tmp_path / "run")
+    files.write_json(processor, stored)
     (tmp_path / "hf" / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         import_file(tmp_path / "hf", tmp_path / "run")
@@ -376,6 +464,12 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
     with pytest.raises(UserError, match="holds no config.json"):
         import_file(tmp_path / "hf", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def signed(config, contents):
+    """Metadata with another config, by somebody who knows how it is written."""
+    metadata = contents.metadata | dict(config=json.dumps(config))
+    return metadata | dict(sha256_of_text=native._digest_of_text(metadata))
 
 
 def test_our_own_file_with_another_depth_value_or_version(workdirs, tmp_path):
@@ -387,8 +481,9 @@ def test_our_own_file_with_another_depth_value_or_version(workdirs, tmp_path):
     flipped = {k: x.copy() for k, x in contents.arrays.items()}
     flipped["params/encoder/class_token"][0] += 1e-6
     for arrays, change, message in (
-        (contents.arrays, dict(config=json.dumps(deeper)), "missing params/encoder/tr.*01"),
-        (contents.arrays, dict(config="{"), "damaged: its metadata"),
+        (contents.arrays, dict(config=json.dumps(deeper)), "damaged: its config or meta"),
+        (contents.arrays, dict(meta="[]"), "damaged: its config or meta"),
+        (contents.arrays, signed(deeper, contents), "missing params/encoder/tr.*01"),
         (contents.arrays, dict(format="imae_jax 9"), "this version reads 'imae_jax 1'"),
         (flipped, {}, "its values have another digest"),
     ):
@@ -441,6 +536,61 @@ def test_a_truncated_file_is_named(parity, format, suffix, workdirs, tmp_path):
         with pytest.raises(UserError, match="is no (whole|checkpoint)"):
             import_file(out, tmp_path / "run", **HEADS)
     assert not (tmp_path / "run").exists()
+
+
+def test_odd_files_of_pytorchs(parity, workdirs, tmp_path):
+    torch = parity("torch")
+    arrays = exporting.state_dict(load(workdirs["mae"]))
+    tensors = {k: torch.nn.Parameter(torch.from_numpy(x)) for k, x in arrays.items()}
+    torch.save({"state_dict": tensors, "args": None}, tmp_path / "parameters.pth")
+    import_file(tmp_path / "parameters.pth", tmp_path / "run", norm_pix=True, **HEADS)
+    assert_same(load(tmp_path / "run").params, load(workdirs["mae"]).params)
+    for name, value in (
+        ("sparse", torch.eye(3).to_sparse()),
+        ("meta", torch.zeros(3, device="meta")),
+    ):
+        torch.save({"model": {"cls_token": value}}, tmp_path / f"{name}.pth")
+        with pytest.raises(UserError, match=f"{name}.pth (holds arrays|is no whole)"):
+            import_file(tmp_path / f"{name}.pth", tmp_path / "none")
+
+
+def test_an_import_that_fails_can_be_made_again(workdirs, tmp_path, monkeypatch):
+    exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importing.files, "write_json", full)
+        with pytest.raises(OSError):
+            import_file(tmp_path / "w.safetensors", tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    import_file(tmp_path / "w.safetensors", tmp_path / "run")
+
+
+def test_the_best_of_what_says_no_loss(workdirs, tmp_path):
+    exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
+    import_file(tmp_path / "w.safetensors", tmp_path / "run")
+    with pytest.raises(UserError, match="no checkpoint says its loss"):
+        imae_jax.load(tmp_path / "run", step="best")
+    with pytest.raises(UserError, match="is a file, which holds one step"):
+        imae_jax.load(tmp_path / "w.safetensors", step=3)
+
+
+def test_imported_classes_have_to_be_those_of_the_data(workdirs, tmp_path):
+    exporting.export(workdirs["finetune"], "safetensors", tmp_path / "w.safetensors")
+    import_file(tmp_path / "w.safetensors", tmp_path / "run")
+    config = read_config(tmp_path / "run")
+    config.data.dir = read_config(workdirs["finetune"]).data.dir
+    assert train.evaluate(config, tmp_path / "run")
+    meta = load(tmp_path / "run").meta
+    renamed = dict(meta) | {"class_names": [f"animal {n}" for n in range(10)]}
+    arrays = {"params": load(tmp_path / "run").params}
+    importing.write_run(
+        tmp_path / "animals", config, arrays, renamed, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(UserError, match="its class_names was"):
+        train.evaluate(read_config(tmp_path / "animals"), tmp_path / "animals")
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -144,6 +144,14 @@ def test_numbers_that_are_not_possible(pretrained):
         UserError, match=r"for 3 images they must be \[3, K\] and \[3, 16\]"
     ):
         pretrained.forward(x, ids, ids)
+    ids_keep, ids_restore = np.zeros((3, 4), int), np.tile(np.arange(16), (3, 1))
+    for inputs, message in (
+        ((x, ids_keep + 16, ids_restore), "ids_keep must hold integers from 0 to 15"),
+        ((x, ids_keep, ids_restore + 0.0), "ids_restore must hold integers"),
+        ((x.astype(np.uint8), ids_keep, ids_restore), "mixture is uint8; it must be float"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrained.forward(*inputs)
 
 
 def test_paths_that_hold_nothing_of_ours(workdir_without, tmp_path):

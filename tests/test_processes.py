@@ -123,7 +123,7 @@ def test_one_of_two_is_terminated_and_both_save_and_end(mae_config, start_two, t
     with Checkpoints(workdir) as checkpoints:
         (step,) = checkpoints.steps()
     for _, errors in outputs:
-        assert f"is saved at step {step} of 1000000" in errors
+        assert f"is saved at step {step};" in errors
 
 
 def test_two_processes_measure_as_one(teacher, start_two, tmp_path):

@@ -4,13 +4,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.interop import naming
+from imae_jax.interop import naming, saying
 from imae_jax.interop.reading import Contents
+from imae_jax.interop.saying import Said
 from imae_jax.transformer import Size
 
 # How many heads the usual widths have (ViT, DeiT; MAE's decoder): no file says so.
@@ -34,6 +35,7 @@ class Found:
       patch_size, image_size, channels: p, (H, W) and C.
       branches: of an i-MAE, see `model.IMAE`.
       norm_pix: whether it predicts standardised patches; None: the file does not say.
+      mask_ratio: that it was trained with; None: the file does not say.
       mean, std: [C], of pixels in 0..255.
       notes: what had to be assumed.
     """
@@ -48,6 +50,7 @@ class Found:
     channels: int
     branches: str
     norm_pix: bool | None
+    mask_ratio: float | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
@@ -87,9 +90,12 @@ def detect(
     Raises:
       UserError: if it is no masked autoencoder, or one that cannot be had here.
     """
-    arrays, config, args = contents.arrays, contents.config, contents.args
-    if config:
-        arrays = _of_hugging_face(arrays, config)
+    arrays = contents.arrays
+    said = saying.of_script(contents.args)
+    source = None
+    if contents.config:
+        source, said = "a MAE of Hugging Face's", saying.of_hugging_face(contents.config)
+        arrays = _by_maes_names(arrays, said)
     for name in ("cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"):
         if name not in arrays:
             some = ", ".join(sorted(arrays)[:4])
@@ -97,90 +103,94 @@ def detect(
                 f"no masked autoencoder: it has no {name!r}, but {len(arrays)} arrays such "
                 f"as {some}"
             )
-    arrays = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+    arrays = {name: _as_float32(x, name) for name, x in arrays.items()}
     width, channels, patch_size, _ = _shape(arrays, "patch_embed.proj.weight", 4)
-    depth = config.get("num_hidden_layers", _depth(arrays, "blocks"))
-    notes = []
-
-    is_release = "teacher_path" in args or "decoder_embed1.weight" in arrays
-    decoder, kind, source = None, "encoder", "an encoder alone (MAE's or timm's names)"
+    for key, value, own in (
+        ("patch size", said.patch_size, patch_size),
+        ("number of channels", said.channels, channels),
+    ):
+        if value not in (None, own):
+            raise UserError(f"its config says {key} {value}, its arrays say {own}")
+    heads = _heads(num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads")
+    encoder = Size(width, said.depth or _depth(arrays, "blocks"), heads)
+    decoder, kind, branches, notes = None, "encoder", "both", []
+    own_source = "an encoder alone (MAE's or timm's names)"
+    is_release = said.is_release or "decoder_embed1.weight" in arrays
     if "mask_token" in arrays:
-        kind, source = "mae", "a MAE, encoder and decoder (MAE's names)"
-        decoder_width = _shape(arrays, "mask_token", 3)[-1]
+        kind, own_source = "mae", "a MAE, encoder and decoder (MAE's names)"
+        width = _shape(arrays, "mask_token", 3)[-1]
         usual = RELEASE_DECODER_HEADS if is_release else DECODER_HEADS
-        said = decoder_num_heads or config.get("decoder_num_attention_heads")
-        decoder = Size(
-            decoder_width,
-            config.get("decoder_num_hidden_layers", _depth(arrays, "decoder_blocks")),
-            said or _usual(usual, decoder_width, "decoder_num_heads"),
-        )
-    branches = "both"
-    if is_release and decoder is not None:
-        kind, source = "imae", "an i-MAE of the authors' release, two heads"
-        if "decoder_embed1.weight" in arrays:
-            # Their class inherits MAE's own, and never uses it.
-            unused = [n for n in arrays if n.startswith("decoder_embed.")]
-            arrays = {n: x for n, x in arrays.items() if n not in unused}
-            if unused:
-                notes.append("decoder_embed is left out: the release does not use it")
-        else:
-            branches, source = "subordinate", "an i-MAE of the authors' release, one head"
-            for kind_of in ("weight", "bias"):
-                value = arrays.pop(f"decoder_embed.{kind_of}", None)
-                if value is not None:
-                    arrays[f"decoder_embed1.{kind_of}"] = value
-        norm_pix = False if norm_pix is None else norm_pix  # its flag does nothing
-    if config:
-        source = "a MAE of Hugging Face's"
-        norm_pix = config.get("norm_pix_loss") if norm_pix is None else norm_pix
-    elif norm_pix is None and "norm_pix_loss" in args and not is_release:
-        norm_pix = bool(args["norm_pix_loss"])
-
-    said = num_heads or config.get("num_attention_heads")
-    encoder = Size(width, depth, said or _usual(ENCODER_HEADS, width, "num_heads"))
-    own_size = _own_image_size(arrays, patch_size, config)
-    if image_size is None and own_size is None:
+        heads = (decoder_num_heads, said.decoder_num_heads, usual, width)
+        depth = said.decoder_depth or _depth(arrays, "decoder_blocks")
+        decoder = Size(width, depth, _heads(*heads, "decoder_num_heads"))
+        if is_release:
+            kind = "imae"
+            arrays, branches, notes = _of_release(arrays)
+            number = "two heads" if branches == "both" else "one head"
+            own_source = f"an i-MAE by the names of the authors' release, {number}"
+            said = said._replace(norm_pix=bool(said.norm_pix))
+    elif (decoder_num_heads, norm_pix) != (None, None):
+        flag = "norm_pix" if decoder_num_heads is None else "decoder_num_heads"
+        raise UserError(f"--{flag}: this is an encoder alone, without a decoder")
+    image_size = image_size or said.image_size or _own_image_size(arrays, patch_size)
+    if image_size is None:
         raise UserError(
             "the file does not tell for which images it is; give --image_size=HEIGHT or "
             "HEIGHTxWIDTH"
         )
-    mean, std, note = _statistics(config, channels)
-    notes += [note] if note else []
+    mean, std, note = _statistics(said, channels)
     return Found(
         kind=kind,
-        source=source,
+        source=source or own_source,
         arrays=arrays,
         encoder=encoder,
         decoder=decoder,
         patch_size=patch_size,
-        image_size=image_size or own_size,
+        image_size=image_size,
         channels=channels,
         branches=branches,
-        norm_pix=norm_pix,
+        norm_pix=said.norm_pix if norm_pix is None else norm_pix,
+        mask_ratio=said.mask_ratio,
         mean=mean,
         std=std,
-        notes=tuple(notes),
+        notes=(*notes, *note),
     )
 
 
-def _of_hugging_face(
-    arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """By MAE's names; raises UserError for what a ViTMAE may have and ours has not."""
-    for key, allowed in (("hidden_act", "gelu"), ("qkv_bias", True)):
-        if config.get(key, allowed) != allowed:
-            raise UserError(
-                f"config.json: {key}={config[key]!r} is not possible here: it must be "
-                f"{allowed!r}"
-            )
-    try:
-        names = naming.encoder_names(config["num_hidden_layers"])
-        depth = config["decoder_num_hidden_layers"]
-        names += naming.decoder_names(depth, ["decoder_embed"])
-    except (KeyError, TypeError):
-        raise UserError("config.json does not say how deep the model is") from None
+def _by_maes_names(arrays: Mapping[str, np.ndarray], said: Said) -> dict[str, np.ndarray]:
+    """A ViTMAE's arrays, as many as its config speaks of."""
+    if said.depth is None or said.decoder_depth is None:
+        raise UserError("config.json does not say how deep the model is")
+    names = naming.encoder_names(said.depth)
+    names += naming.decoder_names(said.decoder_depth, ["decoder_embed"])
     wanted = [name.theirs for name in names] + list(naming.POSITIONS.values())
-    return naming.from_hugging_face(arrays, wanted)
+    try:
+        return naming.from_hugging_face(arrays, wanted)
+    except ValueError as error:  # parts of attention that do not go together
+        raise UserError(f"query, key and value do not fit each other: {error}") from None
+
+
+def _of_release(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], str, list[str]]:
+    """(arrays by the names of two heads, branches, notes)."""
+    heads = {name: x for name, x in arrays.items() if name.startswith("decoder_embed.")}
+    rest = {name: x for name, x in arrays.items() if name not in heads}
+    if "decoder_embed1.weight" in arrays:
+        # Their class inherits MAE's own, and never uses it.
+        note = "decoder_embed is left out: the release does not use it"
+        return rest, "both", [note] if heads else []
+    first = {name.replace("embed.", "embed1."): x for name, x in heads.items()}
+    return rest | first, "subordinate", []
+
+
+def _as_float32(x: np.ndarray, name: str) -> np.ndarray:
+    if np.iscomplexobj(x):
+        raise UserError(f"{name} holds complex numbers")
+    x = np.asarray(x, np.float32)
+    if not np.all(np.isfinite(x)):
+        raise UserError(f"{name} holds values that are not finite")
+    return x
 
 
 def _shape(arrays: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
@@ -193,42 +203,49 @@ def _shape(arrays: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int,
 def _depth(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
     pattern = re.compile(rf"{prefix}\.(\d+)\.")
     found = {int(match[1]) for name in arrays if (match := pattern.match(name))}
-    return 1 + max(found, default=-1)
+    depth = 1 + max(found, default=-1)
+    if depth > len(arrays):  # before a model of such a depth is made
+        raise UserError(f"unexpected {prefix}.{depth - 1}: {len(arrays)} arrays in all")
+    return depth
 
 
-def _usual(known: Mapping[int, int], width: int, flag: str) -> int:
-    if width not in known:
+def _heads(
+    given: int | None, said: int | None, usual: Mapping[int, int], width: int, flag: str
+) -> int:
+    if given is not None:
+        return given
+    if said is None and width not in usual:
         raise UserError(
             f"no file says how many heads a model has, and a width of {width} has no usual "
             f"number: give --{flag}"
         )
-    return known[width]
+    return said or usual[width]
 
 
 def _own_image_size(
-    arrays: Mapping[str, np.ndarray], patch_size: int, config: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray], patch_size: int
 ) -> tuple[int, int] | None:
-    """(H, W): that of the config, or a square, by the number of positions."""
-    if size := config.get("image_size"):
-        return (size, size) if isinstance(size, int) else tuple(size)
+    """(H, W) of a square, by the number of positions."""
     if "pos_embed" not in arrays:
         return None
     num_patches = _shape(arrays, "pos_embed", 3)[1] - 1
-    side = math.isqrt(num_patches)
-    return (side * patch_size,) * 2 if side**2 == num_patches else None
+    side = math.isqrt(max(num_patches, 0))
+    return (side * patch_size,) * 2 if side and side**2 == num_patches else None
 
 
 def _statistics(
-    config: Mapping[str, Any], channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    said: Said, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
     """(mean, std, what was assumed)."""
-    said = config.get("preprocessor_config", {})
-    if {"image_mean", "image_std"} <= said.keys():
-        mean, std = said["image_mean"], said["image_std"]
-        if len(mean) == len(std) == channels:
-            return *(tuple(255 * x for x in values) for values in (mean, std)), ""
+    if said.mean is not None and said.std is not None:
+        if len(said.mean) == len(said.std) == channels:
+            return tuple(said.mean), tuple(said.std), []
+        raise UserError(
+            f"mean {list(said.mean)} and deviation {list(said.std)} of pixels must be of "
+            f"{channels} channels"
+        )
     if channels == 3:
         note = "pixels are standardised with ImageNet's mean and deviation"
-        return IMAGENET_MEAN, IMAGENET_STD, note
+        return IMAGENET_MEAN, IMAGENET_STD, [note]
     note = "pixels in 0..1 are taken as they are: nothing says how to standardise them"
-    return (0.0,) * channels, (255.0,) * channels, note
+    return (0.0,) * channels, (255.0,) * channels, [note]

@@ -1,5 +1,6 @@
 """A run becomes a file that other tools open."""
 
+import argparse
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from imae_jax.classifier import Classifier
 from imae_jax.errors import UserError
 from imae_jax.interop import compiled, naming, native
 from imae_jax.interop.reading import import_torch
+from imae_jax.interop.saying import WRITTEN_BY
 from imae_jax.model import IMAE, MAE
 
 # How the name of a file ends; the others are folders.
@@ -103,17 +105,43 @@ def state_dict(run: runs.TrainedRun) -> dict[str, np.ndarray]:
     return state
 
 
-def _write_state(out: Path, state: dict[str, np.ndarray], wrapper: str | None) -> None:
-    """As safetensors or, by the name's end, as PyTorch's own."""
+def _write_state(out: Path, state: dict[str, np.ndarray], args: dict | None) -> None:
+    """As safetensors or, by the name's end, as PyTorch's own.
+
+    Args:
+      out: the file.
+      state: arrays by name.
+      args: said beside them, as MAE's training script does; in a file of PyTorch's
+        `model` then holds the arrays.
+    """
     if out.suffix == ".safetensors":
-        data = safetensors.numpy.save(state, {"format": "pt"})
+        metadata = {"format": "pt"} | ({"args": json.dumps(args)} if args else {})
+        data = safetensors.numpy.save(state, metadata)
     else:
         torch = import_torch(f"--out={str(out)!r} is to be a file of PyTorch's")
         tensors = {name: torch.from_numpy(x.copy()) for name, x in state.items()}
         buffer = io.BytesIO()
-        torch.save({wrapper: tensors} if wrapper else tensors, buffer)
+        whole = {"model": tensors, "args": argparse.Namespace(**(args or {}))}
+        torch.save(whole if args else tensors, buffer)
         data = buffer.getvalue()
     files.write_bytes(out, data)
+
+
+def _args_of(run: runs.TrainedRun) -> dict:
+    """What no array says of a run, for `detecting`."""
+    model = run.model
+    args = dict(
+        written_by=WRITTEN_BY,
+        image_size=list(model.image_size),
+        num_heads=model.encoder_size.heads,
+        decoder_num_heads=model.decoder_size.heads,
+        norm_pix_loss=run.config.loss.norm_pix,
+        mask_ratio=run.config.mask.ratio,
+        mean=run.meta["mean"],
+        std=run.meta["std"],
+    )
+    # By this the release's files are told from MAE's.
+    return args | ({"teacher_path": ""} if isinstance(model, IMAE) else {})
 
 
 def _export_timm(run: runs.TrainedRun, out: Path) -> str:
@@ -154,13 +182,17 @@ def _export_timm(run: runs.TrainedRun, out: Path) -> str:
     return (
         f"{out}: timm.models.VisionTransformer({shown}) loads it, or "
         "timm.create_model with these options; pixels are standardised with "
-        f"mean {_unit(run, 'mean')} and deviation {_unit(run, 'std')}"
+        f"mean {_shown(run, 'mean')} and deviation {_shown(run, 'std')}"
     )
 
 
 def _unit(run: runs.TrainedRun, name: str) -> list[float]:
     """Mean or deviation of pixels in 0..1."""
-    return [round(x / 255, 6) for x in run.meta[name]]
+    return [x / 255 for x in run.meta[name]]
+
+
+def _shown(run: runs.TrainedRun, name: str) -> str:
+    return ", ".join(f"{x:.4f}" for x in _unit(run, name))
 
 
 def _export_hugging_face(run: runs.TrainedRun, out: Path) -> str:
@@ -232,7 +264,7 @@ def _export_release(run: runs.TrainedRun, out: Path) -> str:
                 state[f"decoder_embed.{kind}"] = np.zeros_like(first)
             else:
                 state[f"decoder_embed.{kind}"] = state.pop(f"decoder_embed1.{kind}")
-    _write_state(out, state, "model")
+    _write_state(out, state, _args_of(run))
     shown = "MAEDouble" if isinstance(model, IMAE) else "MaskedAutoencoderViT"
     if isinstance(model, IMAE) and model.branches != "both":
         shown = "MaskedAutoencoderViT, one head"

@@ -1,6 +1,8 @@
 """Our own weights file: safetensors, our names, with all that is needed to use it."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +57,7 @@ def write(path: Path, run: runs.TrainedRun, dtype: str) -> str:
         "meta": json.dumps(meta),
         "sha256": trees.digest(arrays),
     }
+    metadata["sha256_of_text"] = _digest_of_text(metadata)
     leaves = {k: np.ascontiguousarray(x) for k, x in trees.tree_leaves(arrays).items()}
     files.write_bytes(path, safetensors.numpy.save(leaves, metadata))
     return metadata["sha256"]
@@ -72,19 +75,26 @@ def read(contents: Contents, path: Path) -> Released:
         raise UserError(
             f"{path} is of format {metadata['format']!r}; this version reads {FORMAT!r}"
         )
+    if metadata.get("sha256_of_text") != _digest_of_text(metadata):
+        raise UserError(f"{path} is damaged: its config or meta is not what was written")
+    config = workdirs.config_of(json.loads(metadata["config"]))
+    meta = json.loads(metadata["meta"])
     try:
-        config = workdirs.config_of(json.loads(metadata["config"]))
-        meta = json.loads(metadata["meta"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged: its metadata, {error!r}") from None
-    arrays = trees.nested(contents.arrays)
+        arrays = trees.nested(contents.arrays)
+    except (AttributeError, TypeError):
+        raise UserError(f"{path} is damaged: the names of its arrays") from None
     if trees.digest(arrays) != metadata.get("sha256"):
         raise UserError(f"{path} is damaged: its values have another digest than stated")
-    network = runs.build_model(config, tuple(meta["image_shape"]), len(meta["class_names"]))
-    like = runs.abstract_variables(network)
+    image_shape, num_classes = tuple(meta["image_shape"]), len(meta["class_names"])
+    like = runs.abstract_variables(runs.build_model(config, image_shape, num_classes))
     arrays = jax.tree.map(lambda x: x.astype(np.float32), arrays)
     trees.check_same_tree(like, arrays, str(path))
     return Released(config, arrays, meta, metadata["sha256"])
+
+
+def _digest_of_text(metadata: Mapping[str, str]) -> str:
+    text = "\n".join(metadata.get(name, "") for name in ("config", "meta"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def without_paths(config: ConfigDict) -> ConfigDict:

@@ -62,27 +62,33 @@ def read(path: Path) -> Contents:
 def _read_safetensors(path: Path) -> Contents:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return Contents(
-                {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-            )
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            return Contents(arrays, metadata, args=json.loads(metadata.get("args", "{}")))
+    # Of a type that NumPy does not have, too.
+    except (
+        safetensors.SafetensorError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
         raise UserError(f"{path} is no whole safetensors file: {error}") from None
 
 
 def _read_folder(path: Path) -> Contents:
     if not (path / "config.json").exists():
         raise UserError(f"{path} holds no config.json: it is no folder of Hugging Face's")
-    config = _read_json(path / "config.json")
-    if config.get("model_type") != "vit_mae":
-        kind = config.get("model_type", "none that is named")
+    stated = _read_json(path / "config.json")
+    if stated.get("model_type") != "vit_mae":
+        kind = stated.get("model_type", "none that is named")
         raise UserError(f"{path} holds a model of type {kind!r}; it must be 'vit_mae'")
     if (path / "preprocessor_config.json").exists():
-        config["preprocessor_config"] = _read_json(path / "preprocessor_config.json")
+        stated["preprocessor_config"] = _read_json(path / "preprocessor_config.json")
     weights = path / "model.safetensors"
     if not weights.exists():
         raise UserError(f"{path} holds no model.safetensors")
-    return _read_safetensors(weights)._replace(config=config)
+    return _read_safetensors(weights)._replace(config=stated)
 
 
 def _read_json(path: Path) -> dict:
@@ -120,11 +126,15 @@ def _read_torch(path: Path) -> Contents:
     is_state = isinstance(state, dict) and state
     if not is_state or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise UserError(f"{path} holds no weights: a mapping of names to arrays")
-    arrays = {
-        str(name): (x.float() if x.is_floating_point() else x).numpy()
-        for name, x in state.items()
-    }
-    return Contents(arrays, args=args if isinstance(args, dict) else vars(args))
+    try:
+        arrays = {
+            str(name): (x.float() if x.is_floating_point() else x).detach().numpy()
+            for name, x in state.items()
+        }
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path} holds arrays of another kind: {error}") from None
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return Contents(arrays, args=args if isinstance(args, dict) else {})
 
 
 def import_torch(why: str):
