@@ -219,11 +219,11 @@ def test_timms_names_and_shapes(kind, names, workdirs, tmp_path):
 
 def test_timms_encoder_there_and_back_starts_a_probe(workdirs, transfer_config, tmp_path):
     exporting.export(workdirs["imae"], "timm", tmp_path / "vit.safetensors")
-    options = dict(image_size="8", num_heads=2)
-    said = import_file(tmp_path / "vit.safetensors", tmp_path / "run", **options)
+    said = import_file(tmp_path / "vit.safetensors", tmp_path / "run")
     assert "an encoder alone" in said
     before, after = load(workdirs["imae"]), load(tmp_path / "run")
     assert_same(before.params["encoder"], after.params["encoder"])
+    assert before.meta["mean"] == after.meta["mean"]
     config = transfer_config("linear")
     config.init = str(tmp_path / "run")
     state = train.train(config, tmp_path / "probe")
@@ -237,7 +237,7 @@ def test_timms_encoder_there_and_back_starts_a_probe(workdirs, transfer_config, 
 
 def test_an_encoder_alone_is_no_teacher(workdirs, imae_config, tmp_path):
     exporting.export(workdirs["mae"], "timm", tmp_path / "vit.safetensors")
-    import_file(tmp_path / "vit.safetensors", tmp_path / "run", image_size="8", num_heads=2)
+    import_file(tmp_path / "vit.safetensors", tmp_path / "run")
     config = imae_config()
     config.teacher.init = str(tmp_path / "run")
     with pytest.raises(UserError, match="teacher is a MAE run"):

@@ -105,24 +105,27 @@ def state_dict(run: runs.TrainedRun) -> dict[str, np.ndarray]:
     return state
 
 
-def _write_state(out: Path, state: dict[str, np.ndarray], args: dict | None) -> None:
+def _write_state(
+    out: Path, state: dict[str, np.ndarray], args: dict, *, is_plain: bool
+) -> None:
     """As safetensors or, by the name's end, as PyTorch's own.
 
     Args:
       out: the file.
       state: arrays by name.
-      args: said beside them, as MAE's training script does; in a file of PyTorch's
-        `model` then holds the arrays.
+      args: what is said beside them.
+      is_plain: whether a file of PyTorch's is the arrays alone, or as MAE's training
+        script writes it: `model` holds them, and `args` the rest.
     """
     if out.suffix == ".safetensors":
-        metadata = {"format": "pt"} | ({"args": json.dumps(args)} if args else {})
+        metadata = {"format": "pt", "args": json.dumps(args)}
         data = safetensors.numpy.save(state, metadata)
     else:
         torch = import_torch(f"--out={str(out)!r} is to be a file of PyTorch's")
         tensors = {name: torch.from_numpy(x.copy()) for name, x in state.items()}
         buffer = io.BytesIO()
-        whole = {"model": tensors, "args": argparse.Namespace(**(args or {}))}
-        torch.save(whole if args else tensors, buffer)
+        whole = {"model": tensors, "args": argparse.Namespace(**args)}
+        torch.save(tensors if is_plain else whole, buffer)
         data = buffer.getvalue()
     files.write_bytes(out, data)
 
@@ -134,12 +137,13 @@ def _args_of(run: runs.TrainedRun) -> dict:
         written_by=WRITTEN_BY,
         image_size=list(model.image_size),
         num_heads=model.encoder_size.heads,
-        decoder_num_heads=model.decoder_size.heads,
-        norm_pix_loss=run.config.loss.norm_pix,
-        mask_ratio=run.config.mask.ratio,
         mean=run.meta["mean"],
         std=run.meta["std"],
     )
+    if not isinstance(model, Classifier):
+        args["decoder_num_heads"] = model.decoder_size.heads
+        args["norm_pix_loss"] = run.config.loss.norm_pix
+        args["mask_ratio"] = run.config.mask.ratio
     # By this the release's files are told from MAE's.
     return args | ({"teacher_path": ""} if isinstance(model, IMAE) else {})
 
@@ -177,7 +181,7 @@ def _export_timm(run: runs.TrainedRun, out: Path) -> str:
         state = {name: np.ascontiguousarray(x) for name, x in state.items()}
         options["num_classes"] = model.num_classes
         options["global_pool"] = "avg" if pool == "mean" else "token"
-    _write_state(out, state, None)
+    _write_state(out, state, _args_of(run), is_plain=True)
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return (
         f"{out}: timm.models.VisionTransformer({shown}) loads it, or "
@@ -264,7 +268,7 @@ def _export_release(run: runs.TrainedRun, out: Path) -> str:
                 state[f"decoder_embed.{kind}"] = np.zeros_like(first)
             else:
                 state[f"decoder_embed.{kind}"] = state.pop(f"decoder_embed1.{kind}")
-    _write_state(out, state, _args_of(run))
+    _write_state(out, state, _args_of(run), is_plain=False)
     shown = "MAEDouble" if isinstance(model, IMAE) else "MaskedAutoencoderViT"
     if isinstance(model, IMAE) and model.branches != "both":
         shown = "MaskedAutoencoderViT, one head"

@@ -1,7 +1,6 @@
 """A file becomes a run: a teacher, a start, or what `imae_jax.load` opens."""
 
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -242,14 +241,16 @@ def _sha256(path: Path) -> str:
 
 
 def _as_text(config: ConfigDict, params, meta: Mapping) -> str:
-    """What was imported, in a line or two."""
-    size = config.model.encoder
+    """What was imported, in a line."""
+
+    def of(size: ConfigDict) -> str:
+        return f"{size.width} wide, {size.depth} deep, {size.heads} heads"
+
     shape = "x".join(map(str, meta["image_shape"]))
+    patch = config.model.variant.partition("/")[2]
     count = sum(np.size(x) for x in jax.tree.leaves(params))
-    text = (
-        f"{config.model.name}: {config.model.variant}, encoder {json.dumps(dict(size))}, "
-        f"images {shape}, {count:,} parameters"
-    )
-    if "decoder" in config.model:
-        text += f", decoder {json.dumps(dict(config.model.decoder))}"
+    text = f"{count:,} parameters; images {shape}, patches {patch}x{patch}"
+    for part in ("encoder", "decoder"):
+        if part in config.model:
+            text += f"; {part} {of(config.model[part])}"
     return text
