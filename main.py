@@ -103,8 +103,12 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     for owner, name in (("export", "out"), ("import", "checkpoint")):
         if command == owner and not FLAGS[name].value:
             raise UserError(f"{owner} needs --{name}=PATH")
-    if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
-        raise UserError(f"--json={FLAGS.json}: there is no such folder")
+    if FLAGS.json:
+        path = Path(FLAGS.json).expanduser().absolute()
+        if path.is_dir() or not path.parent.is_dir():
+            raise UserError(f"--json={FLAGS.json}: give a file in a folder that exists")
+    if command == "compile" and FLAGS["workdir"].present:
+        raise UserError("compile takes no --workdir: it reads and writes no run")
     if not FLAGS.workdir and command not in ("data", "compile"):
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":
@@ -144,7 +148,8 @@ def run(command: str) -> None:
     from imae_jax import processes, startup
 
     startup.keep_memory()
-    startup.keep_compiled()
+    if command != "compile":  # what is compiled for TPUs cannot be read back without one
+        startup.keep_compiled()
     processes.join(
         FLAGS.coordinator,
         FLAGS.num_processes,
@@ -181,9 +186,9 @@ def work(command: str, config, workdir: str) -> None:
         print(importing.import_file(FLAGS.checkpoint, workdir, presets(), **options))
     elif command == "compile":
         found = plan.plan(config, FLAGS.topology)
-        if FLAGS.json:
-            files.write_json(Path(FLAGS.json), found)
         print(plan.as_text(found))
+        if FLAGS.json:
+            files.write_json(Path(FLAGS.json).expanduser(), found)
     else:
         print(html.write_report(workdir))
 

@@ -35,7 +35,7 @@ COLUMNS = {
 def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
     """A row of the table."""
     chip, devices = chips.devices_of(SLICES[num_chips])
-    config = plan.adapted(imae.get_config(preset), "tpu")
+    config = plan.adapted(imae.get_config(preset))
     config.mesh.fsdp, config.train.batch_size = fsdp, per_chip * num_chips
     plan.check(config, num_chips, "tpu")
     mesh = sharding.make_mesh(devices, fsdp)
@@ -80,10 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="imagenet")
     parser.add_argument("--per-chip", type=int, default=16)
-    parser.add_argument("--chips", type=int, nargs="+", default=list(SLICES))
+    parser.add_argument(
+        "--chips", type=int, nargs="+", default=list(SLICES), choices=SLICES
+    )
     parser.add_argument("--fsdp", type=int, nargs="+", default=[1, -1])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json={arguments.json}: there is no such folder")
     print("| " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * len(COLUMNS) + "|")
     rows = []
     for fsdp in arguments.fsdp:

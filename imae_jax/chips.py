@@ -1,5 +1,6 @@
 """TPU slices that are not here: which chips they have, and what a chip can do."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,6 +19,8 @@ class Chip(NamedTuple):
       flops: products and sums of bfloat16 in a second, at most.
       memory_rate, link_rate: bytes in a second, from HBM and to all other chips.
       cores: how the compiler sees its cores; "megacore": two as one.
+      directions: in which chips lie in a slice.
+      most: chips in a slice.
     """
 
     memory: float
@@ -25,13 +28,15 @@ class Chip(NamedTuple):
     memory_rate: float
     link_rate: float
     cores: str
+    directions: int
+    most: int
 
 
 CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, "megacore"),
-    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, "default"),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, "megacore"),
-    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9, "default"),
+    "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, "megacore", 3, 4096),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, "default", 2, 256),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, "megacore", 3, 8960),
+    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9, "default", 2, 256),
 }
 
 
@@ -61,6 +66,12 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
             f"--topology={topology!r} is not known: give cuda, or one of "
             f"{', '.join(CHIPS)} with its shape, such as v5e:2x4 or v4:2x2x2"
         )
+    chip, count = CHIPS[name], math.prod(map(int, sizes))
+    if len(sizes) != chip.directions or count > chip.most:
+        raise UserError(
+            f"--topology={topology!r} is no slice: chips of {name} lie in "
+            f"{chip.directions} directions, at most {chip.most:,} of them"
+        )
     for key, value in ALONE.items():
         os.environ.setdefault(key, value)
     # A slice smaller than a host's 2x2 chips is a part of one.
@@ -69,7 +80,7 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
         found = topologies.get_topology_desc(
             platform="tpu",
             topology_name=topology,
-            chip_config_name=CHIPS[name].cores,
+            chip_config_name=chip.cores,
             **one_chip,
         )
     except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -79,4 +90,4 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
                 "compiling for TPUs needs their compiler: pip install libtpu"
             ) from None
         raise UserError(f"--topology={topology!r} is no slice: {text[:200]}") from None
-    return CHIPS[name], found.devices
+    return chip, found.devices

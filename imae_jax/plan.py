@@ -15,6 +15,7 @@ from imae_jax import ahead, chips, collectives, sharding, validate
 from imae_jax import validate_transfer as for_classifiers
 from imae_jax.ahead import Need, Step
 from imae_jax.compute import REMATS
+from imae_jax.data import sources
 
 GPUS = "cuda"
 
@@ -33,8 +34,10 @@ def plan(config: ConfigDict, topology: str) -> dict:
         chip, devices, platform = None, jax.devices(), "gpu"
     else:
         (chip, devices), platform = chips.devices_of(topology), "tpu"
-    config = adapted(config, devices[0].platform)
+    config = adapted(config)
     check(config, len(devices), platform)
+    if devices[0].platform != platform:
+        config.compute.attention = "xla"  # cuDNN's is lowered on its GPU only
     mesh = sharding.make_mesh(devices, config.mesh.fsdp)
     step = ahead.trace(config, mesh, platform)
     found = {
@@ -65,22 +68,25 @@ def plan(config: ConfigDict, topology: str) -> dict:
     return found
 
 
-def adapted(config: ConfigDict, platform: str) -> ConfigDict:
-    """The config with stand-ins for runs that are not read, and attention that exists."""
+def adapted(config: ConfigDict) -> ConfigDict:
+    """The config with stand-ins for runs that are not read."""
     config = config.copy_and_resolve_references()
     validate.check_sections(config)
     stand_in = "a run that is not read"
-    if config.model.name == "imae" and config.loss.distill_weight:
+    needs_teacher = config.init == "teacher" or (
+        config.model.name == "imae" and config.loss.distill_weight
+    )
+    if needs_teacher:
         config.teacher.init = stand_in
     if config.model.name == "classifier" and config.model.mode != "scratch":
         config.init = stand_in
-    if platform != "gpu":
-        config.compute.attention = "xla"
     return config
 
 
 def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     """What `setup.check` looks at, as far as it needs neither data nor other runs."""
+    validate.check_data(config)
+    sources.check_known(config.data.name, config.data.get("files"))
     validate.check_mesh(config.mesh.fsdp, num_devices)
     dataset = ahead.unseen_data(config)
     if config.model.name == "classifier":

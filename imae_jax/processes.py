@@ -66,6 +66,7 @@ def join(
         )
     except (ValueError, OSError, RuntimeError) as error:
         if coordinator is None and not isinstance(error, RuntimeError):
+            _at_abort(None)
             return  # nothing has launched several
         reason = " ".join(str(error).split())
         where = f"--coordinator={coordinator}" if coordinator else "what launched this"
@@ -101,6 +102,10 @@ def _wait_for(coordinator: str, wait_seconds: int) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             return
+        except UnicodeError:
+            raise UserError(
+                f"--coordinator={coordinator!r} is not possible: {host!r} is no host"
+            ) from None
         except OSError as error:
             if time.monotonic() > last:
                 raise UserError(
@@ -133,6 +138,20 @@ def first_says(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
+# Of looks, in the life of a process: all agree to end at the same one.
+_looks = itertools.count(1)
+
+
+def are_told_to_end() -> bool:
+    """Whether SIGTERM has come to any of several processes; False where there is one.
+
+    All have to ask equally often, and are told so once, by the same call.
+    """
+    if not jax.distributed.is_initialized():
+        return False
+    return multihost_utils.reached_preemption_sync_point(next(_looks))
+
+
 class Termination:
     """Whether SIGTERM has come, to this process or to any that works with it."""
 
@@ -150,10 +169,8 @@ class Termination:
 @contextlib.contextmanager
 def noticing_termination() -> Iterator[Termination]:
     """Inside, SIGTERM ends nothing, but is noticed."""
-    if jax.distributed.is_initialized():  # JAX listens to the signal, and to the others
-        numbers = itertools.count(1)
-        reached = multihost_utils.reached_preemption_sync_point
-        yield Termination(lambda: reached(next(numbers)))
+    if jax.distributed.is_initialized():  # JAX listens to the signal
+        yield Termination(are_told_to_end)
         return
     if threading.current_thread() is not threading.main_thread():
         yield Termination(lambda: False)  # only the main thread is told of signals
@@ -180,6 +197,9 @@ def ending_together() -> Iterator[None]:
         if not jax.distributed.is_initialized():
             raise
         text = " ".join(str(error).split())
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(128 + signal.SIGINT)
         if is_loss(error):
             print(f"error: {LOST} ({text[:200]})", file=sys.stderr)
         elif isinstance(error, UserError | OSError):
@@ -200,11 +220,14 @@ def is_loss(error: BaseException | None) -> bool:
     return is_of_orbax or (is_of_jax and "RESOURCE_EXHAUSTED" not in text)
 
 
-def _at_abort(text: str) -> None:
+def _at_abort(text: str | None) -> None:
     """Has `text` stand below the page with which JAX aborts when a process is missing.
 
-    It does so from its own code, where there is no exception to catch.
+    It does so from its own code, where there is no exception to catch. None: no longer.
     """
+    if text is None:
+        ctypes.CDLL(None).signal(int(signal.SIGABRT), None)
+        return
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(_):

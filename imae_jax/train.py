@@ -288,6 +288,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             count = len(dataset.class_names) or "no"
             print(f"{workdir.name}: {name} is left out, the images are of {count} class")
             continue
+        if processes.are_told_to_end():
+            raise Terminated(f"{workdir} is not measured yet")
         print(f"{workdir.name}: measuring {name}", flush=True)
         used = validate_evals.options_of(options)
         found = dict(EVALUATORS[name](networks, held_out, **used))

@@ -79,7 +79,7 @@ def fails(*arguments):
                 *("compile", "--config=configs/mae.py:digits", "--topology=cuda"),
                 "--json=nowhere/found.json",
             ],
-            "--json=nowhere/found.json: there is no such folder",
+            "--json=nowhere/found.json: give a file in a folder that exists",
         ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--topology=cuda"],

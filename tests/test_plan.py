@@ -21,7 +21,14 @@ ROOT = Path(__file__).parent.parent
 PRESETS = [
     *[
         (module, arg)
-        for arg in ("digits", "shapes", "cifar10", "tiny_imagenet", "imagenet")
+        for arg in (
+            "digits",
+            "shapes",
+            "cifar10",
+            "cifar10_small",
+            "tiny_imagenet",
+            "imagenet",
+        )
         for module in (mae, imae)
     ],
     *[(transfer, f"cifar10,{mode}") for mode in transfer.MODES],
@@ -32,7 +39,7 @@ PRESETS = [
     ("module", "arg"), PRESETS, ids=lambda x: x if isinstance(x, str) else x.__name__
 )
 def test_every_presets_step_can_be_lowered_for_tpus(module, arg):
-    config = plan.adapted(module.get_config(arg), "tpu")
+    config = plan.adapted(module.get_config(arg))
     mesh = sharding.make_mesh()
     plan.check(config, mesh.size, "tpu")
     step = ahead.trace(config, mesh, "tpu")
@@ -49,7 +56,7 @@ sharding.MIN_SPLIT = 2**12
 found = []
 chip, devices = chips.devices_of("v5e:2x4")
 for fsdp in (1, 8):
-    config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
+    config = plan.adapted(imae.get_config("digits,runlocal"))
     config.model.encoder.width = config.model.decoder.width = 128
     mesh = sharding.make_mesh(devices, fsdp)
     step = ahead.trace(config, mesh, "tpu")
@@ -171,6 +178,9 @@ def test_the_cheapest_recomputation_that_fits_is_found(compiler):
         ("v5e:2y4", "'v5e:2y4' is not known"),
         ("v9x:2x4", "'v9x:2x4' is not known"),
         ("v5e:0x4", "'v5e:0x4' is not known"),
+        ("v5e:2x2x2", "no slice: chips of v5e lie in 2 directions, at most 256"),
+        ("v6e:16x32", "no slice: chips of v6e lie in 2 directions, at most 256"),
+        ("v4:2x2", "no slice: chips of v4 lie in 3 directions, at most 4,096"),
     ],
 )
 def test_unknown_slices_get_one_line(topology, message):
@@ -202,8 +212,19 @@ def test_bad_values_get_one_line_before_compiling(monkeypatch):
         ("mesh.fsdp", 3, "mesh.fsdp=3 .* divisor of the 8 devices"),
         ("train.batch_size", 24, "divisible by 16"),
         ("mask.ratio", 1.5, "mask.ratio=1.5"),
+        ("data.name", "digit", "data.name='digit' is not a known data set; did you mean"),
+        ("data.name", "folder", "needs a section data.files"),
+        ("data.feed", "foo", "data.feed='foo'"),
+        ("compute.attention", "cudnn", "compute.attention='cudnn' is not possible"),
     ):
         config = imae.get_config("digits,runlocal")
         config.update_from_flattened_dict({key: value})
         with pytest.raises(UserError, match=message):
             plan.plan(config, "v5e:2x4")
+
+
+def test_a_start_from_the_teacher_needs_none_here():
+    config = imae.get_config("imagenet")
+    config.loss.distill_weight = 0.0
+    assert config.init == "teacher"
+    plan.check(plan.adapted(config), 8, "tpu")

@@ -147,6 +147,7 @@ def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
         (("localhost:1234", 2, 2), "--process_id=2 .* 0 to 1"),
         ((None, 2, None), "need --coordinator"),
         ((None, None, 1), "need --coordinator"),
+        (("a..b:1234", 2, 1), "'a..b' is no host"),
         (("nowhere.invalid:1234", 2, 1), "nowhere.invalid:1234: nobody answers .* 0 s"),
     ],
 )
@@ -184,6 +185,15 @@ def test_processes_that_do_not_come_get_a_line(launched, unused_port):
     number = "" if launched else "2 "
     expected = f"error: not all {number}processes were there after --wait_seconds=1"
     assert done.stderr.splitlines()[-1] == expected
+
+
+def test_alone_a_crash_says_nothing_of_others():
+    code = (
+        "import os; from imae_jax import processes\n"
+        "processes.join(None, None, None, wait_seconds=1); os.abort()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGABRT and "processes" not in done.stderr
 
 
 def test_alone_nothing_is_waited_for():

@@ -76,6 +76,20 @@ class Dataset:
         return {name: len(split.images) for name, split in self.splits.items()}
 
 
+def check_known(name: str, files: Mapping | None) -> None:
+    """Raises UserError for an unknown data set, or a folder without `files`."""
+    known = (*prepared.BUILDERS, *FOLDERS)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(
+            f"data.name={name!r} is not a known data set; "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + f"known: {', '.join(known)}"
+        )
+    if name in FOLDERS and files is None:
+        raise UserError(f"data.name={name!r} needs a section data.files, as its preset has")
+
+
 def load(
     name: str,
     data_dir: str,
@@ -96,19 +110,10 @@ def load(
     Raises:
       UserError: if the data set is unknown, missing, damaged, or cannot be prepared.
     """
-    known = (*prepared.BUILDERS, *FOLDERS)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UserError(
-            f"data.name={name!r} is not a known data set; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"known: {', '.join(known)}"
-        )
+    check_known(name, files)
     root = Path(data_dir).expanduser()
     if name in prepared.BUILDERS:
         return _in_memory(name, prepared.prepare(name, root), on_bad_image)
-    if files is None:
-        raise UserError(f"data.name={name!r} needs a section data.files, as its preset has")
     copy = prepared.find_copy(name, root)
     if copy:
         records = prepared.Records(copy)
