@@ -10,6 +10,7 @@ from imae_jax.interop import exporting
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WEIGHTS = ROOT / "weights" / "README.md"
 BLOCKS = [
     (page, block)
     for page in PAGES
@@ -55,7 +56,7 @@ def test_the_readme_measures_any_encoder_in_ten_lines(capsys):
     assert subordinate < dominant < 1 and assignment > 0.5
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, WEIGHTS], ids=lambda page: page.name)
 def test_links_between_files_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link

@@ -233,5 +233,6 @@ def training(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
             axis.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
             axis.grid(alpha=0.25)
             if names:
-                axis.legend(fontsize=8)
+                below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+                axis.legend(fontsize=8, **below)
     return Chart("Losses", "Logarithmic scale, which every run has its own of.", figure)
