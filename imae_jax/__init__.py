@@ -15,13 +15,13 @@ pairs, feeds), `augment` (and `randaugment` and `mixup`, for fine-tuning), `shar
 `checkpoint` and `workdirs` (arrays and disk), `logs` (what people read), `objectives`
 (what a step minimises), `steps` (the jitted functions), `validate`, `validate_evals`
 and `validate_transfer` (what a config may say), `runs` (trained runs), `setup` (what a
-run is made of), `train` (loop and evaluation), `startup` (before JAX starts its
-backend), `describe` (a data set), `demo`, `cells` and `study` (grids of runs), and
-`report`. Encoders that name classes, by a probe or fine-tuned: `classifier` (the model)
-and `transfer` (its loss and its start). What a step needs on devices that are not here:
-`plan`, which asks `ahead` (compiling), `chips` and `collectives`. Other people's
-weights, and ours in their tools: `interop`; a trained model as other projects use it:
-`pretrained`, which is `imae_jax.load`.
+run is made of), `compared` (the networks that evaluators compare), `train` (loop and
+evaluation), `startup` (before JAX starts its backend), `describe` (a data set), `demo`,
+`cells` and `study` (grids of runs), and `report`. Encoders that name classes, by a
+probe or fine-tuned: `classifier` (the model) and `transfer` (its loss and its start).
+What a step needs on devices that are not here: `plan`, which asks `ahead` (compiling),
+`chips` and `collectives`. Other people's weights, and ours in their tools: `interop`; a
+trained model as other projects use it: `pretrained`, which is `imae_jax.load`.
 Imports go one way: a module imports only from layers below its own, which
 tests/test_imports.py lists.
 

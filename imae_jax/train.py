@@ -5,9 +5,7 @@ import math
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import (
@@ -23,14 +21,14 @@ from imae_jax import (
 )
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
+from imae_jax.compared import networks_of
 from imae_jax.data.parts import parts_of
 from imae_jax.errors import Terminated, UserError
-from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
-from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network
+from imae_jax.evaluators import EVALUATORS, NEED_LABELS
+from imae_jax.evaluators.inputs import HeldOut
 from imae_jax.evaluators.names import conditions, count_of
 from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.logs import MetricWriter, Progress, Throughput
-from imae_jax.model import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.setup import (
     Setup,
@@ -183,64 +181,6 @@ def stop_skipping(step: int, in_a_row: int, checkpoints: Checkpoints) -> None:
     )
 
 
-def load_networks(
-    config: ConfigDict, run: runs.TrainedRun, mesh: Mesh
-) -> dict[str, Network | ClassifyingNetwork]:
-    """The networks that evaluators compare; a baseline without a run is left out.
-
-    Returns:
-      `student`, the run itself, which a classifier is alone; `random`, untrained; where an
-      evaluator needs one, the `teacher`; and those of `evals.separability.baseline_runs`
-      that are given.
-    Raises:
-      UserError: if a run is missing or does not fit.
-    """
-    if isinstance(run.model, Classifier):
-        variables = run.params, run.batch_stats
-        return {"student": steps.make_classifying_network(run.model, *variables, mesh)}
-    found = {"student": run}
-    options = config.evals.get("separability") or {}
-    if NEED_TEACHER.intersection(config.evals):
-        found["teacher"] = load_teacher(config, run, mesh)
-    for name, path in (options.get("baseline_runs") or {}).items():
-        key = f"evals.separability.baseline_runs.{name}"
-        if not path:
-            print(f"no run for baseline {name!r} ({key}): its rows are left out")
-            continue
-        found[name] = runs.load_baseline(path, run.model, key, mesh)
-    networks = {
-        name: steps.make_network(other.model, other.params, mesh)
-        for name, other in found.items()
-    }
-    # The student's encoder under a MAE's `decoder_embed`; no run began with this seed.
-    untrained = as_mae(run.model)
-    seed = 1 + max(other.config.seed for other in found.values())
-    params = jax.jit(
-        lambda: steps.init_params(untrained, seed),
-        out_shardings=sharding.replicated(mesh),
-    )()
-    return networks | {"random": steps.make_network(untrained, params, mesh)}
-
-
-def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.TrainedRun:
-    """The MAE whose latents of each image alone are the evaluators' targets.
-
-    Raises:
-      UserError: if none is named, or it does not fit.
-    """
-    options = config.evals.get("separability") or {}
-    key, path = "evals.separability.teacher", options.get("teacher")
-    if not path:
-        key, path = "teacher.init", config.teacher.init
-    if not path:
-        wanting = ", ".join(sorted(NEED_TEACHER.intersection(config.evals)))
-        raise UserError(
-            "evals.separability.teacher and teacher.init are empty: "
-            f"{wanting} measure against a teacher's latents, give the workdir of a MAE run"
-        )
-    return runs.load_teacher(path, run.model, key, mesh)
-
-
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Runs every evaluator in `config.evals` on the run's newest checkpoint.
 
@@ -257,7 +197,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     mesh = sharding.make_mesh()
     run = runs.load_run(workdir, "workdir", mesh)
     validate_evals.check_evals(config, run.model, dataset.sizes, mesh.size)
-    networks = load_networks(config, run, mesh)
+    networks = networks_of(config, run, mesh)
     found = dict(
         image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
     )

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import files, runs, sharding, steps, train
+from imae_jax import compared, files, runs, sharding, steps, train
 from imae_jax.compute import Compute
 from imae_jax.data import sources
 from imae_jax.errors import UserError
@@ -402,7 +402,7 @@ def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
     run = runs.TrainedRun(tmp_path, config, model, params, 0, meta={}, digest="")
     mesh = sharding.make_mesh()
     images = np.zeros((8, 8, 8, 1), np.float32)
-    found = train.load_networks(config, run, mesh)["random"].embed(images)["layers"]
+    found = compared.networks_of(config, run, mesh)["random"].embed(images)["layers"]
     began = steps.make_network(as_mae(model), steps.init_params(as_mae(model), 1), mesh)
     assert found.shape == (8, 2, 32)
     assert not np.allclose(found, began.embed(images)["layers"])

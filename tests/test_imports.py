@@ -13,7 +13,7 @@ LAYERS = [
     {"objectives", "report", "validate"},
     {"steps"},
     {"runs", "transfer", "validate_evals", "validate_transfer"},
-    {"setup", "cells", "interop"},
+    {"setup", "cells", "interop", "compared"},
     {"train", "ahead", "pretrained"},
     {"demo", "describe", "study", "plan"},
 ]
