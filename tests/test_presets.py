@@ -81,8 +81,8 @@ def test_two_steps(preset, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     MOCKS[preset](tmp_path / "data")
     train_both(preset, tmp_path)
-    # Their encoder for a probe; one data set in memory and one of files is fine-tuned too.
-    for mode in ("linear", *(["finetune"] if preset in ("cifar10", "folder") else [])):
+    # Their encoder for a probe, and fine-tuned: of one data set in memory, one of files.
+    for mode in ("linear", "finetune") if preset in ("cifar10", "folder") else ():
         config = transfer.get_config(f"{preset},{mode},runlocal")
         config.data.dir, config.init = str(tmp_path / "data"), str(tmp_path / "imae")
         config.train.total_steps = 2

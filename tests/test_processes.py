@@ -27,7 +27,7 @@ def start_two(unused_port):
 
     def start(*arguments):
         flags = dict(coordinator=f"localhost:{unused_port}", num_processes=2)
-        flags["wait_seconds"] = 30
+        flags["wait_seconds"] = 15  # in which a lost process is noticed
         words = [f"--{name}={value}" for name, value in flags.items()]
         device_flag = "--xla_force_host_platform_device_count=4"
         environment = os.environ | {"XLA_FLAGS": device_flag}
