@@ -130,7 +130,7 @@ def measure_resident(seconds: float) -> dict:
     )
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     objective = objectives.mae_objective(network, mask_ratio=0.75, norm_pix=False)
-    loss = objectives.make_loss(objective, seed=0, mean=127.0, std=64.0, **options)
+    loss = objectives.make_loss(objective, mean=127.0, std=64.0, **options)
     state = steps.init_state(network, optimiser, 0, mesh)
     train = steps.make_train_step(loss, optimiser, mesh, feed.take, state, max_skipped=1)
     waited = []

@@ -109,7 +109,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     state = steps.init_state(networks[work.kind], optimiser, 0, mesh)
     loss = objectives.make_loss(
-        objective, seed=0, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=()
+        objective, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=()
     )
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)

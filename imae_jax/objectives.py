@@ -37,18 +37,19 @@ class Loss:
     """What a step minimises, from raw pixels on.
 
     Attributes:
-      draw: (batch, step) -> examples, a pytree whose leaves are [B, ...], pairs side by
-        side: the augmented batch and all else that is random. A function of (seed, step).
+      draw: (batch, step, seed) -> examples, a pytree whose leaves are [B, ...], pairs side
+        by side: the augmented batch and all else that is random.
       of: (params, batch_stats, teacher_params, examples) -> (total, (metrics,
         batch_stats)); total and metrics are means over the examples.
     """
 
-    draw: Callable[[Any, jax.Array], Any]
+    draw: Callable[[Any, jax.Array, jax.Array], Any]
     of: Callable[[Any, Any, Any, Any], tuple[jax.Array, tuple[Metrics, Any]]]
 
-    def __call__(self, params, batch_stats, teacher_params, batch, step):
+    def __call__(self, params, batch_stats, teacher_params, batch, step, seed):
         """Both at once, for a batch as the feed's `take` or `take_labelled` gives it."""
-        return self.of(params, batch_stats, teacher_params, self.draw(batch, step))
+        examples = self.draw(batch, step, seed)
+        return self.of(params, batch_stats, teacher_params, examples)
 
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
@@ -56,7 +57,7 @@ def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def step_keys(seed: int, step: jax.Array, *names: str) -> dict[str, jax.Array]:
+def step_keys(seed: jax.Array, step: jax.Array, *names: str) -> dict[str, jax.Array]:
     """A step's keys, one for each purpose: functions of (seed, step) alone."""
     key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
     return named_keys(jax.random.fold_in(key, step), *names)
@@ -131,7 +132,6 @@ def imae_objective(
 def make_loss(
     objective: Objective,
     *,
-    seed: int,
     mean: jax.Array,
     std: jax.Array,
     pad: int,
@@ -142,12 +142,11 @@ def make_loss(
 
     Args:
       objective: on standardised images.
-      seed: of augmentation, mixtures and masks.
       mean, std: [C], of pixels in 0..255.
       pad, flip, crop_scale: see `augment.augment`.
     """
 
-    def draw(images, step):
+    def draw(images, step, seed):
         keys = step_keys(seed, step, "augment", "objective")
         draws = objective.draw(keys["objective"], len(images))
         return augment.augment(keys["augment"], images, pad, flip, crop_scale), draws

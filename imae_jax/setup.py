@@ -119,9 +119,7 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
 def make_loss(setup: Setup) -> objectives.Loss:
     """The loss that a config asks for: from `objectives` or, of classifiers, `transfer`."""
     config, model, dataset = setup.config, setup.model, setup.dataset
-    options = dict(config.augment) | dict(
-        seed=config.seed, mean=dataset.mean, std=dataset.std
-    )
+    options = dict(config.augment) | dict(mean=dataset.mean, std=dataset.std)
     if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
         options["crop_scale"] = ()  # the feed has cropped them already
     if isinstance(model, Classifier):

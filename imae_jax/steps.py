@@ -7,6 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -23,6 +24,8 @@ class TrainState:
     """All that changes while training; keys are derived from (seed, step), not kept.
 
     Attributes:
+      seed: of the run, uint32. It does not change, but is no constant of a compiled step,
+        which so serves every seed.
       step: steps made, those skipped included.
       params, opt_state: pytrees.
       batch_stats: the statistics of BatchNorms, which only a probe has; else empty.
@@ -30,6 +33,7 @@ class TrainState:
       skipped_in_a_row: of these, up to now without a good one between them.
     """
 
+    seed: jax.Array
     step: jax.Array
     params: Any
     opt_state: Any
@@ -46,7 +50,9 @@ class TrainState:
         return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
 
 
-def init_variables(model: MAE | IMAE | Classifier, seed: int) -> tuple[Any, Any]:
+def init_variables(
+    model: MAE | IMAE | Classifier, seed: int | jax.Array
+) -> tuple[Any, Any]:
     """Random parameters, and fresh statistics of BatchNorms if there are any."""
     key = named_keys(jax.random.key(seed), "init", "steps")["init"]
     image = jnp.zeros((1, *model.image_size, model.channels))
@@ -66,14 +72,14 @@ def init_params(model: MAE | IMAE | Classifier, seed: int):
 def fresh_state(
     model: MAE | IMAE | Classifier,
     optimiser: optax.GradientTransformation,
-    seed: int,
+    seed: int | jax.Array,
     start: Mapping | None = None,
 ) -> TrainState:
     """Where training begins: random parameters, except for the modules in `start`."""
     params, batch_stats = init_variables(model, seed)
     params = params | (start or {})
-    zero = jnp.int32(0)
-    return TrainState(zero, params, optimiser.init(params), batch_stats, zero, zero)
+    zero, opt_state = jnp.int32(0), optimiser.init(params)
+    return TrainState(jnp.uint32(seed), zero, params, opt_state, batch_stats, zero, zero)
 
 
 def init_state(
@@ -84,9 +90,10 @@ def init_state(
     start: Mapping | None = None,
 ) -> TrainState:
     """A fresh state, born where it stays, see `sharding.shares`."""
-    init = functools.partial(fresh_state, model, optimiser, seed)
-    places = sharding.shares(jax.eval_shape(init, start), mesh)
-    return jax.jit(init, out_shardings=places)(start)
+    init = functools.partial(fresh_state, model, optimiser)
+    inputs = np.uint32(seed), start
+    places = sharding.shares(jax.eval_shape(init, *inputs), mesh)
+    return jax.jit(init, out_shardings=places)(*inputs)
 
 
 def make_train_step(
@@ -140,7 +147,7 @@ def make_train_step(
         return jax.tree.map(lambda x: x / accumulate, sums)
 
     def update(number, state, teacher_params, inputs):
-        examples = loss.draw(take(inputs, number), state.step)
+        examples = loss.draw(take(inputs, number), state.step, state.seed)
         (total, (metrics, batch_stats)), grads = gradient_of(
             state, teacher_params, examples
         )
@@ -154,7 +161,7 @@ def make_train_step(
         skipped = state.skipped + ~is_good
         in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
         metrics |= dict(grad_norm=norm, skipped_steps=skipped, skipped_in_a_row=in_a_row)
-        return TrainState(state.step + 1, *kept, skipped, in_a_row), metrics
+        return TrainState(state.seed, state.step + 1, *kept, skipped, in_a_row), metrics
 
     def step(state, teacher_params, inputs, num_steps):
         if not looped:

@@ -14,7 +14,6 @@ from imae_jax.randaugment import rand_augment
 def make_loss(
     model: Classifier,
     *,
-    seed: int,
     mean: jax.Array,
     std: jax.Array,
     pad: int,
@@ -31,13 +30,13 @@ def make_loss(
 
     Args:
       model: the classifier; it sees all patches.
-      seed, mean, std, pad, flip, crop_scale: see `objectives.make_loss`.
+      mean, std, pad, flip, crop_scale: see `objectives.make_loss`.
       randaugment, erasing: options of `rand_augment` and `augment.random_erasing`; without
         them, or where they would do nothing, not done.
       mixup: options of `mixup_cutmix`; without them labels are neither mixed nor smoothed.
     """
 
-    def draw(batch, step):
+    def draw(batch, step, seed):
         images, labels = batch
         names = ("augment", "randaugment", "erasing", "mixup", "drop_path")
         keys = step_keys(seed, step, *names)

@@ -210,8 +210,9 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     require(0 <= optim.min_lr < peak, "optim.min_lr", optim.min_lr, below)
     if "betas" in optim:  # LARS has none
         _check_adamw(optim)
+    is_seed = 0 <= config.seed < 2**32
+    require(is_seed, "seed", config.seed, "at least 0, and below 2**32")
     for key, low in (
-        ("seed", 0),
         ("augment.pad", 0),
         ("checkpoint.every_minutes", 0),
         ("checkpoint.every_steps", 0),

@@ -227,9 +227,7 @@ def test_bfloat16_trains_as_float32_does(configs):
                 teacher_input=config.teacher.input,
                 distill_weight=config.loss.distill_weight,
             )
-        loss = objectives.make_loss(
-            objective, seed=0, mean=127.0, std=64.0, **dict(config.augment)
-        )
+        loss = objectives.make_loss(objective, mean=127.0, std=64.0, **dict(config.augment))
         mesh = sharding.make_mesh(jax.devices()[:1])
         schedule = optim.learning_rate(2e-2, 32, 20, 200)
         update = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)

@@ -134,9 +134,9 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
     setup, state, _, feed = make_step(mae_config(), tmp_path)
     whole = make_loss(setup)
 
-    def draw(images, step):
+    def draw(images, step, seed):
         bad = (step == 1) | (step == 3) | (step == 4)
-        return whole.draw(images, step), jnp.full(len(images), bad)
+        return whole.draw(images, step, seed), jnp.full(len(images), bad)
 
     def of(params, batch_stats, teacher_params, examples):
         examples, bad = examples
@@ -197,12 +197,25 @@ def test_teacher_changes_the_loss_only_through_distillation(imae_config, tmp_pat
     }
 
 
+def test_every_seed_is_served_by_the_same_program(imae_config, tmp_path):
+    """A study compiles a step once for all its seeds."""
+    texts = set()
+    for seed in (0, 1):
+        config = imae_config()
+        config.seed = seed
+        setup, state, step, feed = make_step(config, tmp_path / str(seed))
+        assert state.seed == seed
+        lowered = step.lower(state, setup.teacher.params, feed.inputs(0), 1)
+        texts.add(lowered.as_text())
+    assert len(texts) == 1
+
+
 def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
     setup = set_up(mae_config(), tmp_path)
     params = steps.init_params(setup.model, 0)
     loss = jax.jit(make_loss(setup))
     first, second, again = (
-        float(loss(params, {}, None, batch(setup, 0), step)[0]) for step in (0, 1, 0)
+        float(loss(params, {}, None, batch(setup, 0), step, 0)[0]) for step in (0, 1, 0)
     )
     assert first == again != second
 
@@ -237,7 +250,8 @@ def first_loss(config, workdir):
     setup = set_up(config, workdir)
     teacher = setup.teacher.params if setup.teacher else None
     params = steps.init_params(setup.model, config.seed)
-    return jax.jit(make_loss(setup))(params, {}, teacher, batch(setup, 0), 0)[0]
+    loss = jax.jit(make_loss(setup))
+    return loss(params, {}, teacher, batch(setup, 0), 0, config.seed)[0]
 
 
 @pytest.fixture(scope="module")

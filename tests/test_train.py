@@ -274,9 +274,10 @@ def without_a_loss(monkeypatch, bad_steps):
     def make(setup):
         loss = make_loss(setup)
 
-        def draw(batch, step):
+        def draw(batch, step, seed):
             is_bad = jnp.isin(step, jnp.array(bad_steps))
-            return loss.draw(batch, step), jnp.full(setup.config.train.batch_size, is_bad)
+            examples = loss.draw(batch, step, seed)
+            return examples, jnp.full(setup.config.train.batch_size, is_bad)
 
         def of(params, batch_stats, teacher_params, examples):
             examples, is_bad = examples
