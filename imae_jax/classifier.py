@@ -102,15 +102,24 @@ def classify(model: Classifier, variables, images: jax.Array) -> dict[str, jax.A
     return model.apply(variables, images, is_training=False)
 
 
-def encoder_of(model: Autoencoder | Classifier, params) -> Encoder:
-    """The encoder of any model, whose parameters are `params["encoder"]`."""
-    return Encoder(
+def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Array:
+    """What the encoder of any model makes of whole images.
+
+    Args:
+      model: a MAE, an i-MAE or a classifier.
+      params: its own.
+      images: [B, H, W, C] standardised pixels.
+    Returns:
+      [B, 1 + L, D] float32 tokens, the class token first, patches in raster order.
+    """
+    encoder = Encoder(
         **model.encoder_size._asdict(),
         patch_size=model.patch_size,
         compute=model.compute,
         # Not where a fine-tuned classifier has another one behind its pooling.
         final_norm="norm" in params["encoder"]["transformer"],
     )
+    return encoder.apply({"params": params["encoder"]}, images).astype(jnp.float32)
 
 
 def build(

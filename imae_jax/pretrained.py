@@ -18,7 +18,7 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators.rebuild import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.mixing import mix
-from imae_jax.model import IMAE, MAE, Encoder
+from imae_jax.model import IMAE, MAE
 from imae_jax.validate import check_mask_ratio
 
 
@@ -41,9 +41,7 @@ class Separated(NamedTuple):
     dominant: np.ndarray | None
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder: Encoder, params, images: jax.Array) -> jax.Array:
-    return encoder.apply({"params": params}, images).astype(jnp.float32)
+_encode = jax.jit(classifier.encode, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -82,8 +80,7 @@ class Pretrained:
           UserError: for another shape, type or range.
         """
         images, is_single = self._checked(images, "images")
-        encoder = classifier.encoder_of(self.network, self.params)
-        tokens = _encode(encoder, self.params["encoder"], self._standardised(images))
+        tokens = _encode(self.network, self.params, self._standardised(images))
         return np.asarray(tokens)[0 if is_single else slice(None)]
 
     def separate(

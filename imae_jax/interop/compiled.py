@@ -1,7 +1,4 @@
-"""A run becomes a program, StableHLO, that needs no code of ours and no JAX version.
-
-...within the window in which JAX promises to read it: see `EXPIRY`.
-"""
+"""A run becomes programs, StableHLO, that need no code of ours; for how long: `EXPIRY`."""
 
 import contextlib
 import json
@@ -45,11 +42,8 @@ def programs(run: runs.TrainedRun) -> dict:
 
         return {"classify": (classify, (images,), "images -> logits of each class")}
 
-    encoder = classifier.encoder_of(network, params)
-
     def encode(images):
-        tokens = encoder.apply({"params": params["encoder"]}, of(images))
-        return tokens.astype(jnp.float32)
+        return classifier.encode(network, params, of(images))
 
     found = {"encode": (encode, (images,), "images -> tokens, the class token first")}
     if not isinstance(network, Classifier):

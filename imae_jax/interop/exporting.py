@@ -99,9 +99,7 @@ def state_dict(run: runs.TrainedRun) -> dict[str, np.ndarray]:
     }
     grid = patches.grid_size(model.image_size, model.patch_size)
     for part, width in widths.items():
-        embedding = patches.sincos_position_embedding(width, grid)
-        # The class token's is zero.
-        state[naming.POSITIONS[part]] = np.pad(embedding, ((1, 0), (0, 0)))[None]
+        state[naming.POSITIONS[part]] = naming.positions(width, grid)
     return state
 
 
@@ -259,17 +257,13 @@ def _export_release(run: runs.TrainedRun, out: Path) -> str:
     model = run.model
     if isinstance(model, Classifier):
         raise UserError("--format=imae_torch: no classifier; timm holds one, fine-tuned")
-    state = state_dict(run)
+    state, shown = state_dict(run), "MaskedAutoencoderViT"
     if isinstance(model, IMAE):
+        has_two = model.branches == "both"
+        shown = "MAEDouble" if has_two else "MaskedAutoencoderViT, one head"
         for kind in ("weight", "bias"):
-            first = state[f"decoder_embed1.{kind}"]
-            if model.branches == "both":
-                # Their class inherits one that it never uses, and loads strictly.
-                state[f"decoder_embed.{kind}"] = np.zeros_like(first)
-            else:
-                state[f"decoder_embed.{kind}"] = state.pop(f"decoder_embed1.{kind}")
+            name, first = f"decoder_embed.{kind}", f"decoder_embed1.{kind}"
+            # The class with two inherits one that it never uses, and loads strictly.
+            state[name] = np.zeros_like(state[first]) if has_two else state.pop(first)
     _write_state(out, state, _args_of(run), is_plain=False)
-    shown = "MAEDouble" if isinstance(model, IMAE) else "MaskedAutoencoderViT"
-    if isinstance(model, IMAE) and model.branches != "both":
-        shown = "MaskedAutoencoderViT, one head"
     return f"{out}: {shown}, {len(state)} arrays"

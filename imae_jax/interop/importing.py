@@ -161,9 +161,7 @@ def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> 
     grids = [grid for grid in (wanted, (side, side)) if grid[0] * grid[1] == num_patches]
     differences = {}
     for grid in grids:
-        formula = patches.sincos_position_embedding(width, grid)
-        formula = np.pad(formula, ((1, 0), (0, 0)))  # the class token has none
-        differences[grid] = float(np.abs(found[0] - formula).max())
+        differences[grid] = float(np.abs(found - naming.positions(width, grid)).max())
     if not grids:
         raise UserError(f"{name} is of {num_patches} patches, which are no square")
     own = min(differences, key=differences.get)

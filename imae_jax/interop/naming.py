@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imae_jax.patches import sincos_position_embedding
+
 
 class Name(NamedTuple):
     """An array here and there.
@@ -77,6 +79,14 @@ def decoder_names(depth: int, heads: Iterable[str]) -> list[Name]:
         *_linear("decoder/pred", "decoder_pred"),
         *[name for head in heads for name in _linear(head, HEADS[head])],
     ]
+
+
+def positions(width: int, grid: tuple[int, int]) -> np.ndarray:
+    """MAE's position embedding as it lies in its files, [1, 1 + L, width].
+
+    The class token, which comes first, has none.
+    """
+    return np.pad(sincos_position_embedding(width, grid), ((1, 0), (0, 0)))[None]
 
 
 def to_theirs(x: np.ndarray, form: str, patch_shape: tuple[int, int]) -> np.ndarray:
