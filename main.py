@@ -26,6 +26,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from imae_jax.errors import Terminated, UserError
+from imae_jax.paths import local_path
 
 COMMANDS = ("demo", "data", "train", "eval", "study", "report")
 COMMANDS += ("export", "import", "compile")
@@ -64,6 +65,9 @@ def parse_command(arguments: list[str]) -> str:
 
 def parse_flags(command: str, arguments: list[str]) -> None:
     """Reads --workdir and --config; `eval` starts from the config stored in the workdir."""
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        flag, is_one_word, value = word.partition("=")
+        local_path(*((value, flag) if is_one_word else (word, before)))
     default_workdir = "runs/demo" if command == "demo" else None
     flags.DEFINE_string("workdir", default_workdir, "Folder of the run.")
     flags.DEFINE_string("topology", None, "Slice of TPUs that is compiled for, or cuda.")
@@ -104,7 +108,7 @@ def parse_flags(command: str, arguments: list[str]) -> None:
         if command == owner and not FLAGS[name].value:
             raise UserError(f"{owner} needs --{name}=PATH")
     if FLAGS.json:
-        path = Path(FLAGS.json).expanduser().absolute()
+        path = local_path(FLAGS.json, "--json").absolute()
         if path.is_dir() or not path.parent.is_dir():
             raise UserError(f"--json={FLAGS.json}: give a file in a folder that exists")
     if command == "compile" and FLAGS["workdir"].present:
@@ -114,7 +118,7 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     if command == "eval":
         from imae_jax import workdirs  # late, as in `run`
 
-        stored = workdirs.read_config(Path(FLAGS.workdir).expanduser())
+        stored = workdirs.read_config(local_path(FLAGS.workdir, "--workdir"))
         config_flags.DEFINE_config_dict("config", stored)
     else:
         default = str(DEMO_CONFIG) if command == "demo" else None
@@ -188,7 +192,7 @@ def work(command: str, config, workdir: str) -> None:
         found = plan.plan(config, FLAGS.topology)
         print(plan.as_text(found))
         if FLAGS.json:
-            files.write_json(Path(FLAGS.json).expanduser(), found)
+            files.write_json(local_path(FLAGS.json, "--json"), found)
     else:
         print(html.write_report(workdir))
 

@@ -11,19 +11,19 @@ Where the idea of the paper lives, in reading order:
 
 Around it: `transformer`, `compute` (types and forms of its products), `data` (images,
 pairs, feeds), `augment` (and `randaugment` and `mixup`, for fine-tuning), `sharding`
-(devices), `processes` (several that work as one), `optim` (updates), `trees`, `files`,
-`checkpoint` and `workdirs` (arrays and disk), `logs` (what people read), `objectives`
-(what a step minimises), `steps` (the jitted functions), `validate`, `validate_evals`
-and `validate_transfer` (what a config may say), `runs` (trained runs), `setup` (what a
-run is made of), `compared` (the networks that evaluators compare), `train` (loop and
-evaluation), `startup` (before JAX starts its backend), `describe` (a data set), `demo`,
-`cells` and `study` (grids of runs), and `report`. Encoders that name classes, by a
-probe or fine-tuned: `classifier` (the model) and `transfer` (its loss and its start).
-What a step needs on devices that are not here: `plan`, which asks `ahead` (compiling),
-`chips` and `collectives`. Other people's weights, and ours in their tools: `interop`; a
-trained model as other projects use it: `pretrained`, which is `imae_jax.load`.
-Imports go one way: a module imports only from layers below its own, which
-tests/test_imports.py lists.
+(devices), `processes` (several that work as one), `optim` (updates), `trees`, `paths`,
+`files`, `checkpoint` and `workdirs` (arrays and disk), `logs` (what people read),
+`objectives` (what a step minimises), `steps` (the jitted functions), `validate`,
+`validate_evals` and `validate_transfer` (what a config may say), `runs` (trained runs),
+`setup` (what a run is made of), `compared` (the networks that evaluators compare),
+`train` (loop and evaluation), `startup` (before JAX starts its backend), `describe` (a
+data set), `demo`, `cells` and `study` (grids of runs), and `report`. Encoders that name
+classes, by a probe or fine-tuned: `classifier` (the model) and `transfer` (its loss and
+its start). What a step needs on devices that are not here: `plan`, which asks `ahead`
+(compiling), `chips` and `collectives`. Other people's weights, and ours in their tools:
+`interop`; a trained model as other projects use it: `pretrained`, which is
+`imae_jax.load`. Imports go one way: a module imports only from layers below its own,
+which tests/test_imports.py lists.
 
 Shape key, used in every docstring:
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from imae_jax import files, setup, train, workdirs
 from imae_jax.errors import UserError
 from imae_jax.files import EVAL_FILE, SETTINGS_FILE
+from imae_jax.paths import check_paths
 from imae_jax.report import html
 
 STUDENTS = ("imae_without_distillation", "imae")
@@ -48,6 +49,7 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     Raises:
       UserError: for bad input, before the first run is trained.
     """
+    check_paths(config)
     workdir = workdirs.open_workdir(workdir)
     configs = connect(config, workdir)
     for name, run_config in configs.items():

@@ -11,6 +11,7 @@ from imae_jax import files, setup, validate, workdirs
 from imae_jax.data.images import EncodedImages
 from imae_jax.data.parts import decoded, part_indices
 from imae_jax.data.sources import Dataset, Split
+from imae_jax.paths import local_path
 from imae_jax.report.figures import as_png
 
 DATA_FILE = "data.json"
@@ -31,7 +32,7 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     """
     validate.check_sections(config)
     dataset = setup.load_data(config)
-    workdir = workdirs.open_workdir(Path(workdir) / config.data.name)
+    workdir = workdirs.open_workdir(local_path(workdir, "workdir") / config.data.name)
     found = summary(config, dataset)
     files.write_json(workdir / DATA_FILE, found)
     sheet = workdir / SHEET_FILE

@@ -19,6 +19,7 @@ from imae_jax.evaluators.rebuild import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.mixing import mix
 from imae_jax.model import IMAE, MAE
+from imae_jax.paths import local_path
 from imae_jax.validate import check_mask_ratio
 
 
@@ -218,7 +219,7 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
     Raises:
       UserError: if it is neither, or damaged.
     """
-    path = Path(path).expanduser()
+    path = local_path(path, "path")
     if path.is_dir():
         if (path / "config.json").exists() and not (path / "checkpoints").exists():
             raise UserError(f"{path} holds no checkpoints: {_IMPORT}")

@@ -24,6 +24,7 @@ from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
 from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
+from imae_jax.paths import local_path
 
 # What the runs of each `model.name` are called in messages.
 KINDS = {"mae": "a MAE", "imae": "an i-MAE", "classifier": "a classifier"}
@@ -107,7 +108,7 @@ def load_run(
     Raises:
       UserError: if there is no run, no checkpoint, or its parameters do not fit its config.
     """
-    workdir = Path(workdir).expanduser()
+    workdir = local_path(workdir, key)
     if not workdir.is_dir():
         raise UserError(f"{key}={str(workdir)!r}: there is no such folder")
     try:

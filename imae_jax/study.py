@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from imae_jax import files, setup, train, workdirs
 from imae_jax.cells import Cell, Grid, make_grid
 from imae_jax.errors import UserError
+from imae_jax.paths import check_paths
 from imae_jax.report import studies
 
 
@@ -152,6 +153,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
     Raises:
       UserError: for bad input, before the first run; at the end, if a cell failed.
     """
+    check_paths(config)
     grid = make_grid(config)
     workdir = workdirs.open_workdir(workdir)
     cells = in_order(grid)

@@ -29,6 +29,7 @@ from imae_jax.evaluators.inputs import HeldOut
 from imae_jax.evaluators.names import conditions, count_of
 from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.logs import MetricWriter, Progress, Throughput
+from imae_jax.paths import local_path
 from imae_jax.report import explorer, figures
 from imae_jax.setup import (
     Setup,
@@ -191,7 +192,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     Raises:
       UserError: if the run, its teacher or a baseline run is missing or does not fit.
     """
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = local_path(workdir, "workdir").absolute()
     workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()

@@ -9,6 +9,7 @@ from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
 from imae_jax.optim import duration_steps
 from imae_jax.patches import grid_size, num_visible
+from imae_jax.paths import check_paths
 from imae_jax.transformer import decode_variant
 
 
@@ -240,10 +241,14 @@ def _check_adamw(optim: ConfigDict) -> None:
 
 
 def check_sections(config: ConfigDict) -> None:
-    """Raises UserError if the config is not a run's, such as that of a demo."""
+    """Raises UserError if the config is not a run's, such as that of a demo.
+
+    Or if it names a file or folder by an address with a scheme.
+    """
     for section in ("data", "model", "train", "optim"):
         if section not in config:
             raise UserError(f"--config describes no run: it has no section {section!r}")
+    check_paths(config)
 
 
 def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str) -> None:

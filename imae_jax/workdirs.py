@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from imae_jax import files, processes, trees
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
+from imae_jax.paths import local_path
 
 # A resumed run may change these: they do not touch what is computed. (A teacher that
 # moved is recognised by its digest.)
@@ -37,7 +38,7 @@ NEUTRAL_KEYS = (
 
 def open_workdir(workdir: str | Path) -> Path:
     """Makes the folder; raises UserError if it cannot be written."""
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = local_path(workdir, "workdir").absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / ".writable", "")

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"compute", "errors", "patches", "sharding", "collectives"},
-    {"processes", "chips", "trees"},
+    {"processes", "chips", "paths", "trees"},
     {"augment", "mixing", "optim", "files", "randaugment", "transformer"},
     {"losses", "model", "logs", "data", "mixup", "checkpoint", "workdirs"},
     {"classifier", "distill", "evaluators", "startup"},

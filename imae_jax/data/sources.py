@@ -12,6 +12,7 @@ from imae_jax.data import cache, prepared
 from imae_jax.data.folder import Listing, list_folder, list_imagenet
 from imae_jax.data.images import EncodedImages, decode_all
 from imae_jax.errors import UserError
+from imae_jax.paths import local_path
 
 # Read in place; every other name is one of `prepared.BUILDERS`.
 FOLDERS = {"imagenet2012": list_imagenet, "folder": list_folder}
@@ -111,7 +112,7 @@ def load(
       UserError: if the data set is unknown, missing, damaged, or cannot be prepared.
     """
     check_known(name, files)
-    root = Path(data_dir).expanduser()
+    root = local_path(data_dir, "data.dir")
     if name in prepared.BUILDERS:
         return _in_memory(name, prepared.prepare(name, root), on_bad_image)
     copy = prepared.find_copy(name, root)

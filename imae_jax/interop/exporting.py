@@ -15,6 +15,7 @@ from imae_jax.interop import compiled, naming, native
 from imae_jax.interop.reading import import_torch
 from imae_jax.interop.saying import WRITTEN_BY
 from imae_jax.model import IMAE, MAE
+from imae_jax.paths import local_path
 
 # How the name of a file ends; the others are folders.
 SUFFIXES = {
@@ -43,7 +44,7 @@ def export(
     Raises:
       UserError: if the format has no place for such a model, or `out` exists.
     """
-    out = Path(out).expanduser()
+    out = local_path(out, "out")
     if format not in FORMATS:
         known = ", ".join(FORMATS)
         raise UserError(f"--format={format!r} is not possible; formats: {known}")

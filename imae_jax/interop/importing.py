@@ -17,6 +17,7 @@ from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.interop import naming, native, reading
 from imae_jax.interop.detecting import Found, detect
+from imae_jax.paths import local_path
 from imae_jax.transformer import VARIANTS
 
 # Of one that MAE's formula gives and one in a file; bfloat16 rounds by 2e-3.
@@ -47,7 +48,7 @@ def import_file(
       UserError: for a file that cannot be used, naming what is wrong with it; nothing is
         written then.
     """
-    path = Path(path).expanduser()
+    path = local_path(path, "checkpoint")
     contents = reading.read(path)
     options = dict(
         image_size=_parsed(image_size),

@@ -11,6 +11,7 @@ from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.logs import read_metrics
+from imae_jax.paths import local_path
 from imae_jax.report import charts, explorer, headlines, studies, summary
 
 REPORT_FILE = "report.html"
@@ -47,7 +48,7 @@ def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, d
 
 def read_as_text(workdir: str | Path) -> str:
     """The tables of the runs in a folder, as plain text."""
-    runs = find_runs(Path(workdir).expanduser().absolute())
+    runs = find_runs(local_path(workdir, "workdir").absolute())
     return summary.as_text(find_results(runs), find_results(runs, SETTINGS_FILE))
 
 
@@ -108,7 +109,7 @@ def write_report(workdir: str | Path) -> Path:
     Raises:
       UserError: if there is none.
     """
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = local_path(workdir, "workdir").absolute()
     runs = find_runs(workdir) if workdir.is_dir() else {}
     found_studies = studies.read(workdir) if workdir.is_dir() else []
     if not (runs or found_studies):

@@ -1,0 +1,49 @@
+"""Paths that users name: expanded, and refused where they are addresses of a store."""
+
+import re
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from imae_jax.errors import UserError
+
+# Any scheme; of the usual ones also what `pathlib` leaves of them, with one slash.
+ADDRESS = re.compile(r".*://|(gs|s3|https?|ftp|file|hdfs|az|abfss?|r2|hf):/", re.DOTALL)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address with a scheme, not a path of a mounted file system."""
+    return ADDRESS.match(text) is not None
+
+
+def local_path(path: str | Path, key: str) -> Path:
+    """The path with `~` expanded.
+
+    Args:
+      path: of a file or folder.
+      key: the flag, config key or argument that named it, for messages.
+    Raises:
+      UserError: for an address with a scheme, which no file system here knows, and for
+        the home of an unknown user.
+    """
+    if is_address(str(path)):
+        raise UserError(
+            f"{key}={str(path)!r} is not possible: it must be a path of this machine; "
+            "mount the bucket or share (gcsfuse, mountpoint-s3, rclone mount) and give the "
+            "path below the mount, or copy it here"
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        text = f"it must be a path whose home folder is known ({error})"
+        raise UserError(f"{key}={str(path)!r} is not possible: {text}") from None
+
+
+def check_paths(config: ConfigDict, prefix: str = "") -> None:
+    """Raises UserError if any text in a config is an address with a scheme."""
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, ConfigDict):
+            check_paths(value, f"{key}.")
+        elif isinstance(value, str) and is_address(value):
+            local_path(value, key)
