@@ -11,9 +11,9 @@ Where the idea of the paper lives, in reading order:
 
 Around it: `transformer`, `compute` (types and forms of its products), `data` (images,
 pairs, feeds), `augment` (and `randaugment` and `mixup`, for fine-tuning), `sharding`
-(devices), `processes` (several that work as one), `optim` (updates), `trees`, `paths`,
-`files`, `checkpoint` and `workdirs` (arrays and disk), `logs` (what people read),
-`objectives` (what a step minimises), `steps` (the jitted functions), `validate`,
+(devices), `memory`, `processes` (several that work as one), `optim` (updates), `trees`,
+`paths`, `files`, `checkpoint` and `workdirs` (arrays and disk), `logs` (what people
+read), `objectives` (what a step minimises), `steps` (the jitted functions), `validate`,
 `validate_evals` and `validate_transfer` (what a config may say), `runs` (trained runs),
 `setup` (what a run is made of), `compared` (the networks that evaluators compare),
 `train` (loop and evaluation), `startup` (before JAX starts its backend), `describe` (a

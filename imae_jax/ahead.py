@@ -4,7 +4,6 @@ Nothing runs, and no data is read: the step is compiled for devices that are not
 """
 
 import functools
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 from imae_jax import runs, sharding, steps
 from imae_jax.data import prepared, sources
 from imae_jax.data.images import EncodedImages
+from imae_jax.memory import over_limit
 from imae_jax.model import as_mae
 from imae_jax.setup import Setup, make_loss
 
@@ -143,11 +143,10 @@ def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, N
     try:
         compiled = step.traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", str(error))
+        used = over_limit(error)
         if used is None:
             raise
-        units = {"M": 2**20, "G": 2**30}
-        peak, limit = (int(float(used[i]) * units[used[i + 1]]) for i in (1, 3))
+        peak, limit = used
         return None, Need(None, None, peak + step.resident, limit)
     found = compiled.memory_analysis()
     # The compiler counts padding, but not what lies there unused: the teacher's decoder.

@@ -1,6 +1,7 @@
 """`train(config, workdir)` and `evaluate(config, workdir)`."""
 
 import dataclasses
+import functools
 import math
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import (
     files,
+    memory,
     optim,
     processes,
     runs,
@@ -90,15 +92,22 @@ def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
         if int(state.step) >= last_step:
             return state
         with make_feed(setup) as feed:
-            train_step = steps.make_train_step(
+            make_step = functools.partial(
+                steps.make_train_step,
                 make_loss(setup),
                 optimiser,
                 setup.mesh,
                 take_of(setup, feed),
                 state,
                 looped=config.train.steps_per_dispatch > 1,
-                accumulate=config.train.accumulate,
                 max_skipped=config.optim.max_skipped,
+            )
+            train_step = memory.Fitting(
+                lambda parts: make_step(accumulate=parts),
+                list(setup.mesh.devices.flat),
+                batch_size=config.train.batch_size,
+                accumulate=config.train.accumulate,
+                may_accumulate=config.model.get("mode") != "linear",
             )
             ends = last_step, termination
             return _loop(setup, state, feed, train_step, schedule, checkpoints, *ends)

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"compute", "errors", "patches", "sharding", "collectives"},
     {"processes", "chips", "paths", "trees"},
-    {"augment", "mixing", "optim", "files", "randaugment", "transformer"},
+    {"augment", "mixing", "optim", "files", "memory", "randaugment", "transformer"},
     {"losses", "model", "logs", "data", "mixup", "checkpoint", "workdirs"},
     {"classifier", "distill", "evaluators", "startup"},
     {"objectives", "report", "validate"},
