@@ -32,10 +32,33 @@ Shape key, used in every docstring:
     P  pixel values of a patch, p * p * C             D  encoder width   E  decoder width
 """
 
+import importlib
+from typing import TYPE_CHECKING
 
-def load(path, *, step=None):
-    """A trained model: `encode`, `separate`, `forward`; see `pretrained.load`."""
-    # Late: whoever wants the message of an error waits for no JAX.
-    from imae_jax import pretrained
+__version__ = "0.1.0"
 
-    return pretrained.load(path, step=step)
+if TYPE_CHECKING:
+    from imae_jax.evaluators.separability import (
+        linear_separability,
+        mixture_separability,
+    )
+    from imae_jax.pretrained import load
+
+__all__ = ["__version__", "linear_separability", "load", "mixture_separability"]
+
+# Imported where first asked for: whoever wants the message of an error waits for no JAX.
+_MODULES = {
+    "load": "imae_jax.pretrained",
+    "linear_separability": "imae_jax.evaluators.separability",
+    "mixture_separability": "imae_jax.evaluators.separability",
+}
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -1,7 +1,15 @@
 """Imports go one way: a module imports only from the layers below its own."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+
+import imae_jax
+from imae_jax import pretrained
+from imae_jax.evaluators import separability
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
@@ -43,7 +51,8 @@ def files(folder):
 
 def test_every_module_stands_in_a_layer():
     found = {path.relative_to(ROOT / "imae_jax").parts[0] for path in files("imae_jax")}
-    assert {name.removesuffix(".py") for name in found} == LEVEL.keys() | {"__init__"}
+    found = {name.removesuffix(".py") for name in found}
+    assert found == LEVEL.keys() | {"__init__", "__main__"}
 
 
 def test_imports_go_down():
@@ -80,3 +89,20 @@ def test_only_checkpoint_imports_orbax():
         if any(module.split(".")[0] == "orbax" for module in imported(path))
     }
     assert users == {"checkpoint.py"}
+
+
+def test_the_package_itself_loads_nothing():
+    code = "import imae_jax, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert not {"jax", "numpy", "ml_collections", "flax"} & set(done.stdout.split())
+
+
+def test_what_the_package_offers():
+    assert imae_jax.load is pretrained.load
+    assert imae_jax.linear_separability is separability.linear_separability
+    assert imae_jax.mixture_separability is separability.mixture_separability
+    assert {"load", "mixture_separability", "__version__"} <= set(dir(imae_jax))
+    with pytest.raises(AttributeError, match="'imae_jax' has no attribute 'lod'"):
+        _ = imae_jax.lod
