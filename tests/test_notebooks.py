@@ -1,13 +1,16 @@
 """The notebooks, executed by a real kernel: with its event loop, as for a user."""
 
+import ast
 import contextlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from imae_jax.logs import read_metrics
@@ -130,37 +133,121 @@ def test_notebook_is_committed_clean(path):
         assert "import torch" not in cell.source and "from torch" not in cell.source
 
 
-# Stands in for Colab and records what pip would have been asked for.
-COLAB = """
-import sys
+def set_up_of(path):
+    return code_cells(nbformat.read(path, as_version=4))[0]
 
-sys.modules["google.colab"] = object()
+
+def test_every_notebook_is_set_up_by_the_same_cell():
+    texts = set()
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        first = [cell.cell_type for cell in cells].index("code")
+        texts.add((cells[first - 1].source, cells[first].source))
+    assert len(texts) == 1
+
+
+# Stands in for a machine that has PRESENT alone; records what pip would be asked for.
+MACHINE = """
+import importlib.metadata
+
+def version(name):
+    try:
+        return PRESENT[name]
+    except KeyError:
+        raise importlib.metadata.PackageNotFoundError(name) from None
+
+importlib.metadata.version = version
 asked = []
 get_ipython().register_magic_function(asked.append, magic_name="pip")
 """
-RESULT = """
-from importlib.metadata import version
-from pathlib import Path
-
-assert asked == [f'install -q -r requirements.txt "jax=={version("jax")}"'], asked
-assert Path("requirements.txt").read_text() == "of the repository"
-"""
 
 
-@pytest.mark.parametrize("is_uploaded", [False, True])
-def test_set_up_on_colab(is_uploaded, tmp_path):
-    repository = tmp_path / ("content/imae_jax" if is_uploaded else "repository")
-    repository.mkdir(parents=True)
-    (repository / "requirements.txt").write_text("of the repository")
-    (tmp_path / "content").mkdir(exist_ok=True)
-    set_up = code_cells(nbformat.read(QUICKSTART, as_version=4))[0]
-    if not is_uploaded:
+def set_up(cell, present, cwd, site="jupyter", times=1):
+    """Runs the cell on such a machine; gives what pip was asked and what was printed."""
+    machine = nbformat.v4.new_code_cell(f"PRESENT = {present!r}\n{MACHINE}")
+    result = nbformat.v4.new_code_cell("print(asked)")
+    with pytest.MonkeyPatch.context() as patch:
+        if site == "kaggle":
+            patch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+        with kernel([machine, cell, result], cwd) as run:
+            run(machine)
+            said = []
+            for _ in range(times):
+                run(cell)
+                said.append("".join(output.text for output in cell.outputs))
+            run(result)
+    return ast.literal_eval(result.outputs[0].text), said
+
+
+@pytest.mark.parametrize("site", ["jupyter", "kaggle"])
+@pytest.mark.parametrize("source", ["repository", "uploaded", "here", "data set"])
+def test_set_up_gets_the_code_and_what_is_missing(source, site, tmp_path):
+    content = tmp_path / "content"
+    folders = {
+        "repository": tmp_path / "repository",
+        "uploaded": content / "imae_jax",
+        "here": content,
+        "data set": tmp_path / "input" / "datasets" / "somebody" / "code",
+    }
+    repository = folders[source]
+    (repository / "imae_jax").mkdir(parents=True)
+    (repository / "imae_jax" / "__init__.py").touch()
+    (repository / "requirements.txt").write_text("# all\nb>=2  # why\nc>=1.5,<2\njax>=1\n")
+    content.mkdir(exist_ok=True)
+    cell = set_up_of(QUICKSTART)
+    assert "/kaggle/input" in cell.source and 'REPOSITORY = ""' in cell.source
+    cell.source = cell.source.replace("/kaggle/input", str(tmp_path / "input"))
+    if source == "repository":
         git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x"]
         for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
             subprocess.run([*git, *arguments], check=True)
         address = f"REPOSITORY = {repository.as_uri()!r}"
-        set_up.source = set_up.source.replace('REPOSITORY = ""', address)
-    colab, result = (nbformat.v4.new_code_cell(source) for source in (COLAB, RESULT))
-    with kernel([colab, set_up, result], tmp_path / "content") as run:
-        for cell in (colab, set_up, result, set_up):  # twice, as users do
-            run(cell)
+        cell.source = cell.source.replace('REPOSITORY = ""', address)
+    present = {"b": "1.9", "c": "1.9", "jax": "1.2", "jaxlib": "1.1", "libtpu": "0.1"}
+    if source == "data set" and site == "jupyter":
+        with pytest.raises(CellExecutionError, match="put the folder imae_jax here"):
+            set_up(cell, present, content, site)
+        return
+    asked, said = set_up(cell, present, content, site, times=2)  # twice, as users do
+    command = "install -q -r requirements.txt jax==1.2 jaxlib==1.1"
+    assert asked == [command] * 2
+    assert said == [f"missing: b>=2\n%pip {command}\n"] * 2
+
+
+@pytest.mark.parametrize("present", [{"b": "1"}, {"b": "2.1rc1", "jax": "1"}])
+def test_set_up_installs_nothing_where_nothing_is_missing(present, tmp_path):
+    (tmp_path / "imae_jax").mkdir()
+    (tmp_path / "imae_jax" / "__init__.py").touch()
+    (tmp_path / "requirements.txt").write_text("b>=1\n")
+    assert set_up(set_up_of(QUICKSTART), present, tmp_path) == ([], [""])
+
+
+def test_set_up_resolves_against_colabs_versions():
+    """By pip itself, in a Python as Colab's where there is one."""
+    found = subprocess.run(
+        [ROOT / ".ci" / "find_python", "3.13"], capture_output=True, text=True
+    )
+    python = found.stdout.strip() or sys.executable
+    dry_run = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+    probe = [*dry_run, "--no-deps", "--retries=0", "--timeout=10", "absl-py"]
+    done = subprocess.run(probe, capture_output=True, text=True)
+    if done.returncode != 0 and not os.environ.get("IMAE_REQUIRE_REGISTRY"):
+        pytest.skip("no package registry, or no pip")
+    constraints = ROOT / "constraints" / "colab.txt"
+    lines = [line for line in constraints.read_text().splitlines() if line[0] != "#"]
+    pins = dict(line.split("==") for line in lines)
+    (asked,), _ = set_up(set_up_of(QUICKSTART), pins, ROOT)
+    command, arguments = asked.split(" -q ")
+    assert arguments.split()[2:] == [f"{name}=={pins[name]}" for name in ("jax", "jaxlib")]
+    done = subprocess.run(
+        [*dry_run, "-c", constraints, *arguments.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert command == "install" and done.returncode == 0, done.stderr
+    would = done.stdout[done.stdout.index("Would install") :].replace("_", "-").split()
+    # Nothing asks for it: what is there stays.
+    del pins["libtpu"]
+    assert not [name for name in would if name.startswith(("libtpu", "jax-cuda"))]
+    assert {f"{name.replace('_', '-')}-{pin}" for name, pin in pins.items()} <= set(would)
