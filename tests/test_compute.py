@@ -62,8 +62,9 @@ def products(function, *arguments):
             if equation.primitive.name == "dot_general":
                 types = [v.aval.dtype.name for v in (*equation.invars, *equation.outvars)]
                 found.append(tuple(types))
-            for inner in jax.extend.core.jaxprs_in_params(equation.params):
-                visit(inner)
+            for inner in jax.tree.leaves(list(equation.params.values())):
+                if isinstance(inner, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)):
+                    visit(inner)
 
     visit(jax.make_jaxpr(function)(*arguments).jaxpr)
     return found
