@@ -239,7 +239,7 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
 
 _IMPORT = (
     "weights from elsewhere are first made a run, by main.py import --checkpoint=FILE "
-    "--workdir=DIR"
+    "--workdir=DIR, in a clone"
 )
 
 

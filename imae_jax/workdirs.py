@@ -48,9 +48,9 @@ def open_workdir(workdir: str | Path) -> Path:
     return workdir
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: str | Path) -> ConfigDict:
     """The stored config of a run; raises UserError if there is none."""
-    return config_of(files.read_json(workdir / CONFIG_FILE))
+    return config_of(files.read_json(Path(workdir).expanduser() / CONFIG_FILE))
 
 
 def config_of(found: Mapping) -> ConfigDict:
