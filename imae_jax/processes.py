@@ -224,6 +224,7 @@ def _at_abort(text: str | None) -> None:
     """Has `text` stand below the page with which JAX aborts when a process is missing.
 
     It does so from its own code, where there is no exception to catch. None: no longer.
+    (JAX 0.7 leaves without aborting: there its page is all that is said.)
     """
     if text is None:
         ctypes.CDLL(None).signal(int(signal.SIGABRT), None)
