@@ -218,6 +218,8 @@ def main() -> int:
         command = parse_command(arguments)
         try:
             parse_flags(command, arguments)
+        except UserError:  # a ValueError, whose text is final
+            raise
         except FLAG_ERRORS as error:
             raise UserError(flag_message(error, arguments)) from None
         run(command)

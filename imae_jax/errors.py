@@ -1,10 +1,11 @@
 """What ends a command early: a user's mistake, or a wish to stop."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input. The message is one line: what, which value, what would be right.
 
-    `main.py` prints it without a traceback and exits with status 1.
+    `main.py` prints it without a traceback and exits with status 1. Whoever calls the
+    library may catch it as the ValueError that it is.
     """
 
 

@@ -114,9 +114,19 @@ def test_moments_do_not_depend_on_how_the_stream_is_cut(seed, first):
 
 def test_bad_input_gets_one_line():
     z, position = tokens(0, count=7)
-    few = moments(z[:6], z[:6], position[:6])
-    with pytest.raises(UserError, match="6 training .* too few for a fit of 6 inputs"):
+    few = moments(z[:3], z[:3], np.array([0, 2, 4]))
+    with pytest.raises(
+        UserError, match="3 training .* too few .* the means of 3 positions"
+    ):
         linear.fit(few, few)
+    few = moments(z[:6], z[:6], 0 * position[:6])
+    with pytest.raises(
+        UserError, match=r"ridges=\[1.0, 0.0\] .* for 6 inputs and 6 training"
+    ):
+        linear.fit(few, few, [1, 0])
+    for ridges in ([], [-1], [np.nan], 1.0, None, ["a"]):
+        with pytest.raises(UserError, match="ridges=.* one or more numbers of at least 0"):
+            linear.fit(few, few, ridges)
     none = Moments.zeros(POSITIONS, 6, 6)
     with pytest.raises(UserError, match="0 validation tokens are too few"):
         linear.fit(moments(z, z, position), none)
@@ -126,3 +136,35 @@ def test_bad_input_gets_one_line():
     same = moments(z, np.full_like(z, 3.0), position)
     with pytest.raises(UserError, match="do not vary"):
         linear.fit(same, same).score(same)
+    with pytest.raises(UserError, match="no test tokens"):
+        linear.fit(same, same).score(none)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (dict(z=np.zeros((7, 5))), r"z is float64 \[7, 5\]; it must hold .* \[N, 6\]"),
+        (dict(z=np.zeros(7)), r"z is float64 \[7\]"),
+        (dict(h=np.zeros((6, 6))), r"h is float64 \[6, 6\].* as many rows as z, 7"),
+        (dict(h=np.zeros((7, 6)) + 1j), "h is complex128 .* real numbers"),
+        (dict(position=np.zeros(6, int)), r"position is int64 \[6\]; it must be \[7\] int"),
+        (dict(position=np.zeros(7)), r"position is float64 \[7\]"),
+        (dict(position=np.full(7, -1)), "position must hold integers from 0 to 4"),
+        (dict(position=np.full(7, 5)), "position must hold integers from 0 to 4"),
+    ],
+)
+def test_tokens_that_do_not_fit_get_one_line(change, message):
+    given = dict(z=np.ones((7, 6)), h=np.ones((7, 6)), position=np.arange(7) % POSITIONS)
+    with pytest.raises(UserError, match=message):
+        Moments.zeros(POSITIONS, 6, 6).add(**{**given, **change})
+
+
+def test_fewer_tokens_than_inputs_are_enough_for_a_ridge():
+    random = np.random.default_rng(0)
+    z, weights = random.normal(size=(80, 200)), random.normal(size=(200, 2))
+    h = z @ weights
+    few, rest = Moments.of(z[:40], h[:40]), Moments.of(z[40:], h[40:])
+    found = linear.fit(few, rest, [0.1])
+    penalty = 0.1 * np.square(z[:40] - z[:40].mean(axis=0)).sum() / 200
+    expected = Ridge(alpha=penalty).fit(z[:40], h[:40]).predict(z[40:])
+    np.testing.assert_allclose(found(z[40:], np.zeros(40, int)), expected, atol=1e-8)

@@ -165,9 +165,10 @@ def test_linear_separability_chooses_its_ridge():
 @pytest.mark.parametrize(
     "change,message",
     [
-        (lambda z, h: (z[:, 0], h), "takes features .N, D. .* got .500,., .500, 3."),
-        (lambda z, h: (z[:99], h), "takes features"),
-        (lambda z, h: (z[:5], h[:5]), "too few for a fit of 6 inputs"),
+        (lambda z, h: (z[:, 0], h), r"train_features is float64 .500.; it must be .N, D."),
+        (lambda z, h: (z[:99], h), "train_targets is .* it must have 99 rows"),
+        (lambda z, h: (z[:2], h[:2]), "train_features is .* at least 3 rows"),
+        (lambda z, h: (z[:, :5], h), "test_features is .* it must have 5 columns"),
         (lambda z, h: (np.where(z > 2, np.nan, z), h), "not finite"),
         (lambda z, h: (z, np.where(h > 2, np.inf, h)), "not finite"),
     ],
@@ -220,25 +221,202 @@ def test_an_encoder_with_two_branches_can_be_measured():
     def encode(x):
         return np.stack([masked(x), 0 * masked(x)], axis=1)
 
-    found = mixture_separability(encode, images(2000, 0), images(500, 1), target=masked)
+    given = images(2000, 0), images(500, 1)
+    found = mixture_separability(encode, *given, target=masked, branches=True)
     assert found["dominant/r2"] == pytest.approx(0, abs=0.02)
     assert found["subordinate/r2"] == pytest.approx(0.3**2 / (0.3**2 + 0.7**2), abs=0.03)
 
 
-def test_shapes_that_do_not_fit_get_one_line():
-    some, more = images(40, 0), images(20, 1)
-    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
-    tokens = lambda x: x.reshape(len(x), 4, 4)  # noqa: E731
-    heads = lambda x: np.stack([tokens(x)] * 2, axis=1)  # noqa: E731
-    for encode, target in ((heads, None), (tokens, flat)):
-        with pytest.raises(UserError, match="do not fit: targets are .B, E. or .B, T, E."):
-            mixture_separability(encode, some, more, target=target)
-    with pytest.raises(UserError, match="alpha=0.7 is not possible"):
-        mixture_separability(flat, some, more, alpha=0.7)
-    with pytest.raises(UserError, match="40 training and 1 test images are too few"):
-        mixture_separability(flat, some, more[:1])
-    with pytest.raises(UserError, match="at least one ridge"):
-        linear_separability(*arrays(0), *arrays(1), ridges=())
+def flat(x):
+    return x.reshape(len(x), -1)
+
+
+def as_tokens(x):
+    return x.reshape(len(x), 4, 4)
+
+
+def heads(x):
+    return np.stack([as_tokens(x)] * 2, axis=1)
+
+
+def test_one_branch_and_pooled_branches_can_be_measured():
+    given, options = (images(200, 0), images(100, 1)), dict(target=flat, branches=True)
+    both = mixture_separability(
+        lambda x: np.stack([flat(x)] * 2, axis=1), *given, **options
+    )
+    assert both == mixture_separability(flat, *given)
+    one = mixture_separability(lambda x: flat(x)[:, None, None], *given, **options)
+    assert one["subordinate/r2"] == both["subordinate/r2"] and "dominant/r2" not in one
+
+
+@pytest.mark.parametrize(
+    "encode,options,message",
+    [
+        (
+            heads,
+            {},
+            r"encode gave is .* \[40, 2, 4, 4\]; .* branches=True; a map .* \[B, T, D\]",
+        ),
+        (heads, dict(target=heads, branches=True), r"target gave is .* \[40, 2, 4, 4\]"),
+        (heads, dict(branches=True), "branches=True needs target"),
+        (as_tokens, dict(branches=True, target=flat), "second axis is the branches"),
+        (
+            flat,
+            dict(branches=True, target=flat),
+            r"it must be \[B, S, D\] or \[B, S, T, D\]",
+        ),
+        (flat, dict(branches="no"), "branches='no' is not possible"),
+        (as_tokens, dict(target=flat), "encode gave 4 tokens, target 1: they do not fit"),
+        (flat, dict(alpha=0.7), r"alpha=0.7 is not possible: it must be in \(0, 0.5\]"),
+        (flat, dict(alpha=np.nan), "alpha=nan"),
+        (flat, dict(alpha="0.3"), "alpha='0.3'"),
+        (flat, dict(batch_size=0), "batch_size=0 .* a whole number of at least 1"),
+        (flat, dict(batch_size=8.0), "batch_size=8.0"),
+        (flat, dict(batch_size=True), "batch_size=True"),
+        (flat, dict(seed=-1), "seed=-1"),
+        (None, {}, "encode is NoneType; it must be a function"),
+        (lambda x: x[::2].reshape(len(x) // 2, -1), {}, r"\[20, 16\] for 40 images"),
+        (
+            lambda x: flat(x)[:, 0],
+            {},
+            r"encode gave is float32 \[40\]; it must be \[B, D\]",
+        ),
+        (lambda x: 1.0, {}, r"encode gave is float64 \[\]"),
+        (lambda x: (flat(x), None), {}, "encode gave tuple; it must give one array"),
+        (lambda x: None, {}, "encode gave NoneType"),
+        (lambda x: flat(x) * 1j, {}, "complex64 .* real numbers"),
+        (lambda x: flat(x) * np.nan, {}, "encode gave is not finite"),
+        (lambda x: flat(x).astype(object), {}, "object .* real numbers"),
+        (lambda x: 0 * flat(x), {}, "targets do not vary"),
+    ],
+)
+def test_encoders_that_are_none_get_one_line(encode, options, message):
+    with pytest.raises(UserError, match=message):
+        mixture_separability(encode, images(50, 0), images(40, 1), **options)
+
+
+def batch_norm(x):
+    x = flat(x)
+    return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda x: flat(x) * (np.random.default_rng().random(16) > 0.1),  # dropout
+        batch_norm,
+        lambda x: flat(x)[::-1],
+        lambda x: np.repeat(flat(x)[::2], 2, axis=0),
+    ],
+)
+def test_features_that_are_not_an_images_own_get_one_line(encode):
+    with pytest.raises(UserError, match=r"encode gave other features .* \.eval\(\)"):
+        mixture_separability(encode, images(50, 0), images(40, 1))
+    with pytest.raises(UserError, match="target gave other features"):
+        mixture_separability(flat, images(50, 0), images(40, 1), target=encode)
+
+
+def test_an_answer_that_changes_later_gets_one_line():
+    def narrower(x):
+        return flat(x)[:, : 16 - (len(x) < 16)]
+
+    with pytest.raises(UserError, match=r"gave \[8, 15\], but \[16\] a row before"):
+        mixture_separability(narrower, images(50, 0), images(40, 1), batch_size=16)
+    with pytest.raises(UserError, match=r"\[16, 16\] for 8 images"):
+        mixture_separability(
+            lambda x: np.concatenate([flat(x), np.zeros((16 - len(x), 16))]),
+            images(50, 0),
+            images(40, 1),
+            batch_size=16,
+        )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, bool, np.float16, np.float64])
+def test_one_type_of_image_reaches_encode(kind):
+    train, test = (
+        np.random.default_rng(seed).integers(0, 2 if kind is bool else 256, (20, 4, 4, 1))
+        for seed in (0, 1)
+    )
+    seen = set()
+
+    def encode(x):
+        seen.add((x.dtype, x.flags.writeable, x.flags.c_contiguous))
+        assert 0 <= x.min() <= 0.3 * train.max() and 0.7 * train.max() <= x.max() <= 255
+        return flat(x)
+
+    found = mixture_separability(encode, train.astype(kind), test.astype(kind), target=flat)
+    assert seen == {(np.dtype(np.float32), True, True)}
+    assert found == mixture_separability(flat, train * 1.0, test * 1.0)
+
+
+@pytest.mark.parametrize(
+    "train,test,message",
+    [
+        (
+            images(20, 0)[..., 0],
+            images(20, 1),
+            r"train_images .* \[20, 4, 4\]; .*\[..., None\]",
+        ),
+        (
+            images(20, 0),
+            images(20, 1)[:, :3],
+            r"test_images float64 \[20, 3, 4, 1\]; .* shape",
+        ),
+        (
+            images(20, 0),
+            np.where(images(20, 1) > 2, np.nan, 1),
+            "test_images is not finite",
+        ),
+        (images(20, 0) * 1e39, images(20, 1), "train_images holds values .* float32"),
+        (
+            images(20, 0),
+            [*images(20, 1), images(1, 2)[0, :3]],
+            "test_images is a list of diff",
+        ),
+        ([*images(20, 0)[:, :, 0].astype(object), None], images(20, 1), "train_images"),
+        (images(20, 0) * 1j, images(20, 1), "train_images is complex128"),
+        (images(20, 0), images(1, 1), "20 train_images and 1 test_images are too few"),
+        (images(0, 0), images(20, 1), "train_images is .* not be empty"),
+    ],
+)
+def test_images_that_are_none_get_one_line(train, test, message):
+    with pytest.raises(UserError, match=message):
+        mixture_separability(flat, train, test)
+
+
+def test_encoders_may_write_to_their_images_and_reuse_their_features():
+    room = np.zeros((300, 16), np.float32)
+
+    def rude(x):
+        room[: len(x)] = flat(x)
+        x[:] = 7
+        return room[: len(x)]
+
+    given = images(300, 0), images(200, 1)
+    assert mixture_separability(rude, *given) == mixture_separability(flat, *given)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
+def test_any_batch_size_gives_the_same(batch_size):
+    given = images(50, 0), images(41, 1)
+    expected = mixture_separability(as_tokens, *given, batch_size=64)
+    found = mixture_separability(as_tokens, *given, batch_size=batch_size)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_where_zero_lies_does_not_matter():
+    given = images(60, 0), images(40, 1)
+    expected = mixture_separability(flat, *given)
+
+    def far(x):
+        return flat(x).astype(np.float64) + 1e7
+
+    found = mixture_separability(far, *given)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    z, h = arrays(0)
+    expected = linear_separability(z[:400], h[:400], z[400:], h[400:])
+    found = linear_separability(z[:400] + 1e7, h[:400] - 1e6, z[400:] + 1e7, h[400:] - 1e6)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_rows_without_a_network_are_left_out(data_dir):

@@ -10,14 +10,27 @@ import optax
 
 from imae_jax.errors import UserError
 from imae_jax.evaluators import linear
+from imae_jax.evaluators.arrays import (
+    ROUNDING,
+    as_array,
+    as_features,
+    as_numbers,
+    as_text,
+    centred,
+    check_columns,
+)
+from imae_jax.evaluators.class_labels import as_labels, class_ids
 from imae_jax.evaluators.linear import Moments
 
 # L2 strengths tried on the validation split, per example, for whitened features; ours.
 L2_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
+# Whitened features of a part of the examples may vary this much more or less than of all.
+MOST_OFF = 30
+
 
 class Labelled(NamedTuple):
-    """features [N, D] float and labels [N] int."""
+    """features [N, D] and labels [N], of any kind that sorts."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -31,24 +44,13 @@ class Splits(NamedTuple):
     test: Labelled
 
     def checked(self, what: str) -> "Splits":
-        """Itself; raises UserError if nothing can be learned from it."""
-        for name, (features, labels) in self._asdict().items():
-            if not len(labels):
-                raise UserError(f"{what}: there are no examples in the {name} split")
-            if not np.isfinite(features).all():
-                raise UserError(f"{what}: features are not finite (NaN or inf) in {name}")
-        classes = np.unique(self.train.labels)
-        if len(classes) < 2:
-            raise UserError(
-                f"{what}: all training examples are of class {classes[0]}; telling classes "
-                "apart needs at least two"
-            )
-        return self
+        """As `check_splits`."""
+        return check_splits(self, what)
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label."""
-        return 1 + int(max(split.labels.max() for split in self))
+        """How many classes train has."""
+        return len(np.unique(self.train.labels))
 
     def whitened(self) -> "Splits":
         """Features rotated and scaled so that train's are uncorrelated, of variance 1.
@@ -56,35 +58,120 @@ class Splits(NamedTuple):
         A linear probe loses nothing by it, and converges in tens of steps. Directions in
         which train does not vary are left out.
         """
-        x = self.train.features.astype(np.float64)
-        mean = x.mean(axis=0)
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x, rowvar=False)))
-        kept = values > 1e-7 * values[-1]
+        splits = check_splits(self, "whitening")
+        x = splits.train.features.astype(np.float64)
+        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        varies = deviation > ROUNDING * np.abs(x).max(axis=0)
+        scale = np.ones_like(mean)
+        if varies.any() and deviation.max() > 1e3 * deviation[varies].min():
+            # Else the cut below would take a small feature for one that does not vary.
+            scale[varies] = deviation[varies]
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x / scale, rowvar=False)))
+        noise = (ROUNDING * np.abs(x / scale).max()) ** 2
+        kept = values > max(1e-7 * values[-1], noise)
         scaled = vectors[:, kept] / np.sqrt(values[kept])
-        return Splits(*(Labelled((x - mean) @ scaled, y) for x, y in self))
+        return Splits(*(Labelled((x - mean) / scale @ scaled, y) for x, y in splits))
+
+
+def check_splits(splits: Splits, what: str) -> Splits:
+    """The same in one form: features float, labels as places among train's classes.
+
+    Labels are any that sort: numbers, -1 among them, or strings. A class that train has not
+    gets the number of classes: no probe names it, so that it counts as wrong.
+
+    Args:
+      splits: what users give; `what` is to be learned of it, for messages.
+    Raises:
+      UserError: for features that are not finite [N, D] of one width, for labels that are
+        not [N] or have no order, and if train has fewer than two classes.
+    """
+    found = {}
+    for name, pair in zip(Splits._fields, _pairs(splits, what), strict=True):
+        features = as_array(pair[0], f"{what}: {name}.features")
+        if features.ndim and not len(features):
+            raise UserError(f"{what}: there are no examples in the {name} split (features)")
+        features = as_features(features, f"{what}: {name}.features")
+        labels = as_labels(pair[1], f"{what}: {name}.labels", len(features))
+        found[name] = Labelled(features, labels)
+    train = found["train"]
+    classes = np.unique(train.labels)
+    if len(classes) < 2:
+        raise UserError(
+            f"{what}: all training examples are of class {classes[0]} (train.labels); "
+            "telling classes apart needs at least two"
+        )
+    for name, (features, labels) in found.items():
+        where = f"{what}: {name}"
+        check_columns(features, f"{where}.features", train.features, "train.features")
+        found[name] = Labelled(features, class_ids(classes, labels, f"{where}.labels"))
+    return Splits(**found)
+
+
+def _pairs(splits: Splits, what: str) -> list[tuple]:
+    """Features and labels of three splits, which may be plain tuples."""
+    try:
+        train, validation, test = splits
+        return [(features, labels) for features, labels in (train, validation, test)]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{what}: splits must be Splits(train, validation, test), each "
+            "Labelled(features, labels)"
+        ) from None
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of [N, classes] scores whose largest is the label's."""
+    """Fraction of [N, C] scores whose largest is the label's, labels [N] int.
+
+    Raises:
+      UserError: for other shapes, and for scores that are not finite.
+    """
+    scores = as_numbers(scores, "scores")
+    if scores.ndim != 2:
+        raise UserError(f"scores is {as_text(scores)}; it must be [N, C]")
+    labels = as_labels(labels, "labels", len(scores))
+    if labels.dtype.kind != "i":
+        raise UserError(f"labels is {as_text(labels)}; it must hold columns of scores")
     return float(np.mean(np.argmax(scores, axis=-1) == labels))
 
 
 def chance(train: np.ndarray, test: np.ndarray) -> float:
-    """Accuracy on labels `test` [n] of always naming the commonest of `train` [n]."""
-    return float(np.mean(test == np.bincount(train).argmax()))
+    """Accuracy on labels `test` [n] of always naming the commonest of `train` [n].
+
+    Raises:
+      UserError: for labels that are not [n], are none, or do not sort.
+    """
+    found = []
+    for name, labels in (("train", train), ("test", test)):
+        labels = as_array(labels, name)
+        count = len(labels) if labels.ndim else 0
+        if not count:
+            raise UserError(
+                f"{name} is {as_text(labels)}; it must be labels [n], one or more"
+            )
+        found.append(as_labels(labels, name, count))
+    classes, counts = np.unique(found[0], return_counts=True)
+    return float(np.mean(class_ids(classes, found[1], "test") == counts.argmax()))
 
 
 def ridge_accuracy(splits: Splits) -> float:
-    """Least squares on one-hot classes, in closed form; strength chosen on validation."""
-    one_hot = np.eye(splits.num_classes)
-    train, validation = (Moments.of(x, one_hot[y]) for x, y in splits[:2])
-    probe = linear.fit(train, validation, what="ridge probe")
-    features, labels = splits.test
-    return accuracy(probe(features, np.zeros(len(labels), int)), labels)
+    """Least squares on one-hot classes, in closed form; strength chosen on validation.
+
+    Raises:
+      UserError: see `Splits.checked`.
+    """
+    splits = check_splits(splits, "ridge probe")
+    # Of a class that train has not, zeros.
+    one_hot = np.eye(splits.num_classes + 1, splits.num_classes)
+    train, validation, test = centred(*(features for features, _ in splits))
+    fitted = Moments.of(train, one_hot[splits.train.labels])
+    held = Moments.of(validation, one_hot[splits.validation.labels])
+    probe = linear.fit(fitted, held, what="ridge probe")
+    labels = splits.test.labels
+    return accuracy(probe(test, np.zeros(len(labels), int)), labels)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))
-def fit_logistic(
+def _fit_logistic(
     features: jax.Array,
     labels: jax.Array,
     l2: float,
@@ -134,12 +221,31 @@ def fit_logistic(
 
 
 def logistic_accuracy(splits: Splits) -> float:
-    """Logistic regression on whitened features; strength chosen on validation."""
-    return whitened_accuracy(splits.whitened())
+    """Logistic regression on whitened features; strength chosen on validation.
+
+    Raises:
+      UserError: see `Splits.checked`.
+    """
+    return _fitted_accuracy(check_splits(splits, "logistic probe").whitened())
 
 
 def whitened_accuracy(splits: Splits) -> float:
-    """As `logistic_accuracy`, of features that are whitened already."""
+    """As `logistic_accuracy`, of features that are whitened already.
+
+    Raises:
+      UserError: see `Splits.checked`; and for features that are not whitened.
+    """
+    splits = check_splits(splits, "logistic probe")
+    size = float(np.sqrt(np.square(splits.train.features).mean(axis=0).max()))
+    if size and not 1 / MOST_OFF < size < MOST_OFF:
+        raise UserError(
+            f"logistic probe: train.features are not whitened (root mean square {size:g}, "
+            "not about 1); take logistic_accuracy, or Splits.whitened()"
+        )
+    return _fitted_accuracy(splits)
+
+
+def _fitted_accuracy(splits: Splits) -> float:
     train, validation, test = splits
 
     def score(params, split: Labelled) -> float:
@@ -148,7 +254,7 @@ def whitened_accuracy(splits: Splits) -> float:
 
     features, labels = (np.asarray(x, kind) for x, kind in zip(train, "fi", strict=True))
     fitted = [
-        fit_logistic(features, labels, l2, num_classes=splits.num_classes)
+        _fit_logistic(features, labels, l2, num_classes=splits.num_classes)
         for l2 in L2_STRENGTHS
     ]
     return score(max(fitted, key=lambda params: score(params, validation)), test)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from imae_jax.errors import UserError
+from imae_jax.evaluators.arrays import as_strengths, as_text
 
 # Ridge strengths tried on the validation split, relative to the inputs' mean variance.
 RIDGES = tuple(10.0**power for power in range(-8, 2))
@@ -44,13 +45,38 @@ class Moments:
 
     @classmethod
     def of(cls, z: np.ndarray, h: np.ndarray) -> "Moments":
-        """Of all tokens at once, z [N, D] and h [N, E], positions not told apart."""
+        """Of all tokens at once, z [N, D] and h [N, E], positions not told apart.
+
+        Raises:
+          UserError: see `add`.
+        """
+        z, h = np.asarray(z), np.asarray(h)
+        for name, array in (("z", z), ("h", h)):
+            if array.ndim != 2:
+                raise UserError(
+                    f"{name} is {as_text(array)}; it must be 2-D, a row a token"
+                )
         moments = cls.zeros(1, z.shape[1], h.shape[1])
         moments.add(z, h, np.zeros(len(z), int))
         return moments
 
     def add(self, z: np.ndarray, h: np.ndarray, position: np.ndarray) -> None:
-        """Adds tokens: z [N, D], h [N, E], position [N] int."""
+        """Adds tokens: z [N, D], h [N, E], position [N] int.
+
+        NaN and inf are added, too: `fit` and `AffineMap.score` say so.
+
+        Raises:
+          UserError: for other shapes and types, and positions that do not exist.
+        """
+        z, h, position = map(np.asarray, (z, h, position))
+        for name, array, columns in (("z", z, len(self.zz)), ("h", h, len(self.hh))):
+            is_fit = array.ndim == 2 and array.shape == (len(z), columns)
+            if not is_fit or array.dtype.kind in "cOSUTMm":
+                raise UserError(
+                    f"{name} is {as_text(array)}; it must hold real numbers [N, {columns}]"
+                    f", as many rows as z, {len(z) if z.ndim else 0}"
+                )
+        check_positions(position, len(z), len(self.count))
         z, h = z.astype(np.float64), h.astype(np.float64)
         at_position = (position == np.arange(len(self.count))[:, None]).astype(np.float64)
         self.count += at_position.sum(axis=1)
@@ -118,6 +144,14 @@ class Moments:
         return float(total / (self.count.sum() * self.hh.size))
 
 
+def check_positions(position: np.ndarray, count: int, num_positions: int) -> None:
+    """Raises UserError unless it is [count] int in 0 .. num_positions - 1."""
+    if position.shape != (count,) or position.dtype.kind not in "ui":
+        raise UserError(f"position is {as_text(position)}; it must be [{count}] int")
+    if count and not 0 <= position.min() <= position.max() < num_positions:
+        raise UserError(f"position must hold integers from 0 to {num_positions - 1}")
+
+
 def solve_ridge(
     moments: Moments, ridges: Sequence[float], floor: float
 ) -> dict[float, np.ndarray]:
@@ -151,15 +185,26 @@ class AffineMap:
     ridge: float
 
     def __call__(self, z: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """[N, D] inputs at positions [N] -> [N, E]."""
+        """[N, D] inputs at positions [N] -> [N, E].
+
+        Raises:
+          UserError: for other shapes, and positions that do not exist.
+        """
+        z, position = np.asarray(z), np.asarray(position)
+        if z.ndim != 2 or z.shape[1] != len(self.weights):
+            raise UserError(f"z is {as_text(z)}; it must be [N, {len(self.weights)}]")
+        check_positions(position, len(z), len(self.mean_z))
         return (z - self.mean_z[position]) @ self.weights + self.mean_h[position]
 
     def score(self, test: Moments) -> dict[str, float]:
         """`mse`, and `r2` = 1 - mse / Var(h), the variance about `mean_h`.
 
         Raises:
-          UserError: if the targets have no variance, or for numbers that are not finite.
+          UserError: if there are no tokens, if the targets have no variance, or for numbers
+            that are not finite.
         """
+        if not test.count.sum():
+            raise UserError("the linear map: there are no test tokens")
         test.check_finite("the linear map")
         centred = test.centred(self.mean_z, self.mean_h)
         error, variance = centred.error(self.weights), centred.variance()
@@ -176,15 +221,29 @@ def fit(
 ) -> AffineMap:
     """Least squares on `train`, with the ridge that does best on `validation`.
 
+    Fewer tokens than inputs are enough for a ridge above 0.
+
+    Args:
+      ridges: strengths, relative to the inputs' mean variance; of at least 0.
+      what: is fitted, for messages.
     Raises:
-      UserError: if there are fewer tokens than inputs, or numbers that are not finite.
+      UserError: if too few tokens leave nothing to fit, for strengths that are not
+        possible, and for numbers that are not finite.
     """
+    ridges = as_strengths(ridges, "ridges", zero=True)
     count, width = int(train.count.sum()), len(train.zz)
-    if count <= width or not validation.count.sum():
+    # Each position's mean is subtracted: what is alone at its own is 0 afterwards.
+    free = count - np.count_nonzero(train.count)
+    if free < 1 or not validation.count.sum():
         raise UserError(
             f"{what}: {count} training and {int(validation.count.sum())} validation "
-            f"tokens are too few for a fit of {width} inputs; it needs more than {width} "
-            "and at least one"
+            f"tokens are too few for a fit of {width} inputs about the means of "
+            f"{np.count_nonzero(train.count)} positions"
+        )
+    if free < width and min(ridges) == 0:
+        raise UserError(
+            f"{what}: ridges={ridges} are not possible: 0 has no one answer for {width} "
+            f"inputs and {count} training tokens; it must be above 0"
         )
     for moments in (train, validation):
         moments.check_finite(what)

@@ -12,8 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imae_jax.evaluators.labelled import Splits
+from imae_jax.errors import UserError
+from imae_jax.evaluators.arrays import as_count, as_strengths
+from imae_jax.evaluators.labelled import Labelled, Splits, check_splits
 from imae_jax.optim import lars, learning_rate
+
+# Deviations that a feature's mean may lie from zero: beyond, E[x^2] - E[x]^2 in float32
+# would lose more than 1 / 1000 of its variance. Of deviations below the second, less is
+# lost than epsilon adds.
+FAR, FLAT = 100, 0.1
 
 
 class Probe(nn.Module):
@@ -44,7 +51,9 @@ def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) ->
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "warmup_steps"))
-def fit_probe(features, labels, batches, blr, seed, *, num_classes: int, warmup_steps: int):
+def _fit_probe(
+    features, labels, batches, blr, seed, *, num_classes: int, warmup_steps: int
+):
     """Trains one probe.
 
     Args:
@@ -88,10 +97,21 @@ def fit_probe(features, labels, batches, blr, seed, *, num_classes: int, warmup_
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes",))
-def hits(variables, features, labels, *, num_classes: int):
-    """Share of [N, D] features whose class a trained probe names."""
+def _hits(variables, features, labels, *, num_classes: int):
+    """Fraction of [N, D] features whose class a trained probe names; NaN if it diverged."""
     logits = Probe(num_classes).apply(variables, features, train=False)
-    return jnp.mean(jnp.argmax(logits, axis=1) == labels)
+    right = jnp.mean(jnp.argmax(logits, axis=1) == labels)
+    return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
+
+
+def _about_zero(splits: Splits) -> Splits:
+    """Without means so far from zero that BatchNorm, in float32, would lose the feature."""
+    x = splits.train.features.astype(np.float64)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    shift = np.where(np.abs(mean) > FAR * np.maximum(deviation, FLAT), mean, 0)
+    if not shift.any():
+        return splits
+    return Splits(*(Labelled(x - shift, y) for x, y in splits))
 
 
 def lars_accuracy(
@@ -106,19 +126,39 @@ def lars_accuracy(
     """Test accuracy of the probe, at the learning rate that does best on validation.
 
     Args:
-      splits: features of a frozen encoder.
+      splits: features of a frozen encoder. BatchNorm's epsilon belongs to the protocol:
+        what varies by much less than 1e-3 is to be scaled up.
       blrs: base learning rates tried, all trained side by side.
       batch_size, epochs, warmup_epochs: as in MAE; a batch is at most the train split.
       seed: of initial weights and order.
     Returns:
       (accuracy, the chosen blr).
+    Raises:
+      UserError: see `Splits.checked`; for numbers that are not possible, and if the probe
+        diverges at every rate.
     """
-    (features, labels), validation, test = jax.tree.map(jnp.asarray, splits)
+    splits = _about_zero(check_splits(splits, "linear probe"))
+    blrs = as_strengths(blrs, "blrs")
+    batch_size = as_count(batch_size, "batch_size", 2)  # one has no variance
+    epochs = as_count(epochs, "epochs", 1)
+    warmup_epochs = as_count(warmup_epochs, "warmup_epochs", 0, epochs - 1)
+    seed = as_count(seed, "seed", 0, 2**32 - 1)
+    (features, labels), validation, test = (
+        Labelled(jnp.asarray(x, jnp.float32), jnp.asarray(y)) for x, y in splits
+    )
     batches = epoch_batches(len(labels), batch_size, epochs, seed)
     sizes = dict(num_classes=splits.num_classes)
     warmup = dict(warmup_steps=len(batches) * warmup_epochs // epochs)
-    train = functools.partial(fit_probe, features, labels, batches, **sizes, **warmup)
+    train = functools.partial(_fit_probe, features, labels, batches, **sizes, **warmup)
     probes = jax.vmap(train, in_axes=(0, None))(jnp.asarray(blrs, jnp.float32), seed)
-    score = jax.vmap(functools.partial(hits, **sizes), in_axes=(0, None, None))
-    best = int(np.argmax(score(probes, *validation)))
-    return float(score(probes, *test)[best]), float(blrs[best])
+    score = jax.vmap(functools.partial(_hits, **sizes), in_axes=(0, None, None))
+    scores = np.asarray(score(probes, *validation))
+    if np.isnan(scores).all():
+        raise UserError(f"blrs={blrs}: the linear probe diverges at every rate; lower them")
+    best = int(np.nanargmax(scores))
+    found = float(score(probes, *test)[best])
+    if np.isnan(found):
+        raise UserError(
+            "linear probe: test.features are too large for float32 beside train's"
+        )
+    return found, blrs[best]

@@ -12,9 +12,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.data.pairs import epoch_pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators import linear
+from imae_jax.evaluators.arrays import (
+    ROUNDING,
+    as_count,
+    as_features,
+    as_images,
+    as_number,
+    as_strengths,
+    as_text,
+    centred,
+    check_columns,
+    check_rows,
+)
+from imae_jax.evaluators.encoders import EncodedMixtures, Encoder
 from imae_jax.evaluators.inputs import (
     Batch,
     HeldOut,
@@ -25,7 +37,7 @@ from imae_jax.evaluators.inputs import (
 from imae_jax.evaluators.latents import TOKENS, Latents, measure
 from imae_jax.evaluators.linear import RIDGES, Moments
 from imae_jax.evaluators.names import at
-from imae_jax.mixing import BRANCHES, mix, pair_sources
+from imae_jax.mixing import BRANCHES
 
 # Rows beside the i-MAE's own, and the network each shows the mixture to.
 BASELINES = {
@@ -50,6 +62,7 @@ def linear_separability(
 
     M_ls = mean ||W z + b - h||^2 and R2 = 1 - M_ls / Var(h), on the test arrays, the
     variance about the training mean. Positions are not told apart (`evaluate` does).
+    Arrays may be NumPy's, JAX's or PyTorch's, or lists of rows; fewer rows than D are fine.
 
     Args:
       train_features, test_features: [N, D], such as tokens of mixtures.
@@ -59,31 +72,42 @@ def linear_separability(
     Returns:
       `mse` (M_ls, per row and channel), `r2`, and the `ridge` that was taken.
     Raises:
-      UserError: for arrays that are not 2-D or do not match, for too few rows, for numbers
-        that are not finite, and for targets that do not vary.
+      UserError: for arrays that are not 2-D or do not match, for numbers that are not
+        finite, for fewer than three training rows (two, of one ridge), for strengths that
+        are not possible, and for targets that do not vary.
     """
-    arrays = [train_features, train_targets, test_features, test_targets]
-    arrays = [np.asarray(array) for array in arrays]
-    shapes = [array.shape for array in arrays]
-    (train_z, train_h, test_z, test_h) = arrays
-    if any(len(shape) != 2 for shape in shapes) or not (
-        len(train_z) == len(train_h)
-        and len(test_z) == len(test_h) > 0
-        and train_z.shape[1] == test_z.shape[1]
-        and train_h.shape[1] == test_h.shape[1]
-    ):
+    train_z = as_features(train_features, "train_features")
+    train_h = as_features(train_targets, "train_targets", ("N", "E"))
+    test_z = as_features(test_features, "test_features")
+    test_h = as_features(test_targets, "test_targets", ("N", "E"))
+    check_rows(train_h, "train_targets", train_z, "train_features")
+    check_rows(test_h, "test_targets", test_z, "test_features")
+    check_columns(test_z, "test_features", train_z, "train_features")
+    check_columns(test_h, "test_targets", train_h, "train_targets")
+    ridges = as_strengths(ridges, "ridges", zero=True)
+    least = 3 if len(ridges) > 1 else 2
+    if len(train_z) < least:
         raise UserError(
-            f"linear separability takes features [N, D] and targets [N, E] of a train and "
-            f"a test split, got {', '.join(map(str, shapes))}"
+            f"train_features is {as_text(train_z)}; at least {least} rows are needed"
         )
-    if not len(ridges):
-        raise UserError("linear separability needs at least one ridge")
+    size = np.abs(train_h).max()
+    (train_z, test_z), (train_h, test_h) = (
+        centred(train_z, test_z),
+        centred(train_h, test_h),
+    )
+    if np.abs(test_h).max() <= ROUNDING * size:
+        raise UserError(
+            "test_targets do not vary about the mean of train_targets: there is nothing to "
+            "explain"
+        )
     first = round(len(train_z) * (1 - VALIDATION_SHARE))
     fitted = Moments.of(train_z[:first], train_h[:first])
     held = Moments.of(train_z[first:], train_h[first:])
-    ridge = linear.fit(fitted, held, ridges).ridge if len(ridges) > 1 else ridges[0]
+    what = "train_features and train_targets"
+    several = len(ridges) > 1
+    ridge = linear.fit(fitted, held, ridges, what).ridge if several else ridges[0]
     everything = fitted + held
-    chosen = linear.fit(everything, everything, [ridge])
+    chosen = linear.fit(everything, everything, [ridge], what)
     return {**chosen.score(Moments.of(test_z, test_h)), "ridge": ridge}
 
 
@@ -93,6 +117,7 @@ def mixture_separability(
     test_images: np.ndarray,
     *,
     target: Callable[[np.ndarray], np.ndarray] | None = None,
+    branches: bool = False,
     alpha: float = 0.3,
     batch_size: int = 256,
     seed: int = 0,
@@ -100,14 +125,20 @@ def mixture_separability(
     """How well any encoder's features of mixtures tell its features of each image alone.
 
     Args:
-      encode: [B, H, W, C] images -> [B, D] features, [B, T, D] tokens (centred token by
-        token, so a mask must be the same in every call), or [B, S, T, D] latents of a
-        model with two branches.
-      train_images, test_images: [N, H, W, C] in the encoder's units, paired at random;
+      encode: images -> features, a row for each. It is given NumPy arrays [B, H, W, C]
+        float32 in the range of the images (uint8 as 0..255), images alone and mixtures
+        alike, and may write to them. It gives [B, D] features or [B, T, D] tokens (centred
+        token by token, so a mask must be the same in every call), as an array of NumPy's or
+        JAX's or a tensor of PyTorch's, on any device. It is deterministic and takes each
+        image by itself, which is tried on one batch.
+      train_images, test_images: [N, H, W, C] real numbers in the encoder's units, or lists
+        of pictures or arrays; the axes after N are handed on as they are. Paired at random,
         each pair makes two mixtures. A random fifth of the training images chooses the
         ridge.
-      target: what an image alone should be told as, [B, E] or [B, T, E]; by default
-        `encode` itself.
+      target: what an image alone should be told as; it is given and gives what `encode`
+        does, as many tokens; by default `encode` itself.
+      branches: whether `encode` gives what two branches make of a mixture, [B, S, D] or
+        [B, S, T, D]; it then needs `target`.
       alpha: weight of the subordinate image, in (0, 0.5].
       batch_size: images given to `encode` at a time; the last batch may be smaller.
       seed: of the pairs, and of that fifth.
@@ -115,55 +146,45 @@ def mixture_separability(
       The numbers of `latents.measure`, such as `subordinate/r2` and
       `assignment_accuracy`.
     Raises:
-      UserError: for an impossible alpha, for shapes that do not fit, and as
-        `linear_separability`.
+      UserError: for numbers that are not possible, for images and features of another
+        shape or type, or not finite, for fewer than 10 images, for an encoder that is not
+        as above, and for targets that do not vary.
     """
-    if not 0 < alpha <= 0.5:
-        raise UserError(f"alpha={alpha} is not possible: it must be in (0, 0.5]")
-    if min(len(train_images), len(test_images)) < 10:
-        raise UserError(
-            f"{len(train_images)} training and {len(test_images)} test images are too few: "
-            "at least 10 of each are needed"
-        )
-    order = np.random.default_rng(seed).permutation(len(train_images))
-    first = round(len(train_images) * (1 - VALIDATION_SHARE))
+    alpha = as_number(alpha, "alpha", "in (0, 0.5]", lambda alpha: 0 < alpha <= 0.5)
+    batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
+    train, test = _image_splits(train_images, test_images)
+    if not isinstance(branches, bool | np.bool_):
+        raise UserError(f"branches={branches!r} is not possible: it must be True or False")
+    if branches and target is None:
+        raise UserError("branches=True needs target: what an image alone should be told as")
+    order = np.random.default_rng(seed).permutation(len(train))
+    first = round(len(train) * (1 - VALIDATION_SHARE))
     splits = {
-        "train": train_images[order[:first]],
-        "validation": train_images[order[first:]],
-        "test": test_images,
+        "train": train[order[:first]],
+        "validation": train[order[first:]],
+        "test": test,
     }
+    of_mixture = Encoder(encode, "encode", bool(branches))
+    of_image = of_mixture if target is None else Encoder(target, "target", False)
+    stream = EncodedMixtures(of_mixture, of_image, splits, alpha, batch_size, seed)
+    return dict(measure(stream, next(stream("test")).position.shape[1]))
 
-    def as_tokens(features: np.ndarray) -> np.ndarray:
-        """[B, D] -> [B, 1, D]; tokens stay as they are."""
-        features = np.asarray(features)
-        return features[:, None] if features.ndim == 2 else features
 
-    def checked(latents: np.ndarray, targets: list[np.ndarray]) -> None:
-        shapes = latents.shape, targets[0].shape
-        if latents.ndim != 4 or targets[0].ndim != 3 or latents.shape[2] != shapes[1][1]:
-            raise UserError(
-                f"features of mixtures {shapes[0]} and targets {shapes[1]} do not fit: "
-                "targets are [B, E] or [B, T, E], with as many tokens as the features; "
-                "an encoder with two branches needs `target`"
-            )
-
-    def stream(split: str) -> Iterator[Latents]:
-        images = splits[split]
-        indices = epoch_pairs(len(images), seed, epoch=0).reshape(-1)
-        for start in range(0, len(indices), batch_size):
-            own = indices[start : start + batch_size]
-            sources = np.asarray(pair_sources(images[own]))
-            mixtures = np.asarray(mix(sources, np.full(len(own), alpha, np.float32)))
-            targets = [as_tokens((target or encode)(sources[:, s])) for s in (0, 1)]
-            latents = as_tokens(encode(mixtures))
-            if latents.ndim == 3:  # no heads: the same for both branches
-                latents = np.stack([latents] * len(BRANCHES), axis=1)
-            checked(latents, targets)
-            tokens = np.broadcast_to(np.arange(latents.shape[2]), latents.shape[::2][:2])
-            yield Latents({"": latents}, np.stack(targets, axis=1), tokens)
-
-    num_tokens = next(stream("test")).position.shape[1]
-    return dict(measure(stream, num_tokens))
+def _image_splits(train_images, test_images) -> tuple[np.ndarray, np.ndarray]:
+    """Both as [N, H, W, C] of one shape, and enough of them."""
+    train = as_images(train_images, "train_images")
+    test = as_images(test_images, "test_images")
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(
+            f"train_images is {as_text(train)}, test_images {as_text(test)}; the images "
+            "must be of one shape"
+        )
+    if min(len(train), len(test)) < 10:
+        raise UserError(
+            f"{len(train)} train_images and {len(test)} test_images are too few: at least "
+            "10 of each are needed"
+        )
+    return train, test
 
 
 def rows(

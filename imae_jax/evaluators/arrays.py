@@ -1,0 +1,219 @@
+"""Arrays and numbers as users give them, checked and brought to one form.
+
+They may be NumPy's, JAX's or PyTorch's (with gradient, on a GPU, bfloat16), or lists of
+arrays or pictures. All that cannot be meant raises a UserError that begins with the name of
+the argument. PyTorch itself is not needed: its tensors are told by their methods.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from imae_jax.errors import UserError
+
+# The largest magnitude of features lies between these: their squares, and sums of those,
+# are finite and not lost in float32.
+SMALLEST, LARGEST = 1e-15, 1e15
+
+# A feature whose deviations are below this fraction of its size is constant: float64 rounds
+# at 1e-16.
+ROUNDING = 1e-13
+
+# Modes of Pillow's pictures whose numbers are brightnesses or colours, not indices, opacity
+# or other colour spaces.
+PLAIN_MODES = ("1", "L", "I", "I;16", "F", "RGB")
+
+
+def as_text(array: np.ndarray) -> str:
+    """Type and shape, such as "float64 [3, 4]"."""
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def as_array(given: Any, name: str) -> np.ndarray:
+    """Whatever holds numbers or labels, as a NumPy array of any type and shape.
+
+    Args:
+      given: an array, a tensor, a picture, numbers, or a list of any of them; arrays and
+        pictures in a list are of one shape and type.
+      name: what messages call it.
+    Raises:
+      UserError: if it is none of these.
+    """
+    if isinstance(given, list | tuple) and any(map(_is_array, given)):
+        parts = [as_array(part, f"{name}[{i}]") for i, part in enumerate(given)]
+        kinds = sorted({as_text(part) for part in parts})
+        if len(kinds) > 1:
+            raise UserError(
+                f"{name} is a list of different arrays, such as {kinds[0]} and {kinds[1]}; "
+                "they must be of one shape and type"
+            )
+        return np.stack(parts)
+    if isinstance(given, Image.Image):
+        return _as_pixels(given, name)
+    if np.ma.is_masked(given):
+        raise UserError(f"{name} has masked values; it must be without")
+    try:
+        if _is_tensor(given):
+            given = given.detach().cpu()
+            if given.is_floating_point() and given.element_size() < 4:
+                given = given.float()  # NumPy has no bfloat16
+            return given.numpy()
+        return np.asarray(given)
+    # Each library has errors of its own for ragged lists, sparse or deleted arrays.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{name} cannot be read as an array: {reason}") from error
+
+
+def _is_tensor(given: Any) -> bool:
+    return hasattr(given, "detach") and hasattr(given, "cpu")
+
+
+def _is_array(given: Any) -> bool:
+    return (
+        hasattr(given, "__array__") or _is_tensor(given) or isinstance(given, Image.Image)
+    )
+
+
+def _as_pixels(picture: Image.Image, name: str) -> np.ndarray:
+    """[H, W, C]; C is 1 for grey."""
+    if picture.mode not in PLAIN_MODES:
+        raise UserError(
+            f"{name} is a picture of mode {picture.mode!r}; it must be grey or RGB: "
+            'picture.convert("RGB")'
+        )
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def as_numbers(given: Any, name: str) -> np.ndarray:
+    """Real numbers of a type that NumPy has, without NaN or inf, and not empty."""
+    array = as_array(given, name)
+    if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32)  # JAX's bfloat16 and smaller types
+    elif array.dtype.kind == "V" and jnp.issubdtype(array.dtype, np.integer):
+        array = array.astype(np.int32)  # int4
+    if array.dtype.kind not in "buif":
+        hint = " (rows of one length?)" if array.dtype.kind == "O" else ""
+        raise UserError(f"{name} is {as_text(array)}; it must hold real numbers{hint}")
+    if not array.size:
+        raise UserError(f"{name} is {as_text(array)}; it must not be empty")
+    if not np.isfinite([array.min(), array.max()]).all():
+        place = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise UserError(f"{name} is not finite (NaN or inf), first at {place}")
+    return array
+
+
+def as_features(given: Any, name: str, axes: Sequence[str] = ("N", "D")) -> np.ndarray:
+    """Finite numbers as float32 or float64, whichever holds them, with the axes named."""
+    array = as_numbers(given, name)
+    if array.ndim != len(axes):
+        hint = "; pool tokens, or take them as rows" if array.ndim == 3 else ""
+        raise UserError(f"{name} is {as_text(array)}; it must be [{', '.join(axes)}]{hint}")
+    if array.dtype.kind != "f":
+        array = array.astype(np.float64)
+    elif array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+    size = max(abs(float(array.min())), abs(float(array.max())))
+    if size and not SMALLEST <= size <= LARGEST:
+        raise UserError(
+            f"{name} holds values up to {size:g} in size; the largest must lie between "
+            f"{SMALLEST:g} and {LARGEST:g}: scale them"
+        )
+    return array
+
+
+def as_images(given: Any, name: str) -> np.ndarray:
+    """[N, H, W, C] finite numbers, of the type that was given."""
+    array = as_numbers(given, name)
+    if array.ndim != 4:
+        hint = ": images[..., None], if they are grey" if array.ndim == 3 else ""
+        raise UserError(f"{name} is {as_text(array)}; it must be [N, H, W, C]{hint}")
+    limit = np.finfo(np.float32).max
+    if array.min() < -limit or array.max() > limit:
+        raise UserError(f"{name} holds values that float32 cannot hold; scale them")
+    return array
+
+
+def check_columns(array: np.ndarray, name: str, like: np.ndarray, others: str) -> None:
+    """Raises UserError unless both have the same number of columns."""
+    if array.shape[1] != like.shape[1]:
+        raise UserError(
+            f"{name} is {as_text(array)}; it must have {like.shape[1]} columns, as {others}"
+        )
+
+
+def check_rows(array: np.ndarray, name: str, like: np.ndarray, others: str) -> None:
+    """Raises UserError unless both have the same number of rows."""
+    if len(array) != len(like):
+        raise UserError(
+            f"{name} is {as_text(array)}; it must have {len(like)} rows, as {others}"
+        )
+
+
+def _impossible(given: Any, name: str, allowed: str) -> UserError:
+    value = " ".join(repr(given).split())
+    value = value if len(value) <= 60 else f"{value[:57]}..."
+    return UserError(f"{name}={value} is not possible: it must be {allowed}")
+
+
+def as_count(given: Any, name: str, least: int, most: int | None = None) -> int:
+    """A whole number of at least `least`, and at most `most`."""
+    try:
+        if isinstance(given, bool | np.bool_):
+            raise TypeError
+        found = operator.index(given)
+        if found < least or most is not None and found > most:
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError):
+        limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise _impossible(given, name, f"a whole number {limit}") from None
+    return found
+
+
+def as_number(
+    given: Any, name: str, allowed: str, is_possible: Callable[[float], bool]
+) -> float:
+    """A number of which `is_possible`; NaN is none."""
+    try:
+        if isinstance(given, bool | np.bool_ | str | bytes):
+            raise TypeError
+        found = float(given)
+        if not is_possible(found):
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise _impossible(given, name, allowed) from None
+    return found
+
+
+def as_strengths(given: Any, name: str, *, zero: bool = False) -> list[float]:
+    """One or more finite numbers above 0, or, with `zero`, of at least 0."""
+    allowed = f"one or more numbers {'of at least' if zero else 'above'} 0"
+    try:
+        values = list(given)
+    except TypeError:
+        values = []
+    if not values or isinstance(given, str | bytes):
+        raise _impossible(given, name, allowed)
+
+    def is_possible(value):
+        return np.isfinite(value) and (value > 0 or zero and value == 0)
+
+    return [as_number(value, name, allowed, is_possible) for value in values]
+
+
+def centred(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """[N, D] arrays less the mean of the first, in float64.
+
+    Columns that are constant in `train` but for rounding become 0, in `train` alone.
+    """
+    x = train.astype(np.float64)
+    mean = x.mean(axis=0)
+    found = x - mean
+    size = np.abs(x).max(axis=0)
+    found[:, np.abs(found).max(axis=0) <= ROUNDING * size] = 0
+    return [found, *(other.astype(np.float64) - mean for other in others)]
