@@ -5,6 +5,7 @@ nothing, and what cannot be right, which must be refused; and arrays of any kind
 whose number, where there is one, is NumPy's or scikit-learn's.
 """
 
+import functools
 import importlib.util
 
 import jax.numpy as jnp
@@ -30,7 +31,6 @@ if importlib.util.find_spec("torch"):
 else:
     torch = None
 
-# (Never 60: the message of an array would then hold a number of a shape.)
 ROWS, WIDTH, CLASSES = 40, 6, 3
 CENTRES = 2 * np.random.default_rng(9).normal(size=(CLASSES, WIDTH))
 
@@ -205,7 +205,7 @@ WRONG = [("features", how) for how in BAD_FEATURES] + [
 some = lambda names: st.sampled_from(sorted(names))  # noqa: E731
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(some(OF_SPLITS), some(CLOTHES), some(PARTS), some(LABELS))
 def test_the_same_splits_in_other_clothes_give_the_same(name, clothes, split, labels):
     clean = OF_SPLITS[name][1]
@@ -242,6 +242,22 @@ def test_classes_that_train_has_not_count_as_wrong(name, split):
         assert found.pop() <= np.mean(labels != 1)
 
 
+@settings(max_examples=40)
+@given(some(OF_SPLITS), st.sampled_from(["validation", "test"]), some(LABELS), some(LABELS))
+def test_labels_of_two_kinds_are_refused(name, split, one, other):
+    """Else all would count as wrong: 1 is not "1"."""
+    assume(not (name == "knn_accuracy" and split == "validation"))
+    clean = OF_SPLITS[name][1]
+    changes = {f"{part}.labels": LABELS[one](clean[part][1]) for part in PARTS}
+    changes[f"{split}.labels"] = LABELS[other](clean[split][1])
+    kinds = [
+        np.unique(np.asarray(changes[f"{x}.labels"])).dtype.kind for x in ("train", split)
+    ]
+    assume(kinds[0] != kinds[1] and not {*kinds} <= {*"iuf"} and "O" not in kinds)
+    with pytest.raises(UserError, match=f"{split}.labels .* of the kind of train's"):
+        measured(name, **changes)
+
+
 @pytest.mark.parametrize("name", OF_SPLITS)
 def test_what_is_no_splits_is_refused(name):
     features, labels = CLEAN["train"]
@@ -254,6 +270,13 @@ def test_what_is_no_splits_is_refused(name):
     narrow = {"test.features": OF_SPLITS[name][1]["test"][0][:, :-1]}
     with pytest.raises(UserError, match="test.features .* 6 columns, as train.features"):
         measured(name, **narrow)
+
+
+@pytest.mark.parametrize("factor", [100, 0.01])
+def test_whitened_is_asked_for(factor):
+    features = {f"{part}.features": factor * WHITENED[part][0] for part in PARTS}
+    with pytest.raises(UserError, match="train.features are not whitened"):
+        measured("whitened_accuracy", **features)
 
 
 SPLITS = Splits(*(Labelled(*CLEAN[split]) for split in PARTS))
@@ -576,8 +599,18 @@ if torch:
     }
 
 
-@settings(max_examples=60)
-@given(some(IMAGE_CLOTHES), some(IMAGE_CLOTHES), some(ENCODER_CLOTHES), st.integers(1, 64))
+@functools.cache
+def clean_separability(reference):
+    return mixture_separability(reference, *(images / 1.0 for images in IMAGES))
+
+
+@settings(max_examples=30)
+@given(
+    some(IMAGE_CLOTHES),
+    some(IMAGE_CLOTHES),
+    some(ENCODER_CLOTHES),
+    st.sampled_from([16, 64]),
+)
 def test_encoders_and_images_in_other_clothes_give_the_same(
     train, test, encoder, batch_size
 ):
@@ -585,7 +618,7 @@ def test_encoders_and_images_in_other_clothes_give_the_same(
     given = IMAGE_CLOTHES[train](IMAGES[0]), IMAGE_CLOTHES[test](IMAGES[1])
     found = mixture_separability(function, *given, batch_size=batch_size)
     reference = ENCODER_CLOTHES["its input"] if encoder == "its input" else encode
-    clean = mixture_separability(reference, *(x / 1.0 for x in IMAGES))
+    clean = clean_separability(reference)
     loose = dict(abs=0.02) if encoder == "torch bfloat16" else dict(rel=1e-4, abs=1e-5)
     assert found == pytest.approx(clean, **loose)
 
@@ -665,11 +698,23 @@ BAD_IMAGES = {
 }
 
 
+@settings(max_examples=60)
 @given(st.sampled_from([0, 1]), some(BAD_IMAGES))
 def test_images_that_cannot_be_right_are_refused(place, how):
     given = list(IMAGES)
     given[place] = BAD_IMAGES[how](given[place])
     with pytest.raises(UserError, match=("train_images", "test_images")[place]):
+        mixture_separability(encode, *given)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK", "YCbCr", "HSV"])
+def test_pictures_whose_numbers_are_no_colours_are_refused(mode):
+    given = (
+        [x.convert("RGB").convert(mode) for x in pictures(images)] for images in IMAGES
+    )
+    with pytest.raises(
+        UserError, match=rf"train_images\[0\] is a picture of mode '{mode}'"
+    ):
         mixture_separability(encode, *given)
 
 

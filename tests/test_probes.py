@@ -15,6 +15,7 @@ from imae_jax.evaluators.knn import knn_accuracy, votes
 from imae_jax.evaluators.labelled import Labelled, Splits
 
 CLASSES, WIDTH = 4, 6
+LARS = dict(blrs=(30.0,), batch_size=100, epochs=20, warmup_epochs=2, seed=0)
 CENTRES = np.random.default_rng(0).normal(size=(CLASSES, WIDTH))
 
 
@@ -206,10 +207,34 @@ def test_a_linear_map_of_the_features_changes_nothing():
     np.testing.assert_allclose(np.cov(x, rowvar=False), np.eye(WIDTH), atol=1e-8)
 
 
-def test_features_that_say_nothing_are_read_by_chance():
-    made = Splits(*(Labelled(0 * x, y) for x, y in splits()))
-    assert labelled.logistic_accuracy(made) == labelled.chance(
-        made.train.labels, made.test.labels
+@pytest.mark.parametrize("value", [0, 0.1, 1e6])
+@pytest.mark.parametrize("function", [labelled.logistic_accuracy, labelled.ridge_accuracy])
+def test_features_that_say_nothing_are_read_by_chance(function, value):
+    """In train; what test says is not listened to."""
+    train, validation, test = (Labelled(x.astype(np.float64), y) for x, y in splits())
+    constant = [Labelled(0.0 * x + value, y) for x, y in (train, validation)]
+    chance = labelled.chance(train.labels, test.labels)
+    assert function(Splits(*constant, Labelled(0.0 * test[0] + value, test[1]))) == chance
+    assert function(Splits(*constant, Labelled(test[0] + value, test[1]))) == chance
+
+
+def test_where_zero_lies_and_how_large_features_are_does_not_matter():
+    made = Splits(*(Labelled(x.astype(np.float64), y) for x, y in splits()))
+    far = Splits(*(Labelled(x + 1e6, y) for x, y in made))
+    mixed = Splits(*(Labelled(x * 1e4 ** np.arange(-3, 3), y) for x, y in made))
+    logistic, ridge = labelled.logistic_accuracy(made), labelled.ridge_accuracy(made)
+    assert labelled.logistic_accuracy(far) == pytest.approx(logistic, abs=0.006)
+    assert labelled.logistic_accuracy(mixed) == pytest.approx(logistic, abs=0.006)
+    assert labelled.ridge_accuracy(far) == ridge
+    lars = linear_probe.lars_accuracy(made, **LARS)[0]
+    assert linear_probe.lars_accuracy(far, **LARS)[0] == pytest.approx(lars, abs=0.011)
+    # Beside k-NN's other rows, one may be of any length.
+    lengths = 10.0 ** np.linspace(-14, 14, len(made.train.labels))[:, None]
+    long = made._replace(train=Labelled(made.train.features * lengths, made.train.labels))
+    options = dict(neighbours=5, temperature=0.07)
+    assert knn_accuracy(long, **options) == knn_accuracy(made, **options)
+    assert knn_accuracy(made, neighbours=5, temperature=1e-5) == knn_accuracy(
+        made, neighbours=1, temperature=1.0
     )
 
 
