@@ -45,15 +45,20 @@ def draw_boxes(
 
 
 def crop_boxes(
-    key: jax.Array, batch_size: int, height: int, width: int, scale: tuple[float, float]
+    key: jax.Array,
+    batch_size: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = CROP_RATIO,
 ) -> jax.Array:
     """What torchvision's RandomResizedCrop keeps: [B, 4] int32, see `draw_boxes`.
 
     The box takes a share of the area uniform in `scale`. Where no draw fits, it is the
-    largest central one whose shape is within `CROP_RATIO`.
+    largest central one whose shape is within `ratio`.
     """
-    boxes, fits = draw_boxes(key, batch_size, height, width, scale, CROP_RATIO)
-    narrow, wide = CROP_RATIO
+    boxes, fits = draw_boxes(key, batch_size, height, width, scale, ratio)
+    narrow, wide = ratio
     rows = min(height, round(width / narrow))
     columns = min(width, round(height * wide))
     central = ((height - rows) // 2, (width - columns) // 2, rows, columns)
@@ -89,10 +94,14 @@ def random_resized_crop(
 ) -> jax.Array:
     """A random part of each of [B, H, W, C] uint8 images, resized to the whole size.
 
-    `scale` is the range of the part's share of the area (MAE: (0.2, 1) on ImageNet).
+    `scale` is the range of the part's share of the area (MAE: (0.2, 1) on ImageNet). The
+    part of an image that is not square has its shape, within `CROP_RATIO` (ours:
+    torchvision's rules are for squares).
     """
     batch_size, height, width, _ = images.shape
-    return crop_and_resize(images, crop_boxes(key, batch_size, height, width, scale))
+    ratio = tuple(bound * width / height for bound in CROP_RATIO)
+    boxes = crop_boxes(key, batch_size, height, width, scale, ratio)
+    return crop_and_resize(images, boxes)
 
 
 def random_shift(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:

@@ -1,12 +1,14 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
-from imae_jax.data import images
+from imae_jax.data import images, pixels
 from imae_jax.data.decode import NUM_DRAWS, BadImageError, central_box, decode, random_box
 
 
@@ -82,13 +84,159 @@ def test_grey_palette_cmyk_and_opaque_alpha_become_colours():
         (b"not an image at all", "x.jpg is no image of a known kind"),
         (encoded(noise(64, 64, 3), "jpeg")[:900], "truncated"),
         (encoded(noise(64, 64, 3))[:900], "x.jpg cannot be read"),
-        (encoded(noise(8, 8).astype(np.uint16) * 200), "mode I;16, not 8-bit"),
-        (encoded(noise(8, 8, 4)), "transparent channel; flatten it"),
+        (encoded(noise(8, 8, 4)), "it is transparent; give data.files.background"),
+        (encoded(noise(8, 8).astype(np.float32), "tiff"), "mode F, not grey or colour"),
+        (encoded(noise(8, 8).astype(np.int32), "tiff"), "mode I, not grey or colour"),
+        (encoded(Image.new("LAB", (8, 8)), "tiff"), "mode LAB, not grey or colour"),
     ],
 )
 def test_what_cannot_be_used_is_named(data, message):
     with pytest.raises(BadImageError, match=message):
         decode(data, "x.jpg", size=(8, 8), channels=3, box_of=whole)
+
+
+def turned(image, orientation):
+    """What a camera stores that was held so: brought upright, it is `image`."""
+    exif = Image.Exif()
+    exif[pixels.ORIENTATION] = orientation
+    if orientation == 1:
+        return image, exif
+    turn = pixels.TURNS[orientation]
+    back = {
+        Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+        Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+    }.get(turn, turn)
+    return image.transpose(back), exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tiff", "webp", "jpeg"])
+def test_images_are_turned_upright_before_they_are_cropped(kind, orientation):
+    y, x = np.mgrid[:20, :30]
+    upright = np.stack([8 * x, 12 * y, 5 * (x + y)], -1).astype(np.uint8)
+    stored, exif = turned(Image.fromarray(upright), orientation)
+    options = {"webp": dict(lossless=True), "jpeg": dict(quality=100, subsampling=0)}
+    data = encoded(stored, kind, exif=exif, **options.get(kind, {}))
+    seen = []
+
+    def box_of(height, width):
+        seen.append((height, width))
+        return 2, 5, 16, 24
+
+    found = decode(data, "x", size=(16, 24), channels=3, box_of=box_of)
+    assert seen == [(20, 30)]
+    expected = np.asarray(Image.fromarray(upright).crop((5, 2, 29, 18)))
+    assert np.abs(found.astype(int) - expected).max() <= (6 if kind == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_decoded_small_and_looks_the_same(orientation):
+    y, x = np.mgrid[:640, :960] / 960
+    image = np.stack([255 * x, 255 * y, 127 + 100 * np.sin(20 * x)], -1).astype(np.uint8)
+    stored, exif = turned(Image.fromarray(image), orientation)
+    data = encoded(stored, "jpeg", quality=95, exif=exif)
+    box_of = lambda height, width: (100, 200, 300, 600)  # noqa: E731
+    found = decode(data, "x", size=(16, 32), channels=3, box_of=box_of)
+    crop = Image.fromarray(image).crop((200, 100, 800, 400))
+    expected = np.asarray(crop.resize((32, 16), Image.Resampling.BICUBIC), float)
+    assert np.abs(found - expected).mean() < 2
+
+
+def test_large_jpegs_are_decoded_small_however_they_lie(monkeypatch):
+    asked, draft = [], JpegImagePlugin.JpegImageFile.draft
+    spy = lambda self, mode, size: asked.append(size) or draft(self, mode, size)  # noqa: E731
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", spy)
+    stored, exif = turned(Image.new("RGB", (960, 640)), 6)
+    box_of = lambda height, width: central_box(height, width, (8, 16), 1.0)  # noqa: E731
+    for kind, more in (("jpeg", {}), ("mpo", dict(append_images=[stored], save_all=True))):
+        data = encoded(stored, kind, exif=exif, **more)
+        decode(data, "x", size=(8, 16), channels=3, box_of=box_of)
+    assert asked == [(21, 32)] * 2
+
+
+@pytest.mark.parametrize("broken", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\xff\xff", b"nonsense"])
+def test_what_is_broken_beside_the_pixels_does_not_matter(broken):
+    image = noise(8, 8)
+    data = encoded(np.stack([image] * 3, -1), "jpeg", quality=100, exif=broken)
+    decode(data, "x", size=(8, 8), channels=3, box_of=whole)
+
+
+def flat(image, kind="png", channels=3, background="#102030", **options):
+    data = encoded(image, kind, **options)
+    return decode(
+        data, "x", size=(8, 8), channels=channels, box_of=whole, background=background
+    )
+
+
+def test_transparent_images_lie_on_the_background():
+    colours, alpha = noise(8, 8, 4), noise(8, 8, seed=1)
+    colours[..., 3] = alpha
+    share = alpha[..., None] / 255
+    expected = colours[..., :3] * share + np.array([16, 32, 48]) * (1 - share)
+    assert np.abs(flat(colours) - expected).max() <= 1
+    half = flat(np.dstack([colours[..., 0], alpha]))  # grey and alpha
+    expected = colours[..., :1] * share + np.array([16, 32, 48]) * (1 - share)
+    assert np.abs(half - expected).max() <= 1
+    clear = colours.copy()
+    clear[..., 3] = 0
+    white = flat(clear, channels=1, background="white")
+    np.testing.assert_array_equal(white, np.full((8, 8, 1), 255))
+
+
+def test_one_colour_of_a_palette_of_grey_or_of_all_may_be_transparent():
+    grey = (noise(8, 8) // 64 * 80).astype(np.uint8)
+    palette = Image.fromarray(grey).convert("P")
+    colour = np.stack([grey, grey // 2, grey // 4], -1)
+    for image, hidden, seen in (
+        (Image.fromarray(grey), 80, np.stack([grey] * 3, -1)),
+        (palette, palette.getpixel((0, 0)), np.asarray(palette.convert("RGB"))),
+        (Image.fromarray(colour), (80, 40, 20), colour),
+    ):
+        data = np.asarray(image)
+        gone = data == hidden if data.ndim == 2 else np.all(data == hidden, axis=-1)
+        assert 0 < gone.sum() < 64
+        expected = np.where(gone[..., None], [16, 32, 48], seen)
+        np.testing.assert_array_equal(flat(image, transparency=hidden), expected)
+
+
+def big_endian(values):
+    """16-bit grey, most significant byte first."""
+    return Image.frombytes("I;16B", values.shape[::-1], values.astype(">u2").tobytes())
+
+
+def coloured_png(values):
+    """A PNG of [H, W, 3] uint16, which Pillow reads but does not write."""
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = (
+        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_sixteen_bits_are_cut_to_eight():
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    expected = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, -1)
+    for kind in ("png", "tiff", "jpeg2000"):
+        image = Image.fromarray(values)
+        options = dict(irreversible=False) if kind == "jpeg2000" else {}
+        np.testing.assert_array_equal(flat(image, kind, **options), expected)
+    np.testing.assert_array_equal(flat(big_endian(values), "tiff"), expected)
+    for data in (
+        b"P5 8 8 65535\n" + values.astype(">u2").tobytes(),
+        coloured_png(np.repeat(values[..., None], 3, -1)),
+    ):
+        found = decode(data, "x", size=(8, 8), channels=3, box_of=whole)
+        np.testing.assert_array_equal(found, expected)
+    seen = flat(Image.fromarray(values), transparency=int(values[0, 3]))
+    np.testing.assert_array_equal(seen[0, 3], [16, 32, 48])
+    assert (seen[0, 2] == expected[0, 2]).all() and (seen[0, 4] == expected[0, 4]).all()
 
 
 @given(
@@ -115,6 +263,14 @@ def test_random_boxes_spread_over_shares_and_places():
     place = top[rows < 200] / (300 - rows[rows < 200])
     assert 0.45 < place.mean() < 0.55
     assert abs(np.log(columns / rows).mean()) < 0.01
+
+
+def test_random_boxes_have_the_shape_of_what_they_become():
+    draws = np.random.default_rng(0).random((500, NUM_DRAWS))
+    boxes = [random_box(600, 300, (0.2, 0.4), draw, aspect=0.5) for draw in draws]
+    _, _, rows, columns = np.array(boxes).T
+    assert abs(np.log(2 * columns / rows).mean()) < 0.02
+    assert np.abs(np.log(2 * columns / rows)).max() < np.log(4 / 3) + 0.02
 
 
 def test_no_try_fits_a_very_long_image():

@@ -9,12 +9,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from imae_jax.data import pixels
 from imae_jax.errors import UserError
 
 # Pillow's name of pixels with C channels.
 MODES = {1: "L", 3: "RGB"}
-# What turns into them without loss; others (16 bit, float, Lab) have another scale.
-CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # What Pillow's decoders raise for damaged files.
 DAMAGED = (
     OSError,
@@ -22,9 +21,13 @@ DAMAGED = (
     EOFError,
     zlib.error,
     struct.error,
-    IndexError,
+    LookupError,
     RuntimeError,
+    TypeError,
+    OverflowError,
 )
+# Kinds of files that can be decoded small.
+JPEGS = ("JPEG", "MPO")
 # random_box: pairs of area and aspect ratio that are tried, and the draws for all.
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 2
@@ -47,7 +50,11 @@ def central_box(
 
 
 def random_box(
-    height: int, width: int, scale: tuple[float, float], draws: np.ndarray
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    draws: np.ndarray,
+    aspect: float = 1.0,
 ) -> tuple[int, int, int, int]:
     """The box of a RandomResizedCrop (torchvision's rules, which MAE trains by).
 
@@ -55,20 +62,23 @@ def random_box(
       height, width: of the image, in pixels.
       scale: the least and largest share of the area that is kept.
       draws: [NUM_DRAWS] uniform in [0, 1).
+      aspect: width / height of what the crop becomes. (torchvision's rules are for
+        squares; boxes of other aspects would only be distorted. Ours.)
     Returns:
-      (top, left, height, width): aspect ratio log-uniform in 3/4..4/3, or, where no try
-      fits, the largest central box whose ratio is nearest.
+      (top, left, height, width): aspect ratio log-uniform in 3/4..4/3 times `aspect`, or,
+      where no try fits, the largest central box whose ratio is nearest.
     """
     low, high = scale
     areas = height * width * (low + (high - low) * draws[:NUM_TRIES])
     bound = math.log(4 / 3)
-    ratios = np.exp(bound * (2 * draws[NUM_TRIES : 2 * NUM_TRIES] - 1))
+    ratios = aspect * np.exp(bound * (2 * draws[NUM_TRIES : 2 * NUM_TRIES] - 1))
     widths = np.round(np.sqrt(areas * ratios)).astype(int)
     heights = np.round(np.sqrt(areas / ratios)).astype(int)
     fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
     if not fits.any():
-        ratio = min(max(width / height, 3 / 4), 4 / 3)
+        ratio = min(max(width / height, aspect * 3 / 4), aspect * 4 / 3)
         box = min(height, round(width / ratio)), min(width, round(height * ratio))
+        box = max(1, box[0]), max(1, box[1])
         return (height - box[0]) // 2, (width - box[1]) // 2, *box
     first = int(np.argmax(fits))
     box = int(heights[first]), int(widths[first])
@@ -77,19 +87,27 @@ def random_box(
 
 
 def decode(
-    data: bytes, name: str, *, size: tuple[int, int], channels: int, box_of: BoxOf
+    data: bytes,
+    name: str,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    box_of: BoxOf,
+    background: str | None = None,
 ) -> np.ndarray:
     """Decodes an image file, crops it and resizes the crop (bicubic, antialiased).
 
-    Grey images are repeated in three channels, palettes and CMYK converted, opaque alpha
-    dropped. A crop of the wanted size is copied as it is.
+    It is turned upright as its EXIF says. Grey images are repeated in three channels,
+    palettes and CMYK converted, 16 bits cut to 8, transparent ones laid on `background`.
+    A crop of the wanted size is copied as it is.
 
     Args:
       data: the encoded file.
       name: of the image, for messages.
       size: (H, W) of the result.
       channels: C, 1 or 3.
-      box_of: the crop for an image's height and width.
+      box_of: the crop for the upright image's height and width.
+      background: see `pixels.flattened`.
     Returns:
       [H, W, C] uint8.
     Raises:
@@ -97,24 +115,33 @@ def decode(
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_pixels(image)
-            box = box_of(image.height, image.width)
-            return _resized_crop(image, box, size, MODES[channels])
+            if image.format not in JPEGS:
+                image.load()  # some tell only at their end how they lie
+            orientation = pixels.orientation_of(image)
+            full = image.size
+            if orientation in pixels.SIDEWAYS:
+                full = full[1], full[0]
+            box = box_of(full[1], full[0])
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8 for less; twice the size that is
+            # needed leaves the resizing with as good as all it would have seen (Pillow's
+            # thumbnail).
+            times = min(box[2] / size[0], box[3] / size[1]) / 2
+            if times >= 2 and image.format in JPEGS:
+                image.draft(None, tuple(int(side / times) for side in image.size))
+            image = pixels.flattened(pixels.in_eight_bits(image), background)
+            if orientation in pixels.TURNS:
+                image = image.transpose(pixels.TURNS[orientation])
+            return _resized_crop(image, full, box, size, MODES[channels])
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} is no image of a known kind") from error
     except (*DAMAGED, ValueError, Image.DecompressionBombError) as error:
         raise BadImageError(f"{name} cannot be read as an image: {error}") from error
 
 
-def _resized_crop(image, box, size, mode) -> np.ndarray:
-    """The crop `box` of an opened image as [H, W, C]."""
-    (height, width), full = size, image.size
+def _resized_crop(image, full: tuple[int, int], box, size, mode) -> np.ndarray:
+    """The crop `box` as [H, W, C] of an image that had `full` (width, height) pixels."""
+    height, width = size
     top, left, box_height, box_width = box
-    # A JPEG can be decoded at 1/2, 1/4 or 1/8 for less; twice the size that is needed
-    # leaves the resizing with as good as all it would have seen (Pillow's thumbnail).
-    times = min(box_height / height, box_width / width) / 2
-    if times >= 2 and image.format == "JPEG":
-        image.draft(None, (int(full[0] / times), int(full[1] / times)))
     # Cut out first: resizing a part of an image, Pillow would look beyond the box.
     shrunk = image.size[0] / full[0], image.size[1] / full[1]
     left, right = np.clip([left, left + box_width], 0, full[0]) * shrunk[0]
@@ -134,13 +161,3 @@ def _resized_crop(image, box, size, mode) -> np.ndarray:
         inside = left - hull[0], top - hull[1], right - hull[0], bottom - hull[1]
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=inside)
     return np.asarray(image).reshape(height, width, -1)
-
-
-def _check_pixels(image: Image.Image) -> None:
-    """Raises ValueError where conversion would change what is seen."""
-    if image.mode not in CONVERTED:
-        raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or colour")
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
-        if alpha.getextrema()[0] < 255:
-            raise ValueError("it has a fourth, transparent channel; flatten it")

@@ -253,7 +253,9 @@ class Streaming(Feed):
         """
         box_of = None
         if self._crop_scale:
-            box_of = functools.partial(random_box, scale=self._crop_scale, draws=draws)
+            height, width = self._images.size
+            form = dict(scale=self._crop_scale, draws=draws, aspect=width / height)
+            box_of = functools.partial(random_box, **form)
         for candidate in _from(index, self._pairs.labels, taken):
             if candidate in self._bad:
                 continue

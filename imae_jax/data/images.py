@@ -1,17 +1,35 @@
 """Images that are decoded when they are asked for, by several threads."""
 
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from absl import logging
 
 from imae_jax.data.decode import BadImageError, BoxOf, central_box, decode
+from imae_jax.errors import UserError
 
 # Decoding leaves Python's lock, so threads share the cores.
 NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+CHUNK = 4096  # images that threads are given at a time, where all are looked at
+
+
+def parse_size(value: int | str | Sequence[int], key: str) -> tuple[int, int]:
+    """(H, W) in pixels: of a square's side, of "HEIGHTxWIDTH", or of the two numbers.
+
+    Raises:
+      UserError: naming `key`, for anything else.
+    """
+    sides = value if isinstance(value, tuple | list) else str(value).lower().split("x")
+    texts = [str(side).strip() for side in sides]
+    if len(texts) in (1, 2) and all(x.isdecimal() and int(x) >= 1 for x in texts):
+        return int(texts[0]), int(texts[-1])
+    raise UserError(
+        f"{key}={value!r} is not possible: give HEIGHT or HEIGHTxWIDTH, each at least 1"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +44,7 @@ class EncodedImages:
       min_side: the least height and width, in pixels, of an image that can be used.
       centre: share in (0, 1] of the largest central box that is shown when nothing is
         drawn at random.
+      background: of transparent images, see `pixels.flattened`.
     """
 
     names: Sequence[str]
@@ -34,6 +53,7 @@ class EncodedImages:
     channels: int
     min_side: int
     centre: float
+    background: str | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,6 +62,11 @@ class EncodedImages:
     def shape(self) -> tuple[int, int, int, int]:
         """(N, H, W, C), as of an array."""
         return len(self), *self.size, self.channels
+
+    @property
+    def nbytes(self) -> int:
+        """Of all, decoded."""
+        return math.prod(self.shape)
 
     def central_box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """The box of an image that is shown when nothing is drawn at random."""
@@ -66,9 +91,10 @@ class EncodedImages:
         try:
             data = self.read(index)
         except OSError as error:
-            raise BadImageError(f"{name} cannot be read: {error}") from error
-        form = dict(size=self.size, channels=self.channels, box_of=checked_box)
-        return decode(data, name, **form)
+            why = error.strerror or error
+            raise BadImageError(f"{name} cannot be read: {why}") from error
+        form = dict(size=self.size, channels=self.channels, background=self.background)
+        return decode(data, name, **form, box_of=checked_box)
 
 
 def with_remedy(error: BadImageError) -> BadImageError:
@@ -78,7 +104,10 @@ def with_remedy(error: BadImageError) -> BadImageError:
 
 
 def decode_all(
-    images: EncodedImages, indices: np.ndarray, on_bad_image: str
+    images: EncodedImages,
+    indices: np.ndarray,
+    on_bad_image: str,
+    num_threads: int = NUM_THREADS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes images in the middle.
 
@@ -86,6 +115,7 @@ def decode_all(
       images: the files.
       indices: which.
       on_bad_image: "raise", or "skip" to leave those out that cannot be used.
+      num_threads: 1 for files so small that handing them round costs more than decoding.
     Returns:
       [n, H, W, C] uint8, and the indices [n] that they have.
     Raises:
@@ -102,14 +132,28 @@ def decode_all(
             return error
         return None
 
-    # One thread for files so small that handing them round costs more than decoding.
-    threads = NUM_THREADS if images.size[0] * images.size[1] > 64 * 64 else 1
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(num_threads) as pool:
         places = range(len(indices))
-        for error in map(fill, places) if threads == 1 else pool.map(fill, places):
+        for error in map(fill, places) if num_threads == 1 else pool.map(fill, places):
             if error and on_bad_image == "raise":
                 pool.shutdown(cancel_futures=True)
                 raise with_remedy(error)
             if error:
                 logging.warning("left out: %s", error)
     return (found, indices) if good.all() else (found[good], indices[good])
+
+
+def reasons(images: EncodedImages) -> Iterator[str | None]:
+    """Decodes every image; yields of each, in order, why it cannot be used, or None."""
+
+    def why(index: int) -> str | None:
+        try:
+            images.get(index)
+        except BadImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        # Not all at once: a data set may hold millions.
+        for start in range(0, len(images), CHUNK):
+            yield from pool.map(why, range(start, min(start + CHUNK, len(images))))

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import files, model, patches, runs, sharding, steps, trees, validate, workdirs
 from imae_jax.checkpoint import Checkpoints
+from imae_jax.data.images import parse_size
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.interop import naming, native, reading
@@ -51,7 +52,7 @@ def import_file(
     path = local_path(path, "checkpoint")
     contents = reading.read(path)
     options = dict(
-        image_size=_parsed(image_size),
+        image_size=image_size and parse_size(image_size, "--image_size"),
         num_heads=num_heads,
         decoder_num_heads=decoder_num_heads,
         norm_pix=norm_pix,
@@ -69,18 +70,6 @@ def import_file(
     folder = write_run(workdir, config, arrays, meta, path)
     lines = [f"{path}: {source}", *notes, _as_text(config, arrays["params"], meta)]
     return "\n".join([*lines, f"Run: {folder}"])
-
-
-def _parsed(image_size: str | None) -> tuple[int, int] | None:
-    """(H, W)."""
-    if image_size is None:
-        return None
-    sides = image_size.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise UserError(
-            f"--image_size={image_size!r} is not possible: give HEIGHT or HEIGHTxWIDTH"
-        )
-    return int(sides[0]), int(sides[-1])
 
 
 def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:

@@ -1,0 +1,88 @@
+"""Any picture that Pillow opens -> upright, opaque, 8 bits a channel."""
+
+import numpy as np
+from PIL import Image
+
+# Modes with 8 bits a channel, which turn into grey or RGB as they are seen.
+EIGHT_BITS = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+)
+# Kinds of files whose 32-bit pixels, as Pillow gives them, hold 0 to 65,535.
+OF_SIXTEEN_BITS = ("PNG", "PPM")
+# EXIF's tag, and what brings a picture of each of its values upright (none for 1).
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Of them those that exchange height and width.
+SIDEWAYS = (5, 6, 7, 8)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none, or none that can be read."""
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:  # however broken: what is seen does not depend on it
+        return 1
+    return found if found in TURNS else 1
+
+
+def in_eight_bits(image: Image.Image) -> Image.Image:
+    """The picture with 8 bits a channel: of 16 the upper 8, as Pillow does with colours.
+
+    Raises:
+      ValueError: if its pixels are no colours, or have a range that nobody knows.
+    """
+    if image.mode in EIGHT_BITS:
+        return image
+    is_known = image.mode == "I" and image.format in OF_SIXTEEN_BITS
+    if not (image.mode.startswith("I;16") or is_known):
+        raise ValueError(
+            f"its pixels are of mode {image.mode}, not grey or colour of 8 or 16 bits"
+        )
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if hidden is not None:  # the grey value that is transparent
+        opaque = np.where(values == hidden, 0, 255).astype(np.uint8)
+        grey.putalpha(Image.fromarray(opaque))
+    return grey
+
+
+def flattened(image: Image.Image, background: str | None) -> Image.Image:
+    """The picture without transparency, laid on `background`.
+
+    Args:
+      image: with 8 bits a channel.
+      background: a colour by any of Pillow's names; None: transparent pictures are refused.
+    Raises:
+      ValueError: if it is transparent and there is no background.
+    """
+    if not image.has_transparency_data:
+        return image
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] < 255 and background is None:
+        raise ValueError("it is transparent; give data.files.background, its background")
+    canvas = Image.new("RGB", image.size, background or 0)
+    canvas.paste(image, mask=alpha)
+    return canvas
