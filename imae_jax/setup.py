@@ -21,7 +21,7 @@ from imae_jax import (
 )
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
-from imae_jax.data import parts, sources
+from imae_jax.data import layouts, opening, parts, sources
 from imae_jax.data.feeds import Resident, Streaming
 from imae_jax.data.images import EncodedImages
 from imae_jax.data.pairs import Pairs
@@ -62,7 +62,7 @@ def is_resident(config: ConfigDict, split: sources.Split, num_devices: int) -> b
     if config.data.feed != "auto":
         return config.data.feed == "resident"
     # Crops of encoded images are cut out of the whole image, not of a shrunk one.
-    if isinstance(split.images, EncodedImages):
+    if isinstance(split.images, EncodedImages) and config.augment.crop_scale:
         return False
     num_parts = num_devices if config.data.sharded else 1
     return split.images.nbytes / num_parts <= config.data.resident_gb * 1e9
@@ -73,6 +73,9 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     validate.check_sections(config)
     workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
+    if dataset.ignored:
+        ignored = layouts.as_words(dataset.ignored)
+        print(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
     validate.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     if config.model.name == "classifier":
@@ -101,6 +104,15 @@ def load_data(config: ConfigDict) -> sources.Dataset:
         files=config.data.get("files"),
         min_side=validate.patch_size(config),
     )
+
+
+def open_files(config: ConfigDict) -> opening.Opened:
+    """The same for images of any size that lie in files, none of them decoded yet."""
+    validate.check_data(config)
+    data = config.data
+    sources.check_known(data.name, data.get("files"))
+    root = Path(data.dir).expanduser()
+    return opening.open_files(data.name, root, data.files, validate.patch_size(config))
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:

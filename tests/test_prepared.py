@@ -170,6 +170,189 @@ def test_imagenet_as_tfds_prepares_it(tmp_path):
             assert image.std() < 2 and train.labels[i] == round(image.mean() / 20) % 2
 
 
+DEEP = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16)
+
+
+class Pets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images of any size beside others, two labels, and splits of many names."""
+
+    VERSION = tfds.core.Version("2.0.0")
+    features = {
+        "photo": tfds.features.Image(encoding_format="jpeg"),
+        "mask": tfds.features.LabeledImage(labels=2, shape=(None, None, 1)),
+        "species": tfds.features.ClassLabel(names=["ant", "bee"]),
+        "family": tfds.features.ClassLabel(names=["a", "b", "c"]),
+        "boxes": tfds.features.Sequence({"area": np.int64}),
+    }
+    supervised = ("photo", "species")
+    counts = dict(train=30, dev=6, extra=3)
+    hidden = ()
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(self.features),
+            supervised_keys=self.supervised,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {name: self._generate_examples(name) for name in self.counts}
+
+    def _generate_examples(self, split):
+        for i in range(self.counts[split]):
+            pixels = np.full((40 + i, 60, 3), 7 * i, np.uint8)
+            label = -1 if split in self.hidden else i % 2
+            known = {
+                "photo": io.BytesIO(encoded(pixels, "jpeg")),
+                "image": io.BytesIO(encoded(pixels, "jpeg")),
+                "deep": io.BytesIO(encoded(pixels[..., 0].astype(np.uint16) * 257)),
+                "mask": io.BytesIO(encoded(np.zeros((4, 4), np.uint8))),
+                "species": label,
+                "label": label,
+                "family": 2,
+                "boxes": [{"area": i}],
+            }
+            yield i, {name: known[name] for name in self.features}
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Prepares `Pets` with these changes; opens it by its name."""
+
+    def prepare(**changes):
+        builder = type("Pets", (Pets,), changes, skip_registration=True)
+        builder(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+
+    def load(name="tfds:pets", **options):
+        files = dict(image_size="16x24", channels=3, centre=1.0, background="white")
+        return sources.load(name, str(tmp_path), files=files | options)
+
+    return prepare, load, tmp_path
+
+
+def test_any_data_set_of_images_is_taken_by_its_name(named, capsys):
+    prepare, load, folder = named
+    prepare()
+    for name in ("tfds:pets", "tfds:pets:2.0.0"):
+        dataset = load(name)
+        assert dataset.sizes == {"train": 30, "validation": 6}
+        assert dataset.class_names == ("ant", "bee")
+        assert dataset.image_shape == (16, 24, 3) and dataset.path == folder / "pets/2.0.0"
+        train = dataset.splits["train"]
+        assert train.factors == {}
+        for i in range(30):
+            image = train.images.get(i)
+            assert image.std() < 2 and train.labels[i] == round(image.mean() / 7) % 2
+    out = capsys.readouterr().out
+    assert "not read, beside train: extra" in out
+    assert out.count("reading the labels of train, once") == 1
+
+
+def test_images_are_set_aside_where_there_is_only_train(named):
+    prepare, load, _ = named
+    prepare(counts=dict(train=20))
+    dataset = load()
+    assert dataset.sizes == {"train": 18, "test": 2}
+    names = [name for split in dataset.splits.values() for name in split.images.names]
+    assert len(set(names)) == 20
+    for split in dataset.splits.values():
+        for i, label in enumerate(split.labels):
+            assert label == round(split.images.get(i).mean() / 7) % 2
+
+
+def test_splits_without_labels_are_left_out_beside_one_with(named, capsys):
+    prepare, load, _ = named
+    prepare(counts=dict(train=20, validation=6, test=6), hidden=("test",))
+    assert load().sizes == {"train": 20, "validation": 6}
+    assert "test is left out, its images have no labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "features,supervised,classes,said",
+    [
+        (("photo",), None, (), ""),
+        (("photo", "species"), None, ("ant", "bee"), ""),
+        (("photo", "species", "family"), None, (), "none of family, species is 'label'"),
+        (("photo", "species", "family"), ("photo", "family"), ("a", "b", "c"), ""),
+        (("image", "photo", "label", "family"), None, ("x", "y"), ""),
+    ],
+)
+def test_what_is_image_and_what_is_label(
+    named, features, supervised, classes, said, capsys
+):
+    prepare, load, _ = named
+    more = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=["x", "y"]),
+    }
+    chosen = {name: (Pets.features | more)[name] for name in features}
+    prepare(features=chosen, supervised=supervised)
+    dataset = load()
+    assert dataset.class_names == classes
+    assert (dataset.splits["train"].labels == -1).all() == (not classes)
+    assert said in capsys.readouterr().out
+
+
+def test_images_that_cannot_be_told(named):
+    prepare, load, folder = named
+    prepare(features={"mask": Pets.features["mask"]}, supervised=None)
+    with pytest.raises(UserError, match="has no image among its features: mask"):
+        load()
+    two = dict(photo=tfds.features.Image(), deep=DEEP)
+    prepare(features=two, supervised=None, VERSION=tfds.core.Version("2.0.1"))
+    with pytest.raises(
+        UserError, match="several images .deep, photo., and none of them is"
+    ):
+        load()
+    # (To write floats TFDS needs TensorFlow: their form alone is enough.)
+    prepare(features=dict(deep=DEEP), supervised=None, VERSION=tfds.core.Version("2.0.2"))
+    path = folder / "pets/2.0.2/features.json"
+    path.write_text(path.read_text().replace('"uint16"', '"float32"'))
+    with pytest.raises(UserError, match="its images are of float32, not of 8 or 16 bits"):
+        load()
+
+
+def test_sixteen_bits_of_one_channel(named):
+    prepare, load, _ = named
+    prepare(features=dict(deep=DEEP), supervised=None)
+    images = load().splits["train"].images
+    assert sorted(round(images.get(i).mean()) for i in range(30)) == list(range(0, 210, 7))
+
+
+def test_configs_and_versions_by_name(named):
+    prepare, load, folder = named
+    with pytest.raises(
+        UserError, match="holds no pets that is prepared: .*tfds build pets"
+    ):
+        load()
+    prepare()
+    (folder / "pets/2.0.0").rename(folder / "moved")
+    for config in ("small", "large"):
+        (folder / "pets" / config).mkdir()
+        (folder / "pets" / config / "2.0.0").symlink_to(folder / "moved")
+    with pytest.raises(
+        UserError, match="several configs: name one of tfds:pets/large, tfds"
+    ):
+        load()
+    assert load("tfds:pets/small").sizes["train"] == 30
+    assert load("tfds:pets/small:2.0.0").sizes["train"] == 30
+    (folder / "pets/large/2.0.0").unlink()
+    assert load().path == folder / "pets/small/2.0.0"
+    with pytest.raises(UserError, match="has no version 1.0.0; there are 2.0.0"):
+        load("tfds:pets/small:1.0.0")
+    for name in ("tfds:", "tfds:../pets", "tfds:pets/", "tfds:pets:new", "tfds:pets/.."):
+        with pytest.raises(UserError, match="data.name=|holds no pets/.. that is prepared"):
+            load(name)
+
+
+def test_a_data_set_without_images_to_train_on(named):
+    prepare, load, _ = named
+    prepare(counts=dict(test=6))
+    with pytest.raises(UserError, match="has no split train, only test"):
+        load()
+
+
 def test_label_out_of_range(odd, monkeypatch):
     load, folder = odd
     features = json.loads((folder / "features.json").read_text())

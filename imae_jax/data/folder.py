@@ -1,7 +1,8 @@
 """Folders of images, read in place.
 
 Either `train/` beside `val/` (or `validation/`) and `test/`, or images with no such
-division. Each holds one folder per class, or images without classes.
+division. Each holds one folder per class, or images without classes. `layouts` says which
+other forms are recognised.
 """
 
 import dataclasses
@@ -10,16 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from imae_jax.data import layouts
+from imae_jax.data.layouts import SPLITS, Folder
 from imae_jax.errors import UserError
 
-# What a split's folder may be called, in lower or upper case.
-SPLITS = {
-    "train": ("train",),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
 MIN_IMAGES = 4  # two to train on, two to test
 TEST_SHARE = 10  # one image in ten is set aside where the folder says nothing
 NO_LABEL = -1
@@ -34,95 +30,108 @@ class Listing:
       files: paths below `root` by split, sorted.
       labels: [N] int64 by split, positions in `class_names`; -1 where there are none.
       class_names: the class folders' names, sorted; empty where there are none.
+      ignored: how many files of which endings are no images.
     """
 
     root: Path
     files: Mapping[str, list[str]]
     labels: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
+    ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in Image.registered_extensions()
+def _no_image(folder: Folder) -> str:
+    ignored = layouts.as_words(folder.ignored())
+    return f"holds no image{f' (what it holds: {ignored})' if ignored else ''}"
 
 
-def _images_below(root: Path, folder: str) -> list[str]:
-    """Image files below `folder`, sorted, as paths below `root`; hidden ones left out."""
-    found, seen = [], set()
-    for where, folders, files in os.walk(root / folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(where, root)
-        found += [
-            os.path.normpath(os.path.join(inside, name))
-            for name in sorted(files)
-            if not name.startswith(".") and _is_image(name)
-        ]
-    return found
+def _check_classes(folder: Folder, where: Path) -> None:
+    """Raises UserError where class folders cannot be what they seem to be."""
+    names, classes = layouts.names_of(folder.classes), folder.classes
+    if folder.images:
+        raise UserError(
+            f"{where} holds both class folders ({classes[0].name}, ...) and "
+            f"{len(folder.images)} images beside them ({folder.images[0]}, ...): which "
+            "class are these?"
+        )
+    for empty in folder.folders:
+        if not empty.has_images:
+            raise UserError(
+                f"class folder {where / empty.name} {_no_image(empty)}; if it is no class, "
+                "move it away"
+            )
+    holders = [x.name for x in classes if layouts.HOLDERS.fullmatch(x.name)]
+    if holders and len(classes) > 1:
+        raise UserError(
+            f"{where} holds {names}, which are no classes by their names: give the folder "
+            f"of the images themselves, {where / holders[0]}"
+        )
+    if all(not x.images and all(map(_is_split, x.classes)) for x in classes):
+        parts = layouts.names_of(classes[0].classes)
+        raise UserError(
+            f"{where}: each class ({names}) is divided into {parts}, which is not read: "
+            "divide first, as train/CLASS and test/CLASS"
+        )
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+def _is_split(folder: Folder) -> bool:
+    return layouts.split_of(folder.name) is not None
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """The folder of each split below `root`; raises UserError where two claim the same."""
-    found = {}
-    present = _class_folders(root)
-    for split, names in SPLITS.items():
-        own = [name for name in present if name.lower() in names]
-        if len(own) > 1:
-            raise UserError(f"{root} holds both {own[0]} and {own[1]}: which is {split}?")
-        if own:
-            found[split] = own[0]
-    if "train" not in found:
-        return {"train": "."}
-    others = sorted(set(present) - set(found.values()))
-    if others:
-        print(f"{root}: not read, beside {found['train']}: {', '.join(others)}")
-    return found
+def _say_classes(folder: Folder, where: Path) -> None:
+    """Says what may not be meant: a single class, and folders within those of classes."""
+    classes = folder.classes
+    if len(classes) == 1:
+        print(f"{where}: one class only, {classes[0].name}")
+    deeper = [x for x in classes if not x.images and len(x.classes) > 1]
+    if deeper and not any(x.images for x in classes):
+        inside = f"{deeper[0].name}/{deeper[0].classes[0].name}"
+        print(
+            f"{where}: its classes are {layouts.names_of(classes)}; folders within them "
+            f"({inside}, ...) are not told apart"
+        )
 
 
 def _list_split(
-    root: Path, folder: str, class_names: tuple[str, ...] | None
+    root: Path, folder: Folder, class_names: tuple[str, ...] | None
 ) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     """Files, labels and class names; `class_names` are those of another split, if any."""
-    names = _class_folders(root / folder)
-    loose = [entry for entry in os.scandir(root / folder) if entry.is_file()]
-    loose = sorted(x.name for x in loose if _is_image(x.name) and x.name[0] != ".")
-    where = str(root / folder)
-    if names and loose:
-        raise UserError(
-            f"{where} holds both class folders ({names[0]}, ...) and {len(loose)} images "
-            f"beside them ({loose[0]}, ...): which class are these?"
-        )
+    where = root / folder.path
+    names = [part.name for part in folder.classes]
     if bool(names) != bool(class_names) and class_names is not None:
         have = "no class folders" if class_names else f"class folders ({names[0]}, ...)"
         other = "has" if class_names else "has none"
         raise UserError(f"{where} has {have}, but the training images' folder {other}")
     if not names:
-        files = [os.path.normpath(os.path.join(folder, name)) for name in loose]
+        if folder.folders:
+            print(
+                f"{where}: not read, beside its images: {layouts.names_of(folder.folders)}"
+            )
+        files = [os.path.join(folder.path, name) for name in folder.images]
         return files, np.full(len(files), NO_LABEL), ()
+    _check_classes(folder, where)
     known = class_names or tuple(names)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"{where}/{unknown[0]} is a class that no training image has")
+    if class_names is None:
+        _say_classes(folder, where)
     files, labels = [], []
-    for name in names:
-        own = _images_below(root, os.path.join(folder, name))
-        if not own:
-            raise UserError(f"class folder {where}/{name} holds no image")
+    for part in folder.classes:
+        own = part.all_images()
         files += own
-        labels += [known.index(name)] * len(own)
+        labels += [known.index(part.name)] * len(own)
     return files, np.array(labels, np.int64), known
+
+
+def _open(root: Path) -> tuple[Folder, dict[str, Folder]]:
+    """What the folder holds, and the folder of each split."""
+    if not root.is_dir():
+        what = "a file: unpack it, and give the folder" if root.exists() else "no folder"
+        raise UserError(f"data.dir={str(root)!r} is {what}")
+    whole = layouts.scan(root)
+    folder = layouts.inner(whole, root, may_be_divided=True)
+    return whole, layouts.split_folders(folder, root)
 
 
 def list_folder(root: Path, splits: Sequence[str] = tuple(SPLITS)) -> Listing:
@@ -134,32 +143,43 @@ def list_folder(root: Path, splits: Sequence[str] = tuple(SPLITS)) -> Listing:
       UserError: if there is no such folder or no image in it, a class folder is empty, or
         the classes of its splits differ.
     """
-    if not root.is_dir():
-        raise UserError(f"data.dir={str(root)!r} is no folder")
-    folders = _split_folders(root)
+    return _list(root, *_open(root), splits)
+
+
+def _list(
+    root: Path, whole: Folder, folders: Mapping[str, Folder], splits: Sequence[str]
+) -> Listing:
     files, labels, class_names = {}, {}, None
-    for split, folder in folders.items():
-        if split not in splits:
+    for split in splits:
+        if split not in folders:
             continue
-        if split == "test" and class_names and not _class_folders(root / folder):
-            print(f"{root / folder} is left out: its images have no class folders")
+        folder = layouts.inner(folders[split], root)
+        where = root / folder.path
+        if not folder.has_images:
+            raise UserError(f"{where} {_no_image(folder)}")
+        if split == "test" and class_names and not folder.classes:
+            print(f"{where} is left out: its images have no class folders")
             continue
         files[split], labels[split], names = _list_split(root, folder, class_names)
         class_names = names if class_names is None else class_names
-        if not files[split]:
-            raise UserError(f"{root / folder} holds no image")
     if len(files) == 1:
-        if len(files["train"]) < MIN_IMAGES:
-            raise UserError(
-                f"{root} holds {len(files['train'])} images; it takes at least "
-                f"{MIN_IMAGES}, since some are set aside for testing"
-            )
-        files, labels = _set_aside(files["train"], labels["train"])
-    return Listing(root, files, labels, class_names)
+        files, labels = set_aside(files["train"], labels["train"], root)
+    return Listing(root, files, labels, class_names, whole.ignored())
 
 
-def _set_aside(files: list[str], labels: np.ndarray):
-    """Divides images into `train` and `test`."""
+def set_aside(
+    files: Sequence, labels: np.ndarray, where: Path
+) -> tuple[dict[str, list], dict[str, np.ndarray]]:
+    """Divides images into `train` and `test`, one image in ten, the same each time.
+
+    Raises:
+      UserError: if they are too few, naming `where` they lie.
+    """
+    if len(files) < MIN_IMAGES:
+        raise UserError(
+            f"{where} holds {len(files)} images; it takes at least {MIN_IMAGES}, since "
+            "some are set aside for testing"
+        )
     # RandomState: its stream is frozen across NumPy versions.
     order = np.random.RandomState(0).permutation(len(files))
     # Evenly out of every class.
@@ -181,8 +201,8 @@ def list_imagenet(root: Path) -> Listing:
     """
     # `test/` has no labels: it is left out.
     wanted = ("train", "validation")
-    is_there = root.is_dir() and _split_folders(root).keys() >= set(wanted)
-    listing = list_folder(root, wanted) if is_there else None
+    opened = _open(root) if root.is_dir() else (None, {})
+    listing = _list(root, *opened, wanted) if opened[1].keys() >= set(wanted) else None
     if not listing or not listing.class_names:
         raise UserError(
             f"data.dir={str(root)!r} is not ImageNet: it must hold train/<wnid>/*.JPEG and "

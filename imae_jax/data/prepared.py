@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,30 +91,75 @@ def reading(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def find_copy(name: str, data_dir: Path) -> Path | None:
-    """The newest version of a data set that lies prepared in `data_dir`, if any."""
-    found = {
+def versions(folder: Path) -> dict[tfds.core.Version, Path]:
+    """What lies prepared right in a folder, by version."""
+    return {
         tfds.core.Version(path.parent.name): path.parent
-        for path in data_dir.glob(f"{name}/*/{INFO_FILE}")
+        for path in folder.glob(f"*/{INFO_FILE}")
         if tfds.core.Version.is_valid(path.parent.name)
     }
+
+
+def find_copy(name: str, data_dir: Path) -> Path | None:
+    """The newest version of a data set that lies prepared in `data_dir`, if any."""
+    found = versions(data_dir / name)
     return found[max(found)] if found else None
+
+
+def find_features(info: tfds.core.DatasetInfo, folder: Path) -> tuple[str, str | None]:
+    """The names of a data set's image and label; None: the images have no labels.
+
+    Where there are several, those that TFDS names for supervised learning, or those called
+    `image` and `label`.
+
+    Raises:
+      UserError: if no feature, or none of several, is the image, or it is of floats.
+    """
+    Image, ClassLabel = tfds.features.Image, tfds.features.ClassLabel
+    supervised = info.supervised_keys or ()
+
+    def choose(kind: type, name: str) -> tuple[str | None, list[str]]:
+        # Kinds derived from images are masks.
+        names = [key for key, feature in info.features.items() if type(feature) is kind]
+        wanted = [key for key in (*supervised, name) if key in names]
+        return next(iter(wanted), names[0] if len(names) == 1 else None), names
+
+    image, images = choose(Image, "image")
+    if image is None:
+        kinds = ", ".join(info.features)
+        several = f"several images ({', '.join(images)}), and none of them is 'image'"
+        raise UserError(
+            f"{folder} has "
+            + (several if images else f"no image among its features: {kinds}")
+        )
+    if info.features[image].np_dtype not in (np.uint8, np.uint16):
+        kind = np.dtype(info.features[image].np_dtype).name
+        raise UserError(f"{folder}: its images are of {kind}, not of 8 or 16 bits")
+    label, labels = choose(ClassLabel, "label")
+    if label is None and labels:
+        print(f"{folder}: without classes, since none of {', '.join(labels)} is 'label'")
+    return image, label
 
 
 class Records:
     """A prepared data set's examples, images still encoded.
 
     Attributes:
+      folder: where it lies.
       image_shape: (H, W, C); H and W are None where images differ in size.
-      class_names: a name per label.
+      class_names: a name per label; empty where there are none.
       splits: the names of its splits.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, is_ours: bool = True):
         """Opens the data set in `folder`.
 
+        Args:
+          folder: that TFDS, or a builder of ours, has prepared.
+          is_ours: it has features `image` and `label`, and other numbers are factors; else
+            what is image and what is label is found, and there may be no label.
         Raises:
-          UserError: if its files are not array_record, or it has no images and labels.
+          UserError: if its files are not array_record, or it has no images, or several.
         """
         with reading(folder):
             info = json.loads((folder / INFO_FILE).read_text())
@@ -128,24 +173,36 @@ class Records:
         with reading(folder):
             self._builder = tfds.builder_from_directory(folder)
         features = self._builder.info.features
-        missing = {"image", "label"} - set(features)
-        if missing:
-            raise UserError(f"{folder} has no feature {min(missing)!r}")
-        self.image_shape = tuple(features["image"].shape)
-        self.class_names = tuple(features["label"].names)
+        if is_ours:
+            missing = {"image", "label"} - set(features)
+            if missing:
+                raise UserError(f"{folder} has no feature {min(missing)!r}")
+            self._image, self._label = "image", "label"
+        else:
+            self._image, self._label = find_features(self._builder.info, folder)
+        self.image_shape = tuple(features[self._image].shape)
+        self.class_names = tuple(features[self._label].names) if self._label else ()
         self.splits = tuple(self._builder.info.splits)
         self._factors = [
             name
             for name, feature in features.items()
-            if name not in ("image", "label")
+            if is_ours
+            and name not in ("image", "label")
             and feature.shape == ()
             and np.issubdtype(feature.np_dtype, np.number)
         ]
 
-    def _source(self, split: str):
-        """A random-access sequence of examples, `image` as an encoded file."""
-        skip = {"image": tfds.decode.SkipDecoding()}
-        return self._builder.as_data_source(split, decoders=skip)
+    def _read(self, split: str, names: Sequence[str]):
+        """A random-access sequence of raw examples, and what reads these features of one.
+
+        Images stay encoded, and nothing else is decoded.
+        """
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        source = self._builder.as_data_source(split, deserialize_method=raw)
+        features = self._builder.info.features
+        some = tfds.features.FeaturesDict({name: features[name] for name in names})
+        skip = {self._image: tfds.decode.SkipDecoding()} if self._image in names else None
+        return source, lambda raw: some.deserialize_example_np(raw, decoders=skip)
 
     def size(self, split: str) -> int:
         """The number of examples."""
@@ -158,34 +215,38 @@ class Records:
           UserError: it or this, if the files are damaged.
         """
         with reading(self.folder):
-            source = self._source(split)
+            source, parse = self._read(split, [self._image])
 
         def read(index: int) -> bytes:
             with reading(self.folder):
-                return source[index]["image"]
+                return parse(source[index])[self._image]
 
         return read
 
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
         """`label` [N] int64 and every other number that examples have, [N] each.
 
+        A label is -1 where there are none, in all of the split.
+
         Raises:
           UserError: if a label is none of the classes, or the files are damaged.
         """
-        names = ("label", *self._factors)
+        if self._label is None:
+            return {"label": np.full(self.size(split), -1)}
+        names = (self._label, *self._factors)
         rows = []
         with reading(self.folder):
-            source = self._source(split)
+            source, parse = self._read(split, names)
             for start in range(0, len(source), 1000):
                 part = range(start, min(start + 1000, len(source)))
-                examples = source.__getitems__(list(part))
+                examples = map(parse, source.__getitems__(list(part)))
                 rows += [[example[name] for name in names] for example in examples]
             columns = map(np.array, zip(*rows, strict=True))
-            found = dict(zip(names, columns, strict=True))
+            found = dict(zip(("label", *self._factors), columns, strict=True))
             labels = found["label"] = found["label"].astype(np.int64)
         highest = len(self.class_names) - 1
         out = np.flatnonzero((labels < 0) | (labels > highest))
-        if len(out):
+        if len(out) and not (labels == -1).all():
             raise UserError(
                 f"{self.folder}: {split} example {out[0]} has label {labels[out[0]]}, but "
                 f"the classes are 0 to {highest}"

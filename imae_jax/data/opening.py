@@ -1,0 +1,212 @@
+"""Images of any size, opened where they lie: folders, and what TFDS has prepared."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imae_jax.data import cache, layouts, prepared
+from imae_jax.data.dataset import Split
+from imae_jax.data.folder import NO_LABEL, Listing, list_folder, list_imagenet, set_aside
+from imae_jax.data.images import EncodedImages, parse_size
+from imae_jax.errors import UserError
+
+FOLDERS = {"imagenet2012": list_imagenet, "folder": list_folder}
+# Before the name of any data set that TFDS has prepared.
+TFDS = "tfds:"
+NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+# Files whose size and time tell them from others of the same names.
+NUM_STAMPS = 10_000
+
+
+class Opened(NamedTuple):
+    """What lies in a folder, nothing decoded yet.
+
+    Attributes:
+      splits: `train`, and `validation` or `test` or both; all encoded.
+      class_names: one name per label; empty where there are no labels.
+      path: where it lies.
+      stamps: tells it from what else may lie there, as JSON holds it.
+      ignored: how many files of which endings are no images.
+    """
+
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...]
+    path: Path
+    stamps: list
+    ignored: Mapping[str, int]
+
+
+def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -> Opened:
+    """Opens one of FOLDERS, or "tfds:NAME"; see `sources.load`."""
+    form = dict(
+        size=parse_size(files["image_size"], "data.files.image_size"),
+        channels=files["channels"],
+        min_side=min_side,
+        centre=files["centre"],
+        # (Runs made before there was one have none.)
+        background=files.get("background"),
+    )
+    if name.startswith(TFDS):
+        records = prepared.Records(find_named(name, root), is_ours=False)
+        return _of_named(records, form)
+    copy = prepared.find_copy(name, root) if name != "folder" else None
+    if copy:
+        return _of_imagenet(prepared.Records(copy), form)
+    return _of_files(_list(name, root), form)
+
+
+def sample(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` positions, evenly spaced, [n] int."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _list(name: str, root: Path) -> Listing:
+    try:
+        return FOLDERS[name](root)
+    except UserError as error:
+        if name != "imagenet2012":
+            raise
+        raise UserError(
+            f"{error}. (Or it holds imagenet2012/<version>/, prepared by TFDS as "
+            "array_record; for that, TFDS needs TensorFlow and the original archives)"
+        ) from None
+
+
+def _stamp(path: Path) -> list[int]:
+    """A file's size and time; of a broken link its own."""
+    stat = os.stat(path) if path.exists() else os.lstat(path)
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _of_files(listing: Listing, form: Mapping[str, Any]) -> Opened:
+    splits = {}
+    for split, names in listing.files.items():
+
+        def read(index: int, names=names) -> bytes:
+            return (listing.root / names[index]).read_bytes()
+
+        shown = [str(listing.root / name) for name in names]
+        splits[split] = Split(EncodedImages(shown, read, **form), listing.labels[split])
+    names = listing.files["train"]
+    stamps = [_stamp(listing.root / names[i]) for i in sample(len(names), NUM_STAMPS)]
+    fixed = listing.class_names, listing.root, stamps, listing.ignored
+    return Opened(splits, *fixed)
+
+
+def _images(
+    records: prepared.Records, split: str, form: Mapping, indices: Sequence[int]
+) -> EncodedImages:
+    names = [f"{records.folder}: {split} example {i}" for i in indices]
+    reader = records.reader(split)
+    return EncodedImages(names, lambda index: reader(indices[index]), **form)
+
+
+def _columns(records: prepared.Records, split: str, label: str) -> dict[str, np.ndarray]:
+    """See `prepared.Records.columns`; from the cache, where they have been read before."""
+
+    def make():
+        print(f"reading the labels of {split}, once", flush=True)
+        return records.columns(split)
+
+    return dict(cache.cached(["columns", split, label, records.fingerprint()], make))
+
+
+def _of_imagenet(records: prepared.Records, form: Mapping[str, Any]) -> Opened:
+    splits = {}
+    for split in records.splits:
+        if split == "test":  # has no labels
+            continue
+        columns = _columns(records, split, "label")
+        images = _images(records, split, form, range(records.size(split)))
+        splits[split] = Split(images, np.asarray(columns.pop("label")), columns)
+    fixed = records.class_names, records.folder, records.fingerprint(), {}
+    return Opened(splits, *fixed)
+
+
+def find_named(name: str, data_dir: Path) -> Path:
+    """The folder of "tfds:NAME", "tfds:NAME/CONFIG" or either with ":VERSION".
+
+    The newest version, and the only config, where they are not given.
+
+    Raises:
+      UserError: if there is no such data set in `data_dir`, or several configs of it.
+    """
+    parts = NAME.fullmatch(name.removeprefix(TFDS))
+    if parts is None:
+        allowed = "tfds:NAME, tfds:NAME/CONFIG, or either with :VERSION such as :3.0.0"
+        raise UserError(f"data.name={name!r} is not possible: it must be {allowed}")
+    folder = data_dir / parts["name"]
+    if parts["config"]:
+        folder = folder / parts["config"]
+    found = prepared.versions(folder)
+    if not found and not parts["config"]:
+        configs = [path for path in sorted(folder.glob("*/")) if prepared.versions(path)]
+        if len(configs) > 1:
+            known = ", ".join(f"{TFDS}{parts['name']}/{path.name}" for path in configs)
+            raise UserError(f"{folder} holds several configs: name one of {known}")
+        found = prepared.versions(configs[0]) if configs else {}
+    if not found:
+        raise UserError(
+            f"data.dir={str(data_dir)!r} holds no {folder.relative_to(data_dir)} that is "
+            "prepared: give the folder that holds it, or have TFDS (which needs TensorFlow "
+            f"for that) make it: tfds build {parts['name']} --file_format=array_record "
+            "--data_dir=DIR"
+        )
+    version = parts["version"]
+    wanted = (
+        max(found) if version is None else next((x for x in found if x == version), None)
+    )
+    if wanted is None:
+        known = ", ".join(str(x) for x in sorted(found))
+        raise UserError(f"{folder} has no version {version}; there are {known}")
+    return found[wanted]
+
+
+def _split_names(records: prepared.Records) -> dict[str, str]:
+    """Which of the published splits is which of ours; those that are none are said."""
+    known = [name for name in records.splits if records.size(name)]
+    found = {name: name for name in layouts.SPLITS if name in known}
+    for name in known:
+        found.setdefault(layouts.split_of(name) or name, name)
+    if "train" not in found:
+        splits = ", ".join(records.splits)
+        raise UserError(f"{records.folder} has no split train, only {splits}")
+    found = {split: found[split] for split in layouts.SPLITS if split in found}
+    others = [name for name in known if name not in found.values()]
+    if others:
+        print(f"{records.folder}: not read, beside train: {', '.join(others)}")
+    return found
+
+
+def _of_named(records: prepared.Records, form: Mapping[str, Any]) -> Opened:
+    """Any data set that TFDS has prepared.
+
+    Raises:
+      UserError: if it has no images to train on, or labels that are none of its classes.
+    """
+    names, labels = _split_names(records), {}
+    for split, name in list(names.items()):
+        own = np.asarray(_columns(records, name, "found")["label"])
+        if split != "train" and records.class_names and (own == NO_LABEL).all():
+            print(f"{records.folder}: {name} is left out, its images have no labels")
+            del names[split]
+        else:
+            labels[split] = own
+    indices = {split: range(len(own)) for split, own in labels.items()}
+    if len(indices) == 1:
+        fixed = indices["train"], labels["train"], records.folder
+        indices, labels = set_aside(*fixed)
+    splits = {
+        split: Split(
+            _images(records, names.get(split, names["train"]), form, indices[split]),
+            labels[split],
+        )
+        for split in indices
+    }
+    has_labels = (labels["train"] != NO_LABEL).all()
+    class_names = records.class_names if has_labels else ()
+    return Opened(splits, class_names, records.folder, records.fingerprint(), {})
