@@ -50,7 +50,7 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # does not exist.
     config.data.dir = "data"
     # "resident": images live on the devices; "streaming": they are sent step by step;
-    # "auto": resident up to `resident_gb`, except for folders of images.
+    # "auto": resident up to `resident_gb`, unless crops are cut out of files.
     config.data.feed = "auto"
     config.data.resident_gb = 4.0  # 1e9 bytes on each device; ours
     # Resident images split over the devices, not copied to each; a step then sends its

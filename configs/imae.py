@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.explorer.mask_ratios = (0.25, 0.5, 0.75)
     config.explorer.batch_size = 64  # holds every pair; more would only be thrown away
     config.explorer.seed = 0  # of pairs and masks: the same for every run
-    datasets.PRESETS[dataset](config)
+    datasets.preset(dataset)(config)
     if runlocal:
         common.shrink(config)
         config.evals.separability.alphas = (0.3, 0.45)

@@ -13,7 +13,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     dataset, runlocal = datasets.parse_arg(arg)
     config = common.get_config("mae", dataset)
     config.evals.reconstruction = common.evaluator()
-    datasets.PRESETS[dataset](config)
+    datasets.preset(dataset)(config)
     if runlocal:
         common.shrink(config)
     return config

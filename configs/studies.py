@@ -241,8 +241,9 @@ def size(config: ConfigDict, dataset: str, runlocal: str) -> None:
     keep_evals(config.runs.teacher)
     patch = config.runs.imae.model.variant.partition("/")[2]
     changes = {name: dict(variant=f"{name}/{patch}") for name in ("Ti", "S", "B")}
-    if dataset in ("digits", "shapes"):
-        widths = (32, 64, 128)
+    width = config.runs.imae.model.encoder.width
+    if width is not None:  # it counts, whatever the variant
+        widths = (width // 2, width, 2 * width)
         changes = {f"width_{w}": dict(encoder=dict(width=w)) for w in widths}
     for name, change in changes.items():
         roles = {run: role(run, model=change) for run in ("teacher", "imae")}

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import runs, sharding, steps
 from imae_jax.data import prepared, sources
-from imae_jax.data.images import EncodedImages
+from imae_jax.data.images import EncodedImages, parse_size
 from imae_jax.memory import over_limit
 from imae_jax.model import as_mae
 from imae_jax.setup import Setup, make_loss
@@ -31,7 +31,8 @@ def unseen_data(config: ConfigDict) -> sources.Dataset:
         images = np.broadcast_to(np.uint8(0), (count, *shape))
     else:
         files, count, num_classes = config.data.files, IMAGENET_IMAGES, IMAGENET_CLASSES
-        shape = (files.image_size, files.image_size, files.channels)
+        size = parse_size(files.image_size, "data.files.image_size")
+        shape = (*size, files.channels)
         read = dict(read=None, min_side=1, centre=1.0)
         images = EncodedImages(range(count), size=shape[:2], channels=shape[2], **read)
     split = sources.Split(images, np.zeros(count, int))

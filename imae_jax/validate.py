@@ -3,8 +3,10 @@
 import math
 
 from ml_collections import ConfigDict
+from PIL import ImageColor
 
 from imae_jax.compute import ATTENTIONS, DTYPES, REMATS
+from imae_jax.data.images import parse_size
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
 from imae_jax.optim import duration_steps
@@ -57,12 +59,23 @@ def check_data(config: ConfigDict) -> None:
     check_crop_scale(config.augment.crop_scale)
     if "files" not in data:
         return
-    side = data.files.image_size
-    require(side >= 1, "data.files.image_size", side, "at least 1")
+    parse_size(data.files.image_size, "data.files.image_size")
     channels = data.files.channels
     require(channels in (1, 3), "data.files.channels", channels, "1 (grey) or 3 (RGB)")
     centre = data.files.centre
     require(0 < centre <= 1, "data.files.centre", centre, "in (0, 1]")
+    colour = data.files.get("background")  # runs made before there was one have none
+    allowed = "a colour, such as 'white', '#8080ff' or 'rgb(128, 128, 255)'"
+    known = colour is None or _is_colour(colour)
+    require(known, "data.files.background", colour, allowed)
+
+
+def _is_colour(text: str) -> bool:
+    try:
+        colour = ImageColor.getrgb(text)
+    except ValueError:
+        return False
+    return len(colour) == 3 and max(colour) <= 255
 
 
 def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
@@ -189,6 +202,23 @@ def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> 
     )
 
 
+def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
+    """Raises UserError if a batch is larger than the train split.
+
+    Args:
+      batch_size, num_examples: images in each.
+      parts: of a batch, each of whole pairs.
+    """
+    largest = num_examples // (2 * parts) * (2 * parts)
+    allowed = f"at most {largest}: the train split holds {num_examples:,} images"
+    if not largest:
+        allowed = (
+            f"at least {2 * parts}, and the train split holds {num_examples:,} images: "
+            "take fewer devices, a smaller train.accumulate, or more images"
+        )
+    require(batch_size <= num_examples, "train.batch_size", batch_size, allowed)
+
+
 def check_crop_scale(scale: tuple) -> None:
     """Raises UserError unless it is empty or a range of shares of the area."""
     numbers = all(isinstance(share, float | int) for share in scale)
@@ -203,6 +233,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     require(accumulate >= 1, "train.accumulate", accumulate, "at least 1")
     batch_size = config.train.batch_size
     check_batch(batch_size, "train.batch_size", num_devices, accumulate)
+    check_enough(batch_size, num_examples, num_devices * accumulate)
     run_steps(config, num_examples)
     optim = config.optim
     require(0 < optim.blr < math.inf, "optim.blr", optim.blr, "above 0 and finite")

@@ -35,6 +35,10 @@ NEUTRAL_KEYS = (
     "train.steps_per_dispatch",
 )
 
+# Came later than the first runs that were stored; without it, transparent images could not
+# be used, so those runs had none.
+ADDED_KEYS = ("data.files.background",)
+
 
 def open_workdir(workdir: str | Path) -> Path:
     """Makes the folder; raises UserError if it cannot be written."""
@@ -77,6 +81,7 @@ def check_same_config(config: ConfigDict, workdir: Path) -> None:
         f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
         for key in sorted(stored.keys() | given.keys())
         if stored.get(key) != given.get(key)
+        and (key in stored or key not in ADDED_KEYS)
         and not key.startswith(("data.", *NEUTRAL_KEYS) if is_imported else NEUTRAL_KEYS)
     ]
     if differences:

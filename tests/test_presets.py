@@ -1,30 +1,42 @@
 """Every preset trains: its data set is prepared, a teacher and an i-MAE make two steps."""
 
+import io
 import json
 
 import jax
 import mock_archives
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 from test_folder import make
 
-from configs import datasets, imae, mae, transfer
-from imae_jax import setup, steps, train
+from configs import datasets, imae, mae, studies, transfer
+from imae_jax import pretrained, setup, steps, train, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.data import prepared, shapes
+from imae_jax.errors import UserError
+from imae_jax.interop import exporting
 from imae_jax.logs import read_metrics
+from imae_jax.report import html
 
 
 def mock_cifar(name):
     def write(folder):
-        mock_archives.write_cifar(folder, name, mock_archives.cifar_files(name))
+        files = mock_archives.cifar_files(name)
+        for member in files:
+            if "data_batch" in member:  # a batch of all has to be a whole one
+                files[member] = mock_archives.records(10, 10).tobytes()
+        mock_archives.write_cifar(folder, name, files)
 
     return write
 
 
 def mock_tiny(folder):
     files = mock_archives.tiny_files()
+    for wnid in ("n01", "n02", "n03"):
+        for i in range(2, 12):
+            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = mock_archives.jpeg()
     for i in range(2, 8):
         files[f"val/images/val_{i}.JPEG"] = mock_archives.jpeg()
         files[mock_archives.ANNOTATIONS] += b"val_%d.JPEG\tn01\t0\t0\t9\t9\n" % i
@@ -42,6 +54,36 @@ def mock_imagenet(folder):
     make(folder, *names, size=(250, 300))
 
 
+class Flowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images of any size, as TFDS prepares them."""
+
+    VERSION = tfds.core.Version("1.2.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="large", version="1.2.0")]
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=["ant", "bee"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"train": self._generate_examples(60)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            image = io.BytesIO(mock_archives.jpeg(size=(50 + i, 70)))
+            yield i, {"image": image, "label": i % 2}
+
+
+def mock_flowers(folder):
+    options = dict(config="large", data_dir=folder, file_format="array_record")
+    Flowers(**options).download_and_prepare()
+
+
 MOCKS = {
     "digits": lambda folder: None,  # the real ones
     "shapes": lambda folder: None,
@@ -50,14 +92,43 @@ MOCKS = {
     "tiny_imagenet": mock_tiny,
     "imagenet": mock_imagenet,
     "folder": mock_folder,
+    "folder_small": mock_folder,
+    "tfds:flowers/large": mock_flowers,
 }
+
+
+CLASSIFIED = ("cifar10", "folder", "tfds:flowers/large")
 
 
 def test_every_preset_is_tried():
     # The small one is CIFAR-10's, with other numbers.
-    assert MOCKS.keys() | {"cifar10_small"} == datasets.PRESETS.keys()
+    tried = MOCKS.keys() - {"tfds:flowers/large"} | {"cifar10_small"}
+    assert tried == datasets.PRESETS.keys()
     names = {mae.get_config(preset).data.name for preset in datasets.PRESETS}
     assert names == {*prepared.BUILDERS, "imagenet2012", "folder"}
+
+
+@pytest.mark.parametrize("mode", ["mae", "imae", "linear", "finetune", "scratch"])
+def test_a_data_set_of_tfds_has_the_recipe_of_folder_small(mode):
+    def of(dataset):
+        if mode in ("mae", "imae"):
+            return {"mae": mae, "imae": imae}[mode].get_config(dataset).to_dict()
+        return transfer.get_config(f"{dataset},{mode}").to_dict()
+
+    own, named = of("folder_small"), of("tfds:flowers/large:1.2.0")
+    assert own["data"].pop("name") == "folder"
+    assert named["data"].pop("name") == "tfds:flowers/large:1.2.0"
+    assert own == named
+    assert own["train"]["batch_size"] <= 32
+
+
+def test_small_decoders_are_half_as_wide_as_their_encoders():
+    """Else a head could be inverted, and lets nothing go."""
+    config = imae.get_config("folder_small")
+    encoder, decoder = config.model.encoder, config.model.decoder
+    assert decoder.width * 2 == encoder.width
+    widths = studies.get_config("size,folder_small").arms
+    assert list(widths) == ["width_48", "width_96", "width_192"]
 
 
 def train_both(preset, folder):
@@ -82,7 +153,7 @@ def test_two_steps(preset, tmp_path, monkeypatch):
     MOCKS[preset](tmp_path / "data")
     train_both(preset, tmp_path)
     # Their encoder for a probe, and fine-tuned: of one data set in memory, one of files.
-    for mode in ("linear", "finetune") if preset in ("cifar10", "folder") else ():
+    for mode in ("linear", "finetune") if preset in CLASSIFIED else ():
         config = transfer.get_config(f"{preset},{mode},runlocal")
         config.data.dir, config.init = str(tmp_path / "data"), str(tmp_path / "imae")
         config.train.total_steps = 2
@@ -155,3 +226,56 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
     settings = json.loads((workdir / "eval_settings.json").read_text())
     assert settings["reconstruction/subordinate/mse"]["split"] == "validation"
     assert settings["reconstruction/subordinate/mse"]["count"] == 40
+
+
+def not_square(folder, module, **changes):
+    """A run on 32x16 pixels, which are cut out of other images; trained for two steps."""
+    config = module.get_config("folder_small,runlocal")
+    config.data.dir = str(folder / "data")
+    config.data.files.image_size = "32x16"
+    config.train.total_steps = 2
+    config.update(changes)
+    workdir = folder / config.model.name
+    train.train(config, workdir)
+    return workdir
+
+
+def test_images_that_are_not_square(tmp_path):
+    """From training to the report and what is exported."""
+    for number in range(200):
+        path = tmp_path / "data" / ("ant" if number % 2 else "bee") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    cropped = dict(augment=dict(crop_scale=(0.2, 1.0)))  # and so they are streamed
+    teacher = not_square(tmp_path, mae, **cropped)
+    run = not_square(tmp_path, imae, teacher=dict(init=str(teacher)))
+    config = workdirs.read_config(run)
+    del config.evals.probes  # of whole images, and slow
+    found = train.evaluate(config, run)
+    assert {"separability/subordinate/r2", "reconstruction/dominant/ratio"} <= set(found)
+    assert html.write_report(run).exists()
+    for kind, ending in (("safetensors", ".safetensors"), ("timm", ".safetensors")):
+        exporting.export(run, kind, tmp_path / f"{kind}{ending}")
+    exporting.export(run, "stablehlo", tmp_path / "program")
+    exporting.export(teacher, "safetensors", tmp_path / "teacher.safetensors")
+    model = pretrained.load(tmp_path / "safetensors.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3), np.uint8)
+    assert model.encode(images).shape == (2, 9, 32)
+    assert model.separate(images[0], images[1]).dominant.shape == (32, 16, 3)
+
+
+def test_a_run_from_before_there_was_a_background_is_resumed(tmp_path):
+    mock_folder(tmp_path / "data")
+    config = mae.get_config("folder_small,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    train.train(config, tmp_path / "run", stop_at=2)
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["data"]["files"]["background"]
+    path.write_text(json.dumps(stored))
+    assert train.evaluate(workdirs.read_config(tmp_path / "run"), tmp_path / "run")
+    assert int(train.train(config, tmp_path / "run").step) == 4
+    config.data.files.background = "black"
+    with pytest.raises(UserError, match="data.files.background is 'white' there, 'black'"):
+        train.train(config, tmp_path / "run")

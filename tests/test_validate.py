@@ -28,6 +28,7 @@ BAD_VALUES = [
     ("train.batch_size", 33, "train.batch_size=33 .* even"),
     ("train.batch_size", 0, "train.batch_size=0"),
     ("train.batch_size", 24, "divisible by 16: whole pairs on each of 8 devices"),
+    ("train.batch_size", 1312, "=1312 .* at most 1296: the train split holds 1,297 images"),
     ("train.accumulate", 0, "train.accumulate=0 .* at least 1"),
     ("train.accumulate", 4, "train.batch_size=32 .* 64: .* 4 parts .train.accumulate"),
     ("mesh.fsdp", 3, "mesh.fsdp=3 .* a divisor of the 8 devices: 1, 2, 4, 8"),
@@ -40,6 +41,14 @@ BAD_VALUES = [
     ("data.evaluate_on.test", 1, "data.evaluate_on.test=1 .* at least 2, or unset"),
     ("data.files", FILES | {"channels": 4}, r"files.channels=4 .* 1 \(grey\) or 3"),
     ("data.files", FILES | {"image_size": 0}, "files.image_size=0 .* at least 1"),
+    ("data.files", FILES | {"image_size": "8x"}, "files.image_size='8x' .* HEIGHTxWIDTH"),
+    (
+        "data.files",
+        FILES | {"background": "snow white"},
+        "background='snow white' .* colour",
+    ),
+    ("data.files", FILES | {"background": "#ff000080"}, "background='#ff000080' .* colour"),
+    ("data.files", FILES | {"background": "rgb(1,2,300)"}, "background=.* a colour"),
     ("data.files", FILES | {"centre": 0.0}, r"files.centre=0.0 .* in \(0, 1\]"),
     ("mix.same_class_rate", 1.5, r"mix.same_class_rate=1.5 .* in \[0, 1\], or unset"),
     ("train.steps_per_dispatch", 0, "train.steps_per_dispatch=0 .* at least 1"),
@@ -144,6 +153,28 @@ def test_a_rate_of_classes_needs_classes(tmp_path):
     config.loss.distill_weight = 0.0
     with pytest.raises(UserError, match="same_class_rate=0.5: the images have no classes"):
         train.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "count,accumulate,message",
+    [
+        (70, 1, "train.batch_size=64 .* at most 48: the train split holds 63 images"),
+        (70, 2, "train.batch_size=64 .* at most 32: the train split holds 63 images"),
+        (
+            14,
+            1,
+            "train.batch_size=64 .* at least 16, and the train split holds 12 images: ",
+        ),
+    ],
+)
+def test_a_batch_is_no_larger_than_the_train_split(tmp_path, count, accumulate, message):
+    make(tmp_path / "data", *[f"{i}.png" for i in range(count)])
+    config = mae.get_config("folder_small,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    config.train.batch_size, config.train.accumulate = 64, accumulate
+    with pytest.raises(UserError, match=message):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_images_must_be_divisible_into_patches(tmp_path):
