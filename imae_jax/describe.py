@@ -1,26 +1,33 @@
 """What a data set holds: prepared, counted, and shown on a contact sheet."""
 
+import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from imae_jax import files, setup, validate, workdirs
-from imae_jax.data.images import EncodedImages
+from imae_jax.data import layouts, prepared, sources
+from imae_jax.data.images import EncodedImages, reasons
 from imae_jax.data.parts import decoded, part_indices
 from imae_jax.data.sources import Dataset, Split
+from imae_jax.errors import UserError
 from imae_jax.paths import local_path
 from imae_jax.report.figures import as_png
 
 DATA_FILE = "data.json"
 SHEET_FILE = "contact_sheet.png"
 SHEET_ROWS, SHEET_COLUMNS = 10, 12
+MOST_LISTED = 10  # of a split's images that cannot be used, on the terminal
 
 
 def describe(config: ConfigDict, workdir: str | Path) -> str:
-    """Prepares a config's data set and describes it.
+    """Prepares a config's data set, looks at every image, and describes what there is.
 
     Writes `data.json` and `contact_sheet.png` into a folder of the workdir, named after the
     data set.
@@ -28,17 +35,67 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     Returns:
       The description, some lines of text.
     Raises:
-      UserError: if the data set is missing, damaged, or cannot be prepared.
+      UserError: if the data set is missing, damaged, or cannot be prepared; and, after the
+        description was printed, if images cannot be used and are not to be skipped.
     """
     validate.check_sections(config)
-    dataset = setup.load_data(config)
-    workdir = workdirs.open_workdir(local_path(workdir, "workdir") / config.data.name)
-    found = summary(config, dataset)
+    name = re.sub(r"[^\w.+-]+", "_", config.data.name)
+    workdir = workdirs.open_workdir(local_path(workdir, "workdir") / name)
+    dataset, unusable = open_all(config, workdir / DATA_FILE)
+    found = summary(config, dataset) | {"unusable": unusable}
     files.write_json(workdir / DATA_FILE, found)
     sheet = workdir / SHEET_FILE
-    figure = contact_sheet(dataset, config.data.on_bad_image)
+    figure = contact_sheet(dataset)
     files.write_bytes(sheet, as_png(figure))
-    return f"{as_text(found)}\nContact sheet: {sheet}"
+    text = f"{as_text(found)}\nContact sheet: {sheet}"
+    count = sum(map(len, unusable.values()))
+    if count and config.data.on_bad_image == "raise":
+        print(text, flush=True)
+        number = layouts.counted(count, "image")
+        raise UserError(
+            f"{number} cannot be used ({workdir / DATA_FILE} lists all): mend or remove "
+            "them, or leave them out with data.on_bad_image=skip"
+        )
+    return text
+
+
+def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[str]]]:
+    """The data set, and why images cannot be used, each named, by split.
+
+    The latter is printed, and written to `path` at once: of what is left there may be too
+    little to go on. It is empty for data sets that are decoded when they are opened.
+    """
+    if config.data.name in prepared.BUILDERS:
+        return setup.load_data(config), {}
+    opened = setup.open_files(config)
+    found = {}
+    total = sum(len(split.images) for split in opened.splits.values())
+    with tqdm(total=total, desc="looking at every image", disable=None) as progress:
+        for name, split in opened.splits.items():
+            found[name] = []
+            for reason in reasons(split.images):
+                found[name] += [reason] if reason else []
+                progress.update()
+    count = sum(map(len, found.values()))
+    if count:
+        files.write_json(path, {"unusable": found})
+        print(as_list(found, path), flush=True)
+    # What can be said of the others is said.
+    on_bad_image = "skip" if count else config.data.on_bad_image
+    dataset = sources.of_files(opened, on_bad_image)
+    return dataclasses.replace(dataset, num_skipped=count), found
+
+
+def as_list(unusable: Mapping[str, list[str]], path: Path) -> str:
+    """Some of the images that cannot be used, a line each, for people."""
+    lines = []
+    for name, own in unusable.items():
+        if own:
+            lines.append(f"{name}: {layouts.counted(len(own), 'image')} cannot be used")
+        lines += [f"  {reason}" for reason in own[:MOST_LISTED]]
+        if len(own) > MOST_LISTED:
+            lines.append(f"  and {len(own) - MOST_LISTED:,} more, see {path}")
+    return "\n".join(lines)
 
 
 def summary(config: ConfigDict, dataset: Dataset) -> dict:
@@ -70,6 +127,8 @@ def summary(config: ConfigDict, dataset: Dataset) -> dict:
             for part, (split, indices) in parts.items()
         },
         "skipped_images": dataset.num_skipped,
+        "on_bad_image": config.data.on_bad_image,
+        "ignored_files": dict(dataset.ignored),
     }
 
 
@@ -81,10 +140,10 @@ def bytes_on_disk(dataset: Dataset) -> int:
         if isinstance(split.images, EncodedImages)
         for name in split.images.names
     ]
-    # Those of a prepared data set are not images but records.
-    if not names or not names[0].exists():
-        names = [path for path in dataset.path.rglob("*") if path.is_file()]
-    return sum(path.stat().st_size for path in names)
+    paths = [path for path in names if path.is_file()]
+    if not paths:  # those of a prepared data set are not images but records
+        paths = [path for path in dataset.path.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in paths)
 
 
 def as_text(found: dict) -> str:
@@ -114,12 +173,20 @@ def as_text(found: dict) -> str:
         verb = dict(train="fitted on", validation="chosen by", test="scored on")[part]
         lines.append(f"evaluation   {verb} {used['images']:,} of {used['split']}")
     if found["skipped_images"]:
-        lines.append(f"skipped      {found['skipped_images']} images cannot be used")
+        then = {"skip": "left out", "raise": "the first ends a run"}[found["on_bad_image"]]
+        number = layouts.counted(found["skipped_images"], "image")
+        lines.append(f"unusable     {number}; {then} (data.on_bad_image)")
+    if found["ignored_files"]:
+        ignored = layouts.as_words(found["ignored_files"])
+        lines.append(f"ignored      no images by their endings: {ignored}")
     return "\n".join(lines)
 
 
-def contact_sheet(dataset: Dataset, on_bad_image: str) -> Figure:
-    """Draws training images, a row per class, or, without classes, in any order."""
+def contact_sheet(dataset: Dataset) -> Figure:
+    """Draws training images, a row per class, or, without classes, in any order.
+
+    Those that cannot be used are left out.
+    """
     split = dataset.splits["train"]
     rows = _rows(split, len(dataset.class_names))
     size = (0.75 * SHEET_COLUMNS + 1.6, 0.75 * len(rows) + 0.3)
@@ -130,7 +197,7 @@ def contact_sheet(dataset: Dataset, on_bad_image: str) -> Figure:
     for row, (label, indices) in zip(axes, rows.items(), strict=True):
         name = dataset.class_names[label] if dataset.class_names else ""
         row[0].set_ylabel(name[:18], fontsize=8, rotation=0, ha="right", va="center")
-        images = decoded(split, on_bad_image, indices).images
+        images = decoded(split, "skip", indices).images
         for axis, image in zip(row, images, strict=False):
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     return figure

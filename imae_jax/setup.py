@@ -26,6 +26,7 @@ from imae_jax.data.feeds import Resident, Streaming
 from imae_jax.data.images import EncodedImages
 from imae_jax.data.pairs import Pairs
 from imae_jax.model import IMAE, MAE
+from imae_jax.paths import local_path
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -111,7 +112,7 @@ def open_files(config: ConfigDict) -> opening.Opened:
     validate.check_data(config)
     data = config.data
     sources.check_known(data.name, data.get("files"))
-    root = Path(data.dir).expanduser()
+    root = local_path(data.dir, "data.dir")
     return opening.open_files(data.name, root, data.files, validate.patch_size(config))
 
 

@@ -3,10 +3,10 @@
 import math
 
 from ml_collections import ConfigDict
-from PIL import ImageColor
 
 from imae_jax.compute import ATTENTIONS, DTYPES, REMATS
 from imae_jax.data.images import parse_size
+from imae_jax.data.pixels import is_colour
 from imae_jax.data.sources import Dataset
 from imae_jax.errors import UserError
 from imae_jax.optim import duration_steps
@@ -66,16 +66,8 @@ def check_data(config: ConfigDict) -> None:
     require(0 < centre <= 1, "data.files.centre", centre, "in (0, 1]")
     colour = data.files.get("background")  # runs made before there was one have none
     allowed = "a colour, such as 'white', '#8080ff' or 'rgb(128, 128, 255)'"
-    known = colour is None or _is_colour(colour)
+    known = colour is None or is_colour(colour)
     require(known, "data.files.background", colour, allowed)
-
-
-def _is_colour(text: str) -> bool:
-    try:
-        colour = ImageColor.getrgb(text)
-    except ValueError:
-        return False
-    return len(colour) == 3 and max(colour) <= 255
 
 
 def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
@@ -203,12 +195,7 @@ def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> 
 
 
 def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
-    """Raises UserError if a batch is larger than the train split.
-
-    Args:
-      batch_size, num_examples: images in each.
-      parts: of a batch, each of whole pairs.
-    """
+    """Raises UserError if a batch, of `parts` of whole pairs, exceeds the train split."""
     largest = num_examples // (2 * parts) * (2 * parts)
     allowed = f"at most {largest}: the train split holds {num_examples:,} images"
     if not largest:

@@ -43,6 +43,56 @@ def test_a_folder_says_what_was_left_out_and_set_aside(tmp_path):
     assert "feed         resident" in describe.describe(config, tmp_path)
 
 
+def test_every_file_is_opened_and_all_that_cannot_be_used_are_listed(tmp_path, capsys):
+    names = [
+        f"{part}/{name}/{i}.png"
+        for part in ("train", "val")
+        for name in "ab"
+        for i in "0123456789"
+    ]
+    folder = make(tmp_path / "mine", *names)
+    for i in "012345":
+        (folder / f"train/a/{i}.png").write_bytes(b"broken")
+        (folder / f"train/b/{i}.png").unlink()
+        (folder / f"train/b/{i}.png").symlink_to("/nowhere.png")
+    (folder / "val/b/7.png").write_bytes((folder / "val/b/7.png").read_bytes()[:-40])
+    for i in range(31):
+        (folder / f"train/a/{i}.HEIC").write_bytes(b"")
+    (folder / "notes.txt").write_text("")
+    config = mae.get_config("folder_small")
+    config.data.dir = str(folder)
+    with pytest.raises(UserError, match="13 images cannot be used .*on_bad_image=skip"):
+        describe.describe(config, tmp_path)
+    said = capsys.readouterr().out
+    assert "train: 12 images cannot be used" in said and "and 2 more, see" in said
+    assert "train/a/3.png is no image of a known kind" in said
+    assert "validation: 1 image cannot be used" in said and "val/b/7.png cannot" in said
+    assert "ignored      no images by their endings: .heic: 31 files, .txt: 1 file" in said
+    found = json.loads((tmp_path / "folder/data.json").read_text())
+    assert {name: len(own) for name, own in found["unusable"].items()} == {
+        "train": 12,
+        "validation": 1,
+    }
+    assert found["ignored_files"] == {".heic": 31, ".txt": 1}
+    assert found["skipped_images"] == 13 and found["splits"]["train"]["images"] == 20
+    assert (tmp_path / "folder/contact_sheet.png").exists()
+    config.data.on_bad_image = "skip"
+    assert "unusable     13 images; left out" in describe.describe(config, tmp_path)
+
+
+def test_where_nothing_can_be_used_all_are_still_listed(tmp_path, capsys):
+    for i in range(6):
+        make(tmp_path / "mine", f"{i}.png")
+        (tmp_path / f"mine/{i}.png").write_bytes(b"broken")
+    config = mae.get_config("folder_small")
+    config.data.dir = str(tmp_path / "mine")
+    with pytest.raises(UserError, match="none of 4 of 4 images can be used"):
+        describe.describe(config, tmp_path)
+    assert capsys.readouterr().out.count("is no image of a known kind") == 6
+    found = json.loads((tmp_path / "folder/data.json").read_text())
+    assert sum(map(len, found["unusable"].values())) == 6
+
+
 def test_images_without_classes_are_shown(tmp_path):
     make(tmp_path / "mine", *[f"{i}.png" for i in range(30)])
     config = mae.get_config("folder")

@@ -1,7 +1,7 @@
 """Any picture that Pillow opens -> upright, opaque, 8 bits a channel."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 # Modes with 8 bits a channel, which turn into grey or RGB as they are seen.
 EIGHT_BITS = (
@@ -86,3 +86,12 @@ def flattened(image: Image.Image, background: str | None) -> Image.Image:
     canvas = Image.new("RGB", image.size, background or 0)
     canvas.paste(image, mask=alpha)
     return canvas
+
+
+def is_colour(text: str) -> bool:
+    """Whether a text is an opaque colour, by name or in one of Pillow's forms."""
+    try:
+        colour = ImageColor.getrgb(text)
+    except ValueError:
+        return False
+    return len(colour) == 3 and max(colour) <= 255
