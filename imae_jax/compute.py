@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("xla", "cudnn")
 REMATS = ("none", "products", "blocks")
+LAYER_NORM_EPSILON = 1e-6  # MAE
 
 
 class Compute(NamedTuple):
@@ -50,44 +51,48 @@ def choose(dtype: str, attention: str, scan: bool, remat: str, *, platform: str)
 
 def dense(features: int, compute: Compute, name: str | None = None) -> nn.Dense:
     """A linear layer as MAE initialises it: Xavier-uniform kernel, zero bias."""
-    is_mixed = compute.operands != compute.activations
+    is_ours = compute.activations == jnp.float32
     return nn.Dense(
         features,
         dtype=compute.activations,
         kernel_init=nn.initializers.xavier_uniform(),
-        dot_general=_bfloat16_dot_general if is_mixed else None,
+        dot_general=functools.partial(_dot_general, compute.operands) if is_ours else None,
         name=name,
     )
 
 
-def _bfloat16_dot_general(x, kernel, dimension_numbers, **_):
+def _dot_general(operands, x, kernel, dimension_numbers, **_):
     """`lax.dot_general` for a layer's product, x [..., I] by kernel [I, O]."""
     assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
-    return bfloat16_matmul(x, kernel)
+    return float32_matmul(x, kernel, operands)
 
 
-@jax.custom_vjp
-def bfloat16_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[..., I] x [I, O] -> [..., O], operands rounded to bfloat16, result float32.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def float32_matmul(x: jax.Array, kernel: jax.Array, operands: DTypeLike) -> jax.Array:
+    """[..., I] x [I, O] -> [..., O], operands rounded to `operands`, result float32.
 
     The gradient's two products are computed in the same way. (That of `lax.dot_general`
     would multiply float32 by bfloat16, which on a CPU is a float32 product.)
     """
-    return _matmul_forward(x, kernel)[0]
+    return _matmul_forward(x, kernel, operands)[0]
 
 
-def _matmul_forward(x, kernel):
-    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+def _matmul_forward(x, kernel, operands):
+    x, kernel = x.astype(operands), kernel.astype(operands)
     dimensions = (((x.ndim - 1,), (0,)), ((), ()))
     return _float32_sum(x, kernel, dimensions), (x, kernel)
 
 
-def _matmul_backward(saved, grad):
+def _matmul_backward(operands, saved, grad):
     x, kernel = saved
-    grad = grad.astype(jnp.bfloat16)
+    grad = grad.astype(operands)
     last, batch = (x.ndim - 1,), tuple(range(x.ndim - 1))
     grad_x = _float32_sum(grad, kernel, ((last, (1,)), ((), ())))
-    # Over all batch axes at once: with them merged XLA has no fast kernel on a CPU.
+    # bfloat16 over all batch axes at once: with them merged XLA has no fast kernel on a
+    # CPU. float32 over the merged ones: otherwise XLA transposes `grad` first.
+    if operands == jnp.float32:
+        x, grad = (array.reshape(-1, array.shape[-1]) for array in (x, grad))
+        batch = (0,)
     grad_kernel = _float32_sum(x, grad, ((batch, batch), ((), ())))
     return grad_x, grad_kernel
 
@@ -96,12 +101,42 @@ def _float32_sum(a, b, dimensions):
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-bfloat16_matmul.defvjp(_matmul_forward, _matmul_backward)
+float32_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU. (`jax.nn.gelu` goes by erfc, which takes twice as long on a CPU.)"""
     return 0.5 * x * (1 + lax.erf(x * 0.5**0.5))
+
+
+@jax.custom_vjp
+def float32_layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """LayerNorm over the last axis of float32 [..., width], with MAE's epsilon.
+
+    The gradient is written out, so that XLA reads and writes less than in the derived one.
+    """
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(x, scale, bias):
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x).mean(axis=-1, keepdims=True) - jnp.square(mean)
+    inverse_std = lax.rsqrt(jnp.maximum(variance, 0) + LAYER_NORM_EPSILON)
+    return (x - mean) * (inverse_std * scale) + bias, (x, mean, inverse_std, scale)
+
+
+def _layer_norm_backward(saved, grad):
+    x, mean, inverse_std, scale = saved
+    normalized = (x - mean) * inverse_std
+    batch = tuple(range(x.ndim - 1))
+    grad_scale, grad_bias = (grad * normalized).sum(axis=batch), grad.sum(axis=batch)
+    grad = grad * scale
+    along = (grad * normalized).mean(axis=-1, keepdims=True)
+    grad_x = inverse_std * (grad - grad.mean(axis=-1, keepdims=True) - normalized * along)
+    return grad_x, grad_scale, grad_bias
+
+
+float32_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def attention(
@@ -148,9 +183,14 @@ def _attention_backward(operands, saved, grad):
     grad_logits = (weights * (grad_weights - mean)).astype(operands)
     grad_query = _float32_einsum("nhts,nhsd->nhtd", grad_logits, key)
     grad_query *= query.shape[-1] ** -0.5
-    grad_key = _float32_einsum("nhts,nhtd->nhsd", grad_logits, query)
-    grad_value = _float32_einsum("nhts,nhtd->nhsd", weights, grad)
+    grad_key = _float32_einsum("nhst,nhtd->nhsd", _transposed(grad_logits), query)
+    grad_value = _float32_einsum("nhst,nhtd->nhsd", _transposed(weights), grad)
     return grad_query, grad_key, grad_value
+
+
+def _transposed(x):
+    # In memory: XLA's products over the last axis but one take longer than the copy.
+    return lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
 
 
 def _float32_einsum(subscripts, a, b):

@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imae_jax.compute import Compute, attention, dense, gelu
+from imae_jax.compute import (
+    LAYER_NORM_EPSILON,
+    Compute,
+    attention,
+    dense,
+    float32_layer_norm,
+    gelu,
+)
 
 # What the backward pass finds kept, see `Compute.remat`.
 REMAT_POLICIES = {
@@ -48,9 +55,22 @@ def decode_variant(variant: str) -> tuple[Size, int]:
     return VARIANTS[name], int(patch)
 
 
-def layer_norm(compute: Compute, name: str) -> nn.LayerNorm:
+class Float32LayerNorm(nn.Module):
+    """`compute.float32_layer_norm` with Flax's parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        return float32_layer_norm(x, scale, bias)
+
+
+def layer_norm(compute: Compute, name: str) -> nn.Module:
     """LayerNorm with MAE's epsilon; statistics are float32 always."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=compute.activations, name=name)
+    if compute.activations == jnp.float32:
+        return Float32LayerNorm(name=name)
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=compute.activations, name=name)
 
 
 class Attention(nn.Module):

@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -10,7 +11,12 @@ from hypothesis import strategies as st
 
 from configs import imae, mae
 from imae_jax import compute, model, objectives, optim, sharding, steps
-from imae_jax.compute import Compute, bfloat16_matmul, float32_attention
+from imae_jax.compute import (
+    Compute,
+    float32_attention,
+    float32_layer_norm,
+    float32_matmul,
+)
 from imae_jax.patches import random_mask
 
 SIZE = dict(width=32, depth=3, heads=2)
@@ -32,20 +38,28 @@ def make(name, form, variant="mu/2", size=SIZE, image_shape=(8, 8, 1)):
     )
 
 
-def rounded(x):
-    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16), np.float64)
+def rounded(x, dtype):
+    return np.asarray(jnp.asarray(x).astype(dtype), np.float64)
 
 
-@given(st.lists(st.integers(1, 5), max_size=3), st.integers(1, 9), st.integers(1, 9))
-def test_products_and_their_gradients_are_those_of_rounded_operands(batch, rows, columns):
+@given(
+    st.sampled_from(compute.DTYPES),
+    st.lists(st.integers(1, 5), max_size=3),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+def test_products_and_their_gradients_are_those_of_rounded_operands(
+    dtype, batch, rows, columns
+):
     random = np.random.default_rng(0)
     x, kernel, grad = (
         random.normal(size=shape).astype(np.float32)
         for shape in ((*batch, rows), (rows, columns), (*batch, columns))
     )
-    found, pull_back = jax.vjp(bfloat16_matmul, x, kernel)
+    matmul = functools.partial(float32_matmul, operands=jnp.dtype(dtype))
+    found, pull_back = jax.vjp(matmul, x, kernel)
     grad_x, grad_kernel = pull_back(grad)
-    x, kernel, grad = map(rounded, (x, kernel, grad))
+    x, kernel, grad = (rounded(array, dtype) for array in (x, kernel, grad))
     np.testing.assert_allclose(found, x @ kernel, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(grad_x, grad @ kernel.T, rtol=1e-4, atol=1e-5)
     expected = x.reshape(-1, rows).T @ grad.reshape(-1, columns)
@@ -133,6 +147,25 @@ def test_gelu_is_the_librarys_exact_one():
     found = jax.vmap(jax.value_and_grad(compute.gelu))(x)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@given(st.lists(st.integers(1, 5), max_size=3), st.integers(2, 9), st.floats(-9, 9))
+def test_layer_norm_is_the_librarys_with_its_gradient(batch, width, offset):
+    random = np.random.default_rng(0)
+    x, weights = random.normal(size=(2, *batch, width)).astype(np.float32)
+    x += np.float32(offset)
+    params = {name: random.normal(size=width) for name in ("scale", "bias")}
+    params = {name: value.astype(np.float32) for name, value in params.items()}
+
+    def with_gradient(norm):
+        return jax.value_and_grad(lambda *inputs: (weights * norm(*inputs)).sum(), (0, 1))
+
+    library = nn.LayerNorm(epsilon=compute.LAYER_NORM_EPSILON)
+    expected = with_gradient(lambda x, p: library.apply({"params": p}, x))(x, params)
+    found = with_gradient(lambda x, p: float32_layer_norm(x, **p))(x, params)
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        scale = 1 + np.abs(theirs).max()
+        np.testing.assert_allclose(ours / scale, theirs / scale, atol=3e-4)
 
 
 def test_attention_of_equal_keys_is_the_mean_of_the_values():
