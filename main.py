@@ -152,6 +152,7 @@ def run(command: str) -> None:
     from imae_jax import processes, startup
 
     startup.keep_memory()
+    startup.quiet_tpu_compiler()
     if command != "compile":  # what is compiled for TPUs cannot be read back without one
         startup.keep_compiled()
     processes.join(

@@ -40,14 +40,20 @@ CHIPS = {
 }
 
 
-# Where there is no TPU, its compiler asks the network for one and lets no other process
-# use it, unless it is told not to.
+# Where there is no TPU, its compiler asks the network for one, complains that it got no
+# answer, and lets no other process use it, unless it is told not to.
 ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+
+
+def stand_alone() -> None:
+    """Sets what of `ALONE` is not set; before JAX starts its backends."""
+    for key, value in ALONE.items():
+        os.environ.setdefault(key, value)
 
 
 def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
@@ -72,8 +78,7 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
             f"--topology={topology!r} is no slice: chips of {name} lie in "
             f"{chip.directions} directions, at most {chip.most:,} of them"
         )
-    for key, value in ALONE.items():
-        os.environ.setdefault(key, value)
+    stand_alone()
     # A slice smaller than a host's 2x2 chips is a part of one.
     one_chip = {"chips_per_host_bounds": (1, 1, 1)} if {*sizes} == {"1"} else {}
     try:

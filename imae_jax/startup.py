@@ -3,9 +3,11 @@
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 import jax
 
+from imae_jax import chips
 from imae_jax.data import cache
 
 # <malloc.h> and <sys/mman.h>
@@ -50,3 +52,26 @@ def keep_compiled() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
         jax.config.update("jax_compilation_cache_max_size", 4 * 10**9)
+
+
+# Where the kernel shows a TPU (v2 to v4; v5 and later), and what says that one is meant.
+TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
+# (JAX itself sets TPU_LIBRARY_PATH and TPU_SKIP_MDS_QUERY.)
+TPU_VARIABLES = ("JAX_PLATFORMS", "JAX_FORCE_TPU_INIT", "TPU_NAME")
+TPU_VARIABLES += ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
+
+
+def quiet_tpu_compiler(devices: Path = Path("/dev")) -> bool:
+    """Has the TPUs' compiler, where it is installed and there is no TPU, look for none.
+
+    JAX asks it for devices whatever the command, and it answers with complaints on standard
+    error. Nothing is changed where there is a TPU, or one is meant.
+
+    Returns:
+      Whether it was done.
+    """
+    is_there = any(next(devices.glob(name), None) for name in TPU_DEVICES)
+    if is_there or not os.environ.keys().isdisjoint(TPU_VARIABLES):
+        return False
+    chips.stand_alone()
+    return True

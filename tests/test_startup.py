@@ -1,5 +1,6 @@
 """What is set before JAX starts; in processes of their own."""
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from imae_jax import chips, startup
 
 ROOT = Path(__file__).parent.parent
 UNSET = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR")
@@ -86,3 +89,56 @@ def test_a_second_training_run_compiles_nothing_new(data_dir, tmp_path):
     first = train("first")
     assert any("step" in name for name in first)
     assert train("second") == first
+
+
+def test_the_tpus_compiler_is_silent_where_there_is_no_tpu(data_dir, tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (requirements-parity.txt)")
+    if any(next(Path("/dev").glob(name), None) for name in startup.TPU_DEVICES):
+        pytest.skip("there is a TPU here")
+    told = {"JAX_PLATFORMS", *startup.TPU_VARIABLES, *chips.ALONE}
+    # Another process may use the compiler meanwhile; it then ends before it complains.
+    environment = {k: v for k, v in os.environ.items() if k not in told}
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+
+    def errors(*arguments):
+        command = [sys.executable, *arguments]
+        result = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=environment
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    assert errors("-c", "import jax; jax.devices()") != ""  # what users are spared
+    train = ("main.py", "train", "--config=configs/mae.py:digits,runlocal")
+    folders = f"--config.data.dir={data_dir}", f"--workdir={tmp_path}"
+    found = errors(*train, *folders)
+    assert "TPU" not in found and "InitGoogle" not in found, found
+
+
+@pytest.mark.parametrize("device", ["accel0", "vfio/0"])
+def test_nothing_is_changed_for_a_tpu_that_is_there(device, tmp_path, monkeypatch):
+    for name in (*startup.TPU_VARIABLES, *chips.ALONE):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / device).parent.mkdir(exist_ok=True)
+    (tmp_path / device).touch()
+    before = dict(os.environ)
+    assert not startup.quiet_tpu_compiler(tmp_path)
+    assert dict(os.environ) == before
+
+
+def test_nothing_is_changed_for_a_tpu_that_is_meant(tmp_path, monkeypatch):
+    for name in (*startup.TPU_VARIABLES, *chips.ALONE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TPU_NAME", "mine")
+    before = dict(os.environ)
+    assert not startup.quiet_tpu_compiler(tmp_path)
+    assert dict(os.environ) == before
+    monkeypatch.delenv("TPU_NAME")
+    for name in chips.ALONE:  # so that monkeypatch undoes it
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()  # there on many machines
+    assert startup.quiet_tpu_compiler(tmp_path)
+    assert os.environ.items() >= chips.ALONE.items()
