@@ -35,7 +35,7 @@ COLUMNS = {
 def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
     """A row of the table."""
     chip, devices = chips.devices_of(SLICES[num_chips])
-    config = plan.adapted(imae.get_config(preset))
+    config = plan.adapted(imae.get_config(preset), "tpu")
     config.mesh.fsdp, config.train.batch_size = fsdp, per_chip * num_chips
     plan.check(config, num_chips, "tpu")
     mesh = sharding.make_mesh(devices, fsdp)

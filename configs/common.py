@@ -81,7 +81,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.compute = ConfigDict()
     # "bfloat16" or "float32": matrix products and, except on CPU, what passes between
     # layers. Parameters, softmax, LayerNorm statistics and losses are float32 always.
-    config.compute.dtype = "bfloat16"
+    # "auto": what the machine that a run begins on computes faster; the run keeps it.
+    config.compute.dtype = "auto"
     config.compute.attention = "xla"  # or "cudnn", on NVIDIA GPUs
     config.compute.scan = False  # blocks as a loop: compiles faster, runs slower on CPU
     # Memory for time, what the backward pass computes again: "none"; all but matrix

@@ -4,6 +4,8 @@ None of this is architecture: the same parameters serve every choice.
 """
 
 import functools
+import time
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 DTYPES = ("float32", "bfloat16")
+AUTO = "auto"  # the one of these that a machine computes faster
 ATTENTIONS = ("xla", "cudnn")
 REMATS = ("none", "products", "blocks")
 LAYER_NORM_EPSILON = 1e-6  # MAE
@@ -45,8 +48,56 @@ def choose(dtype: str, attention: str, scan: bool, remat: str, *, platform: str)
     XLA calls its fast bfloat16 kernels for products with a float32 result, and the rest
     is no faster in bfloat16.
     """
+    dtype = fastest_type(platform) if dtype == AUTO else dtype
     activations = "float32" if platform == "cpu" else dtype
     return Compute(jnp.dtype(activations), jnp.dtype(dtype), attention, scan, remat)
+
+
+@functools.cache
+def fastest_type(platform: str) -> str:
+    """The one of `DTYPES` that a platform ("cpu", "gpu", "tpu") computes faster.
+
+    Of TPUs it is bfloat16; of NVIDIA GPUs from compute capability 8.0 on, since older ones
+    have no units for it. A CPU's flags tell; where they do not, a tenth of a second of
+    products does. Ours.
+    """
+    if platform == "cpu":
+        return "bfloat16" if _cpu_is_faster_in_bfloat16(_cpu_flags()) else "float32"
+    if platform == "tpu":
+        return "bfloat16"
+    capability = getattr(jax.devices()[0], "compute_capability", "")
+    is_of_nvidia = capability.replace(".", "", 1).isdecimal()  # AMD's are like "gfx942"
+    return "float32" if is_of_nvidia and float(capability) < 8 else "bfloat16"
+
+
+def _cpu_flags() -> set[str]:
+    """What Linux says that the processor can do; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    names = ("flags", "Features")  # x86; ARM
+    return {flag for line in lines if line.startswith(names) for flag in line.split()[2:]}
+
+
+def _cpu_is_faster_in_bfloat16(flags: set[str]) -> bool:
+    if "sse2" in flags:  # x86, where the flags tell which kernels XLA has
+        return not flags.isdisjoint(("avx512_bf16", "amx_bf16"))
+    if flags and "bf16" not in flags:
+        return False
+    seconds = {}
+    for dtype in DTYPES:
+        matrix = jnp.ones((512, 512), dtype)
+        product = jax.jit(
+            functools.partial(_float32_sum, dimensions=(((1,), (0,)), ((), ())))
+        )
+        product(matrix, matrix).block_until_ready()
+        seconds[dtype] = []
+        for _ in range(3):
+            start = time.perf_counter()
+            product(matrix, matrix).block_until_ready()
+            seconds[dtype].append(time.perf_counter() - start)
+    return min(seconds["bfloat16"]) < min(seconds["float32"])
 
 
 def dense(features: int, compute: Compute, name: str | None = None) -> nn.Dense:

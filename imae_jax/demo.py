@@ -52,6 +52,7 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     check_paths(config)
     workdir = workdirs.open_workdir(workdir)
     configs = connect(config, workdir)
+    workdirs.settle_dtype(configs.values(), [workdir / name for name in configs])
     for name, run_config in configs.items():
         try:
             setup.check(run_config, workdir / name)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from imae_jax import ahead, chips, collectives, sharding, validate
 from imae_jax import validate_transfer as for_classifiers
 from imae_jax.ahead import Need, Step
-from imae_jax.compute import REMATS
+from imae_jax.compute import AUTO, REMATS, fastest_type
 from imae_jax.data import sources
 
 GPUS = "cuda"
@@ -34,7 +34,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
         chip, devices, platform = None, jax.devices(), "gpu"
     else:
         (chip, devices), platform = chips.devices_of(topology), "tpu"
-    config = adapted(config)
+    config = adapted(config, platform)
     check(config, len(devices), platform)
     if devices[0].platform != platform:
         config.compute.attention = "xla"  # cuDNN's is lowered on its GPU only
@@ -68,10 +68,12 @@ def plan(config: ConfigDict, topology: str) -> dict:
     return found
 
 
-def adapted(config: ConfigDict) -> ConfigDict:
-    """The config with stand-ins for runs that are not read."""
+def adapted(config: ConfigDict, platform: str) -> ConfigDict:
+    """The config with stand-ins for runs that are not read, and the platform's type."""
     config = config.copy_and_resolve_references()
     validate.check_sections(config)
+    if config.compute.dtype == AUTO:
+        config.compute.dtype = fastest_type(platform)
     stand_in = "a run that is not read"
     needs_teacher = config.init == "teacher" or (
         config.model.name == "imae" and config.loss.distill_weight

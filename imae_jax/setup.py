@@ -70,7 +70,10 @@ def is_resident(config: ConfigDict, split: sources.Split, num_devices: int) -> b
 
 
 def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
-    """Checks all that can be said before the teacher is there; returns data and devices."""
+    """Checks all that can be said before the teacher is there; returns data and devices.
+
+    `compute.dtype` has been settled, see `workdirs.settle_dtype`.
+    """
     validate.check_sections(config)
     workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
@@ -118,6 +121,8 @@ def open_files(config: ConfigDict) -> opening.Opened:
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
     """Checks the config, loads data and teacher; nothing is compiled yet."""
+    config = config.copy_and_resolve_references()
+    workdirs.settle_dtype([config], [workdir])
     dataset, mesh = check(config, workdir)
     model = _build_model(config, dataset)
     teacher = None

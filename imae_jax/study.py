@@ -154,8 +154,11 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
       UserError: for bad input, before the first run; at the end, if a cell failed.
     """
     check_paths(config)
-    grid = make_grid(config)
+    make_grid(config)  # says what is wrong with it
     workdir = workdirs.open_workdir(workdir)
+    begun = sorted((workdir / "cells").glob("*"))
+    workdirs.settle_dtype(config.runs.values(), begun)  # part of what cells are known by
+    grid = make_grid(config)
     cells = in_order(grid)
     check(cells, workdir)
     failed = run_cells(cells, workdir)

@@ -202,6 +202,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
       UserError: if the run, its teacher or a baseline run is missing or does not fit.
     """
     workdir = local_path(workdir, "workdir").absolute()
+    config = config.copy_and_resolve_references()
+    workdirs.settle_dtype([config], [workdir])
     workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from imae_jax.compute import ATTENTIONS, DTYPES, REMATS
+from imae_jax.compute import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.data.images import parse_size
 from imae_jax.data.pixels import is_colour
 from imae_jax.data.sources import Dataset
@@ -99,7 +99,8 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
 def check_compute(config: ConfigDict, platform: str) -> None:
     """Whether the platform ("cpu", "gpu", "tpu") can compute as it is told to."""
     section = config.compute
-    for name, known in (("dtype", DTYPES), ("attention", ATTENTIONS), ("remat", REMATS)):
+    types = (AUTO, *DTYPES)
+    for name, known in (("dtype", types), ("attention", ATTENTIONS), ("remat", REMATS)):
         choices = " or ".join(map(repr, known))
         require(section[name] in known, f"compute.{name}", section[name], choices)
     if section.attention == "cudnn":

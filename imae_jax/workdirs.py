@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import filelock
+import jax
 from ml_collections import ConfigDict
 
-from imae_jax import files, processes, trees
+from imae_jax import compute, files, processes, trees
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.paths import local_path
@@ -67,6 +68,29 @@ def _lists_as_tuples(value):
     if isinstance(value, dict):
         return {key: _lists_as_tuples(item) for key, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None:
+    """Puts a type in the place of `compute.dtype="auto"`, the same one in all configs.
+
+    That of the runs that have begun in one of the folders, if they have one and the same;
+    otherwise what the machine computes faster. Of several processes the first decides.
+    """
+    sections = [config.compute for config in configs if "compute" in config]
+    sections = [section for section in sections if section.dtype == compute.AUTO]
+    if not sections:
+        return
+    begun = [folder for folder in folders if (folder / CONFIG_FILE).exists()]
+    stored = {read_config(folder).compute.dtype for folder in begun} - {compute.AUTO}
+    platform = jax.default_backend()
+    is_stored = len(stored) == 1
+    dtype = stored.pop() if is_stored else compute.fastest_type(platform)
+    dtype = compute.DTYPES[processes.first_says(dtype == compute.DTYPES[1])]
+    here = {"cpu": "processor"}.get(platform, platform.upper())
+    why = "as what has begun there" if is_stored else f"which this {here} computes faster"
+    print(f"compute.dtype={compute.AUTO}: {dtype}, {why}", flush=True)
+    for section in sections:
+        section.dtype = dtype
 
 
 def check_same_config(config: ConfigDict, workdir: Path) -> None:

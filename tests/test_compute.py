@@ -1,4 +1,6 @@
 import functools
+import time
+import types
 
 import flax.linen as nn
 import jax
@@ -166,6 +168,39 @@ def test_layer_norm_is_the_librarys_with_its_gradient(batch, width, offset):
     for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         scale = 1 + np.abs(theirs).max()
         np.testing.assert_allclose(ours / scale, theirs / scale, atol=3e-4)
+
+
+FLAGS = {
+    "fpu sse2 avx2": False,
+    "fpu sse2 avx512f avx512_vnni": False,
+    "fpu sse2 avx512f avx512_bf16": True,
+    "fpu sse2 avx512_bf16 amx_bf16 amx_tile": True,
+    "fp asimd": False,  # ARM without bf16 units
+}
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_processors_flags_tell_its_type(flags, monkeypatch):
+    monkeypatch.setattr(compute, "_float32_sum", None)  # nothing is measured
+    assert compute._cpu_is_faster_in_bfloat16(set(flags.split())) == FLAGS[flags]
+
+
+@pytest.mark.parametrize("flags", ["", "fp asimd bf16 i8mm"])
+def test_where_no_flag_tells_products_are_timed(flags):
+    start = time.perf_counter()
+    assert compute._cpu_is_faster_in_bfloat16(set(flags.split())) in (True, False)
+    assert time.perf_counter() - start < 5  # far less, compiling and other jobs aside
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("7.5", "float32"), ("8.0", "bfloat16"), ("10.0", "bfloat16"), ("gfx942", "bfloat16")],
+)
+def test_old_gpus_compute_in_float32(capability, expected, monkeypatch):
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert compute.fastest_type.__wrapped__("gpu") == expected
+    assert compute.fastest_type.__wrapped__("tpu") == "bfloat16"
 
 
 def test_attention_of_equal_keys_is_the_mean_of_the_values():

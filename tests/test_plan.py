@@ -39,7 +39,7 @@ PRESETS = [
     ("module", "arg"), PRESETS, ids=lambda x: x if isinstance(x, str) else x.__name__
 )
 def test_every_presets_step_can_be_lowered_for_tpus(module, arg):
-    config = plan.adapted(module.get_config(arg))
+    config = plan.adapted(module.get_config(arg), "tpu")
     mesh = sharding.make_mesh()
     plan.check(config, mesh.size, "tpu")
     step = ahead.trace(config, mesh, "tpu")
@@ -56,7 +56,7 @@ sharding.MIN_SPLIT = 2**12
 found = []
 chip, devices = chips.devices_of("v5e:2x4")
 for fsdp in (1, 8):
-    config = plan.adapted(imae.get_config("digits,runlocal"))
+    config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
     config.model.encoder.width = config.model.decoder.width = 128
     mesh = sharding.make_mesh(devices, fsdp)
     step = ahead.trace(config, mesh, "tpu")
@@ -227,4 +227,4 @@ def test_a_start_from_the_teacher_needs_none_here():
     config = imae.get_config("imagenet")
     config.loss.distill_weight = 0.0
     assert config.init == "teacher"
-    plan.check(plan.adapted(config), 8, "tpu")
+    plan.check(plan.adapted(config, "tpu"), 8, "tpu")

@@ -199,6 +199,7 @@ def write_run(
       UserError: if there is a run already, or it cannot be written.
     """
     config = ConfigDict(workdirs.as_json(config))
+    workdirs.settle_dtype([config], [])
     if "ema_decay" in config.optim:
         config.optim.ema_decay = None  # its average is what has been kept
     config.imported = ConfigDict(dict(file=source.name, sha256=_sha256(source)))
