@@ -1,10 +1,16 @@
 """The code that README and docs show, run as it stands there."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from test_presets import Flowers
 
 from imae_jax.interop import exporting
 
@@ -20,6 +26,61 @@ BLOCKS = [
 
 MEASURING = [(page, block) for page, block in BLOCKS if "print(" in block]
 LOADING = [(page, block) for page, block in BLOCKS if "imae_jax.load" in block]
+
+
+def commands_of(page):
+    """The commands of a page that are about a folder of photographs, as lists of words."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if "photos" in line or "tfds:" in line:
+                yield shlex.split(line)
+
+
+def shrunk(words):
+    """The same command, on a run that takes seconds."""
+    assert words[:2] == ["python", "main.py"]
+    return [
+        f"{word},runlocal" if word.startswith("--config=") else word for word in words[2:]
+    ]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder to run commands in: `photos`, and `data` with a data set of TFDS's."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    random = np.random.default_rng(0)
+    for name in [f"{label}/{i}" for label in ("ant", "bee", "cow") for i in range(36)]:
+        path = folder / "photos" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = random.integers(0, 256, (4, 5, 3), np.uint8)
+        Image.fromarray(colour).resize((100, 80)).save(path)
+    named = type("OxfordFlowers102", (Flowers,), {}, skip_registration=True)
+    options = dict(data_dir=folder / "data", file_format="array_record")
+    named(config="large", **options).download_and_prepare()
+    return folder
+
+
+ABOUT_FOLDERS = [page for page in PAGES if any(commands_of(page))]
+
+
+def test_readme_and_docs_have_commands_for_photographs():
+    assert {page.name for page in ABOUT_FOLDERS} >= {"README.md", "data.md"}
+    first = next(commands_of(ROOT / "docs" / "data.md"))
+    assert any(word.endswith(":folder_small") for word in first)
+
+
+@pytest.mark.parametrize("page", ABOUT_FOLDERS, ids=lambda page: page.name)
+def test_commands_for_photographs_run(page, photographs):
+    for words in commands_of(page):
+        done = subprocess.run(
+            [sys.executable, ROOT / "main.py", *shrunk(words)],
+            capture_output=True,
+            text=True,
+            cwd=photographs,
+            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        )
+        assert done.returncode == 0, (words, done.stderr)
 
 
 def test_every_block_is_run():
