@@ -120,6 +120,7 @@ def test_one_of_two_is_terminated_and_both_save_and_end(mae_config, start_two, t
         *("train", "--config=configs/mae.py:digits,runlocal", f"--workdir={workdir}"),
         f"--config.data.dir={mae_config().data.dir}",
         "--config.train.total_steps=1000000",
+        "--config.checkpoint.every_minutes=0.0",  # however slow the machine is
     )
     while not logs.read_metrics(workdir):
         assert pair[0].poll() is None, pair[0].communicate()
