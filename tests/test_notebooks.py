@@ -222,7 +222,7 @@ def test_set_up_installs_nothing_where_nothing_is_missing(present, tmp_path):
     assert set_up(set_up_of(QUICKSTART), present, tmp_path) == ([], [""])
 
 
-def test_set_up_resolves_against_colabs_versions():
+def test_set_up_resolves_against_colabs_versions(checkout):
     """By pip itself, in a Python as Colab's where there is one."""
     found = subprocess.run(
         [ROOT / ".ci" / "find_python", "3.13"], capture_output=True, text=True
@@ -236,7 +236,7 @@ def test_set_up_resolves_against_colabs_versions():
     constraints = ROOT / "constraints" / "colab.txt"
     lines = [line for line in constraints.read_text().splitlines() if line[0] != "#"]
     pins = dict(line.split("==") for line in lines)
-    (asked,), _ = set_up(set_up_of(QUICKSTART), pins, ROOT)
+    (asked,), _ = set_up(set_up_of(QUICKSTART), pins, checkout)
     command, arguments = asked.split(" -q ")
     assert arguments.split()[2:] == [f"{name}=={pins[name]}" for name in ("jax", "jaxlib")]
     done = subprocess.run(
