@@ -108,7 +108,7 @@ def tiny_imagenet(config: ConfigDict) -> None:
 
 
 def _files(config: ConfigDict) -> None:
-    """How images of any size are shown."""
+    """Adds `data.files`: size, channels, crop and background of images from files."""
     config.data.files = ConfigDict()
     # Pixels: HEIGHT, or HEIGHTxWIDTH such as "64x32"; of either type.
     config.data.files.image_size = FieldReference(64, field_type=object)
@@ -190,5 +190,5 @@ PRESETS: dict[str, Callable[[ConfigDict], None]] = {
 
 
 def preset(dataset: str) -> Callable[[ConfigDict], None]:
-    """What a data set changes; "tfds:NAME" has the recipe of `folder_small`."""
+    """The function of a data set's preset; "tfds:NAME" has that of `folder_small`."""
     return folder_small if dataset.startswith(TFDS) else PRESETS[dataset]

@@ -71,7 +71,7 @@ def fastest_type(platform: str) -> str:
 
 
 def _cpu_flags() -> set[str]:
-    """What Linux says that the processor can do; empty elsewhere."""
+    """The processor's flags, from Linux; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -125,7 +125,7 @@ def _list_split(
 
 
 def _open(root: Path) -> tuple[Folder, dict[str, Folder]]:
-    """What the folder holds, and the folder of each split."""
+    """Contents of the folder, and the folder of each split."""
     if not root.is_dir():
         what = "a file: unpack it, and give the folder" if root.exists() else "no folder"
         raise UserError(f"data.dir={str(root)!r} is {what}")

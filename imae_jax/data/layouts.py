@@ -1,4 +1,4 @@
-"""How people lay out folders of images: what lies where, which part is what."""
+"""Layouts of folders of images: scanned, and told apart into splits and classes."""
 
 import collections
 import dataclasses
@@ -66,7 +66,7 @@ class Folder:
         ]
 
     def ignored(self) -> dict[str, int]:
-        """How many files, of which endings, are no images; the most numerous first."""
+        """Number of files that are no images, by ending; the most numerous first."""
         counts = collections.Counter()
         for folder in self.walk():
             counts.update(folder.others)
