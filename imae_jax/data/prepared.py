@@ -119,14 +119,14 @@ def find_features(info: tfds.core.DatasetInfo, folder: Path) -> tuple[str, str |
     supervised = info.supervised_keys or ()
 
     def choose(kind: type, name: str) -> tuple[str | None, list[str]]:
-        # Kinds derived from images are masks.
-        names = [key for key, feature in info.features.items() if type(feature) is kind]
+        # Kinds derived from images are masks. (TFDS reads features in any order.)
+        names = sorted(key for key in info.features if type(info.features[key]) is kind)
         wanted = [key for key in (*supervised, name) if key in names]
         return next(iter(wanted), names[0] if len(names) == 1 else None), names
 
     image, images = choose(Image, "image")
     if image is None:
-        kinds = ", ".join(info.features)
+        kinds = ", ".join(sorted(info.features))
         several = f"several images ({', '.join(images)}), and none of them is 'image'"
         raise UserError(
             f"{folder} has "
@@ -185,7 +185,7 @@ class Records:
         self.splits = tuple(self._builder.info.splits)
         self._factors = [
             name
-            for name, feature in features.items()
+            for name, feature in sorted(features.items())
             if is_ours
             and name not in ("image", "label")
             and feature.shape == ()
