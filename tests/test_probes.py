@@ -88,6 +88,18 @@ def test_knn_is_scikit_learns():
     assert accuracy == pytest.approx(expected.score(*test))
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-6])
+def test_knn_of_nearly_parallel_features(size):
+    """A network near collapse: no cosine differs from 1 by what float32 can hold."""
+    (x, y), _, (queries, _) = splits()
+    x, queries = (x[:1] + size * rows.astype(np.float64) for rows in (x, queries))
+    found = votes(queries, x, y, neighbours=5, temperature=1.0, num_classes=CLASSES)
+    unit, others = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (queries, x))
+    away = np.square(unit[:, None] - others).sum(axis=-1)
+    nearest = np.argsort(away, axis=1)[:, :5]
+    np.testing.assert_allclose(found, np.eye(CLASSES)[y[nearest]].sum(axis=1), atol=1e-4)
+
+
 def test_knn_of_many_queries_is_cut_into_chunks(monkeypatch):
     made = splits()
     whole = knn_accuracy(made, neighbours=5, temperature=0.1)

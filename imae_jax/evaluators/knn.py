@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import as_count, as_features, as_number, check_columns
+from imae_jax.evaluators.arrays import (
+    ROUNDING,
+    as_count,
+    as_features,
+    as_number,
+    check_columns,
+)
 from imae_jax.evaluators.class_labels import as_labels
 from imae_jax.evaluators.labelled import Splits, accuracy, check_splits
 
 CHUNK = 1024  # queries compared with all neighbours at a time
-
-# Features so nearly parallel, by 1 - |mean direction|^2, are not told apart in float32.
-NARROWEST = 1e-5
 
 # No smaller differences of cosines exist in float32.
 COLDEST = 1e-6
@@ -50,13 +53,14 @@ def votes(
     if labels.dtype.kind != "i" or labels.min() < 0 or labels.max() >= num_classes:
         raise UserError(f"labels must hold integers from 0 to {num_classes - 1}")
     options = _checked(neighbours, temperature, len(labels))
-    rows = (_scaled(queries, "queries"), _scaled(features, "features", is_train=True))
+    rows = _directions(queries, "queries", features, "features")
     return _votes(*rows, labels, **options, num_classes=num_classes)
 
 
 def _checked(neighbours: int, temperature: float, count: int) -> dict:
     """The options of `_votes` for `count` training examples."""
-    if as_count(neighbours, "neighbours", 1) > count:
+    neighbours = as_count(neighbours, "neighbours", 1)
+    if neighbours > count:
         raise UserError(
             f"k-NN: neighbours={neighbours} is not possible: there are {count} training "
             "examples"
@@ -65,32 +69,31 @@ def _checked(neighbours: int, temperature: float, count: int) -> dict:
     temperature = as_number(
         temperature, "temperature", allowed, lambda t: COLDEST <= t < np.inf
     )
-    return dict(neighbours=as_count(neighbours, "neighbours", 1), temperature=temperature)
+    return dict(neighbours=neighbours, temperature=temperature)
 
 
-def _scaled(features: np.ndarray, name: str, is_train: bool = False) -> np.ndarray:
-    """The directions of [N, D] rows in float32: each times a power of two, which is exact.
+def _directions(
+    queries: np.ndarray, query_name: str, features: np.ndarray, name: str
+) -> list[np.ndarray]:
+    """Directions of [M, D] queries and [N, D] features, less the features' mean direction.
 
     Raises:
-      UserError: for rows of zeros, and for training examples that are nearly parallel.
+      UserError: for rows of zeros, and for features of a single direction.
     """
-    size = np.abs(features).max(axis=1)
-    if not size.all():
-        raise UserError(
-            f"{name}: row {np.argmin(size)} is zero: it has no direction, and no cosine"
-        )
-    _, exponents = np.frexp(size)
-    rows = np.ldexp(features, -exponents[:, None]).astype(np.float32)
-    if is_train and len(rows) > 1:
-        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        mean = (1 / norms) @ rows.astype(np.float64) / len(rows)
-        spread = 1 - mean @ mean
-        if spread < NARROWEST:
+    found = []
+    for rows, what in ((queries, query_name), (features, name)):
+        size = np.abs(rows).max(axis=1, keepdims=True)
+        if not size.all():
             raise UserError(
-                f"{name} are nearly parallel (1 - |mean direction|^2 is {spread:.1g}): "
-                "float32 cannot tell their cosines apart; subtract their mean first"
+                f"{what}: row {np.argmin(size)} is zero: it has no direction, and no cosine"
             )
-    return rows
+        rows = rows / size.astype(np.float64)
+        found.append(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    mean = found[1].mean(axis=0)
+    found = [rows - mean for rows in found]
+    if np.abs(found[1]).max() <= ROUNDING and len(features) > 1:
+        raise UserError(f"{name} do not vary: all rows have one direction")
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("neighbours", "num_classes"))
@@ -103,12 +106,13 @@ def _votes(
     temperature: float,
     num_classes: int,
 ) -> jax.Array:
-    """As `votes`, of rows that are neither zero nor huge."""
+    """As `votes`, of directions less a vector that is the same for all of them.
 
-    def unit(x):
-        return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-    cosine = jnp.dot(unit(queries), unit(features).T, precision="highest")
+    Less their mean, nearly parallel features are told apart in float32 as well as others.
+    """
+    # cos(a, b) = 1 - |a - b|^2 / 2, of which what depends on a alone changes no vote.
+    dot = jnp.dot(queries, features.T, precision="highest")
+    cosine = dot - 0.5 * jnp.square(features).sum(axis=1)
     nearest, ids = jax.lax.top_k(cosine, neighbours)
     # Relative to the nearest's, so that no weight overflows and not all vanish.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
@@ -129,11 +133,12 @@ def knn_accuracy(splits: Splits, *, neighbours: int, temperature: float) -> floa
         splits = Splits(splits[0], splits[0], splits[2])
     train, _, test = splits = check_splits(splits, "k-NN")
     options = _checked(neighbours, temperature, len(train.labels))
-    features = jnp.asarray(_scaled(train.features, "k-NN: train.features", is_train=True))
-    queries = _scaled(test.features, "k-NN: test.features")
+    names = "k-NN: test.features", "k-NN: train.features"
+    queries, features = _directions(test.features, names[0], train.features, names[1])
+    features = jnp.asarray(features)
     found = [
         _votes(
-            jnp.asarray(chunk),
+            chunk,
             features,
             jnp.asarray(train.labels),
             **options,
