@@ -21,15 +21,15 @@ if not IS_WORKER:
     os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import importlib  # noqa: E402
+import importlib
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import jax
+import pytest
+from hypothesis import settings
 
-from configs import imae, mae, transfer  # noqa: E402
-from imae_jax import train  # noqa: E402
-from imae_jax.data import sources  # noqa: E402
+from configs import imae, mae, transfer
+from imae_jax import train
+from imae_jax.data import sources
 
 # No deadlines: the first example of a shape compiles.
 settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
