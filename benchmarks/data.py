@@ -120,7 +120,7 @@ def measure_resident(seconds: float) -> dict:
         seconds,
     )
     unset = dict(width=None, depth=None, heads=None)
-    network = model.build(
+    network = model.build_autoencoder(
         name="mae",
         variant="Ti/4",
         encoder=unset,

@@ -86,7 +86,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     form = dict(attention="xla", scan=False, remat="none") | FORMS[work.form]
     fields["compute"] = compute.choose(work.dtype, **form, platform=jax.default_backend())
     networks = {
-        kind: model.build(name=kind, **fields, image_shape=image_shape)
+        kind: model.build_autoencoder(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
     loss = dict(mask_ratio=mask_ratio, norm_pix=False)
@@ -177,7 +177,7 @@ def ours(work: Work, size: str, arguments) -> Worker | Local:
 def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
     """PyTorch's step of the same work."""
     image_shape, batch_size, mask_ratio, fields = describe(size, arguments.batch_size)
-    network = model.build(
+    network = model.build_autoencoder(
         name="mae", **fields, image_shape=image_shape, compute=compute.Compute()
     )
     specification = dict(

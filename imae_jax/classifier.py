@@ -122,7 +122,7 @@ def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Ar
     return encoder.apply({"params": params["encoder"]}, images).astype(jnp.float32)
 
 
-def build(
+def build_classifier(
     *,
     variant: str,
     encoder: Mapping[str, int | None],
@@ -136,7 +136,7 @@ def build(
     """Makes the classifier that a config's `model` section describes.
 
     Args:
-      variant, encoder, image_shape, compute: see `model.build`.
+      variant, encoder, image_shape, compute: see `build_autoencoder`.
       mode: one of MODES.
       pools, num_classes, drop_path: see `Classifier`.
     """

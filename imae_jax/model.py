@@ -260,7 +260,7 @@ def as_mae(model: MAE | IMAE) -> MAE:
     return MAE(**shared | {"parent": None, "name": None})
 
 
-def build(
+def build_autoencoder(
     *,
     name: str,
     variant: str,

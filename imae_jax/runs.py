@@ -71,9 +71,9 @@ def build_model(
     fields = dict(config.model) | dict(image_shape=image_shape, compute=form)
     if fields["name"] == "classifier":
         del fields["name"]
-        return classifier.build(**fields, num_classes=num_classes)
+        return classifier.build_classifier(**fields, num_classes=num_classes)
     branches = {"branches": config.loss.branches} if fields["name"] == "imae" else {}
-    return model.build(**fields, **branches)
+    return model.build_autoencoder(**fields, **branches)
 
 
 def make_optimiser(

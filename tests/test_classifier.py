@@ -13,7 +13,7 @@ UNSET = dict(width=None, depth=None, heads=None)
 
 
 def make(mode="finetune", pools=("mean",), depth=2, drop_path=0.0, compute=None):
-    return classifier.build(
+    return classifier.build_classifier(
         variant="mu/2",
         encoder=UNSET | {"depth": depth},
         mode=mode,

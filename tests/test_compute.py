@@ -30,7 +30,7 @@ BFLOAT16_ON = {
 
 
 def make(name, form, variant="mu/2", size=SIZE, image_shape=(8, 8, 1)):
-    return model.build(
+    return model.build_autoencoder(
         name=name,
         variant=variant,
         encoder=size,

@@ -8,7 +8,7 @@ from imae_jax.distill import teacher_latents
 from imae_jax.steps import init_params
 
 SIZE = dict(width=32, depth=1, heads=2)
-TEACHER = model.build(
+TEACHER = model.build_autoencoder(
     name="mae",
     variant="mu/2",
     encoder=SIZE,

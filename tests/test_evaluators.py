@@ -25,7 +25,7 @@ from imae_jax.evaluators import (
 )
 from imae_jax.evaluators.inputs import Network
 from imae_jax.evaluators.names import at, conditions
-from imae_jax.model import Size, as_mae, build
+from imae_jax.model import Size, as_mae, build_autoencoder
 
 COMMON = dict(split="test", batch_size=128, seed=0)
 CLASSIFIER = dict(width=64, epochs=40, batch_size=64, blr=8e-3, weight_decay=0.0)
@@ -440,7 +440,7 @@ def numbers(data_dir):
     size = dict(width=16, depth=1, heads=2)
     networks = {}
     for role, name in (("student", "imae"), ("teacher", "mae")):
-        model = build(
+        model = build_autoencoder(
             name=name,
             variant="mu/2",
             encoder=size,

@@ -30,7 +30,7 @@ PARAMETERS = {
 
 def make(name, variant="mu/2", branches="both"):
     image_shape, decoder = SHAPES[variant]
-    return model.build(
+    return model.build_autoencoder(
         name=name,
         variant=variant,
         encoder=UNSET,

@@ -42,7 +42,7 @@ def work(lines, **changes):
 
 
 def our_network(name):
-    return model.build(
+    return model.build_autoencoder(
         name=name,
         variant="mu/4",
         encoder=SIZE,
