@@ -25,6 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from imae_jax import evaluation
 from imae_jax.errors import Terminated, UserError
 from imae_jax.paths import local_path
 
@@ -149,12 +150,12 @@ def flag_message(error: Exception, arguments: list[str]) -> str:
 def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
-    from imae_jax import processes, startup
+    from imae_jax import processes, runtime
 
-    startup.keep_memory()
-    startup.quiet_tpu_compiler()
+    runtime.keep_memory()
+    runtime.quiet_tpu_compiler()
     if command != "compile":  # what is compiled for TPUs cannot be read back without one
-        startup.keep_compiled()
+        runtime.keep_compiled()
     processes.join(
         FLAGS.coordinator,
         FLAGS.num_processes,
@@ -182,7 +183,7 @@ def work(command: str, config, workdir: str) -> None:
         folder = study.study(config, workdir)
         print(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
     elif command == "eval":
-        train.evaluate(config, workdir)
+        evaluation.evaluate(config, workdir)
         print("\n" + html.read_as_text(workdir))
     elif command == "export":
         print(exporting.export(workdir, FLAGS.format, FLAGS.out, FLAGS.dtype, FLAGS.step))

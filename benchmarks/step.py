@@ -26,15 +26,7 @@ from benchmarks import flops  # noqa: E402
 from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
-from imae_jax import (  # noqa: E402
-    compute,
-    model,
-    objectives,
-    optim,
-    sharding,
-    startup,
-    steps,
-)
+from imae_jax import compute, model, objectives, optim, runtime, sharding, steps
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
@@ -143,7 +135,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
 def serve() -> None:
     """What a process of ours does: one line says which step, each further asks for it."""
     specification = json.loads(sys.stdin.readline())
-    startup.keep_memory()
+    runtime.keep_memory()
     run, known = make_step(Work(**specification.pop("work")), **specification)
     print(json.dumps(known), flush=True)
     for _ in sys.stdin:

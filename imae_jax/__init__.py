@@ -38,10 +38,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from imae_jax.evaluators.separability import (
-        linear_separability,
-        mixture_separability,
-    )
+    from imae_jax.evaluators.separability import linear_separability, mixture_separability
     from imae_jax.pretrained import load
 
 __all__ = ["__version__", "linear_separability", "load", "mixture_separability"]

@@ -1,7 +1,6 @@
 """TPU slices that are not here: which chips they have, and what a chip can do."""
 
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 from jax.experimental import topologies
 
 from imae_jax.errors import UserError
+from imae_jax.runtime import stand_alone
 
 
 class Chip(NamedTuple):
@@ -38,22 +38,6 @@ CHIPS = {
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, "megacore", 3, 8960),
     "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9, "default", 2, 256),
 }
-
-
-# Where there is no TPU, its compiler asks the network for one, complains that it got no
-# answer, and lets no other process use it, unless it is told not to.
-ALONE = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-
-
-def stand_alone() -> None:
-    """Sets what of `ALONE` is not set; before JAX starts its backends."""
-    for key, value in ALONE.items():
-        os.environ.setdefault(key, value)
 
 
 def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import files, setup, train, workdirs
+from imae_jax import evaluation, files, setup, train, workdirs
 from imae_jax.errors import UserError
 from imae_jax.files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.paths import check_paths
@@ -61,7 +61,7 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     results, settings = {}, {}
     for name, run_config in configs.items():
         train.train(run_config, workdir / name)
-        numbers = train.evaluate(run_config, workdir / name)
+        numbers = evaluation.evaluate(run_config, workdir / name)
         used = files.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from imae_jax import files, setup, validate, workdirs
+from imae_jax import config_checks, files, setup, workdirs
 from imae_jax.data import layouts, prepared, sources
 from imae_jax.data.images import EncodedImages, reasons
 from imae_jax.data.parts import decoded, part_indices
@@ -38,7 +38,7 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
       UserError: if the data set is missing, damaged, or cannot be prepared; and, after the
         description was printed, if images cannot be used and are not to be skipped.
     """
-    validate.check_sections(config)
+    config_checks.check_sections(config)
     name = re.sub(r"[^\w.+-]+", "_", config.data.name)
     workdir = workdirs.open_workdir(local_path(workdir, "workdir") / name)
     dataset, unusable = open_all(config, workdir / DATA_FILE)

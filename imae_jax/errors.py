@@ -14,3 +14,9 @@ class Terminated(BaseException):
 
     No failure: as KeyboardInterrupt, it is not what `except Exception` is for.
     """
+
+
+def require(ok: bool, key: str, value, allowed: str) -> None:
+    """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
+    if not ok:
+        raise UserError(f"{key}={value!r} is not possible: it must be {allowed}")

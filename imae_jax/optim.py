@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
 
 
 def duration_steps(
@@ -177,3 +178,19 @@ def finetuning(
     """`update` with a rate for each layer and, if it has a decay, an average."""
     parts = [update, by_layer(layer_decay, depth)]
     return optax.chain(*parts, *([averaging(ema_decay)] if ema_decay is not None else []))
+
+
+def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
+    """Returns (total_steps, warmup_steps)."""
+    batch_size = config.train.batch_size
+    sizes = dict(batch_size=batch_size, num_examples=num_examples)
+    total = duration_steps(config.train, "total", **sizes)
+    require(total >= 1, "train.total", total, "at least one step")
+    warmup = duration_steps(config.optim, "warmup", **sizes, total_steps=total)
+    require(
+        0 <= warmup < total,
+        "optim.warmup",
+        warmup,
+        f"shorter than the run's {total} steps",
+    )
+    return total, warmup

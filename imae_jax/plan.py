@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import ahead, chips, collectives, sharding, validate
+from imae_jax import ahead, chips, collectives, config_checks, sharding
 from imae_jax import validate_transfer as for_classifiers
 from imae_jax.ahead import Need, Step
 from imae_jax.compute import AUTO, REMATS, fastest_type
@@ -71,7 +71,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
 def adapted(config: ConfigDict, platform: str) -> ConfigDict:
     """The config with stand-ins for runs that are not read, and the platform's type."""
     config = config.copy_and_resolve_references()
-    validate.check_sections(config)
+    config_checks.check_sections(config)
     if config.compute.dtype == AUTO:
         config.compute.dtype = fastest_type(platform)
     stand_in = "a run that is not read"
@@ -87,13 +87,13 @@ def adapted(config: ConfigDict, platform: str) -> ConfigDict:
 
 def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     """What `setup.check` looks at, as far as it needs neither data nor other runs."""
-    validate.check_data(config)
+    config_checks.check_data(config)
     sources.check_known(config.data.name, config.data.get("files"))
-    validate.check_mesh(config.mesh.fsdp, num_devices)
+    config_checks.check_mesh(config.mesh.fsdp, num_devices)
     dataset = ahead.unseen_data(config)
     if config.model.name == "classifier":
         for_classifiers.check(config, dataset)
-    validate.check(config, dataset, num_devices, platform)
+    config_checks.check(config, dataset, num_devices, platform)
 
 
 def count(tree) -> int:

@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from imae_jax import augment, classifier, patches, runs, sharding, steps
 from imae_jax.classifier import Classifier
 from imae_jax.compute import Compute
+from imae_jax.config_checks import check_mask_ratio
 from imae_jax.errors import UserError
 from imae_jax.evaluators.rebuild import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.mixing import mix
 from imae_jax.model import IMAE, MAE
 from imae_jax.paths import local_path
-from imae_jax.validate import check_mask_ratio
 
 
 class Separated(NamedTuple):

@@ -9,12 +9,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import (
+    config_checks,
+    errors,
     objectives,
     runs,
     sharding,
     steps,
     transfer,
-    validate,
     validate_evals,
     validate_transfer,
     workdirs,
@@ -74,21 +75,21 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
 
     `compute.dtype` has been settled, see `workdirs.settle_dtype`.
     """
-    validate.check_sections(config)
+    config_checks.check_sections(config)
     workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
     if dataset.ignored:
         ignored = layouts.as_words(dataset.ignored)
         print(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
-    validate.check_mesh(config.mesh.fsdp, jax.device_count())
+    config_checks.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     if config.model.name == "classifier":
         validate_transfer.check(config, dataset)
-    validate.check(config, dataset, mesh.size, jax.default_backend())
+    config_checks.check(config, dataset, mesh.size, jax.default_backend())
     if not is_resident(config, dataset.splits["train"], mesh.size):
         dispatch = config.train.steps_per_dispatch
         allowed = "1 where images are streamed: a batch is sent for each step"
-        validate.require(dispatch == 1, "train.steps_per_dispatch", dispatch, allowed)
+        errors.require(dispatch == 1, "train.steps_per_dispatch", dispatch, allowed)
     model = _build_model(config, dataset)
     validate_evals.check_evals(config, model, dataset.sizes, mesh.size)
     return dataset, mesh
@@ -100,23 +101,23 @@ def _build_model(config: ConfigDict, dataset: sources.Dataset) -> MAE | IMAE | C
 
 def load_data(config: ConfigDict) -> sources.Dataset:
     """Opens the data set of a config, after checking what is said about it."""
-    validate.check_data(config)
+    config_checks.check_data(config)
     return sources.load(
         config.data.name,
         config.data.dir,
         on_bad_image=config.data.on_bad_image,
         files=config.data.get("files"),
-        min_side=validate.patch_size(config),
+        min_side=config_checks.patch_size(config),
     )
 
 
 def open_files(config: ConfigDict) -> opening.Opened:
     """The same for images of any size that lie in files, none of them decoded yet."""
-    validate.check_data(config)
+    config_checks.check_data(config)
     data = config.data
     sources.check_known(data.name, data.get("files"))
     root = local_path(data.dir, "data.dir")
-    return opening.open_files(data.name, root, data.files, validate.patch_size(config))
+    return opening.open_files(data.name, root, data.files, config_checks.patch_size(config))
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import files, setup, train, workdirs
+from imae_jax import evaluation, files, setup, train, workdirs
 from imae_jax.cells import Cell, Grid, make_grid
 from imae_jax.errors import UserError
 from imae_jax.paths import check_paths
@@ -47,7 +47,7 @@ def run_cell(cell: Cell, workdir: Path) -> None:
     started = time.monotonic()
     config, folder = cell.resolved(workdir), cell.folder(workdir)
     train.train(config, folder)
-    numbers = train.evaluate(config, folder) if config.evals else {}
+    numbers = evaluation.evaluate(config, folder) if config.evals else {}
     found = {"cell": cell.name, "seconds": time.monotonic() - started, "numbers": numbers}
     files.write_json(cell.results_file(workdir), found)
 

@@ -1,42 +1,20 @@
 """`train(config, workdir)` and `evaluate(config, workdir)`."""
 
-import dataclasses
 import functools
 import math
 import time
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import (
-    files,
-    memory,
-    optim,
-    processes,
-    runs,
-    sharding,
-    steps,
-    validate,
-    validate_evals,
-    workdirs,
-)
+from imae_jax import files, memory, optim, processes, runs, steps, workdirs
 from imae_jax.checkpoint import Checkpoints
-from imae_jax.classifier import Classifier
-from imae_jax.compared import networks_of
-from imae_jax.data.parts import parts_of
 from imae_jax.errors import Terminated, UserError
-from imae_jax.evaluators import EVALUATORS, NEED_LABELS
-from imae_jax.evaluators.inputs import HeldOut
-from imae_jax.evaluators.names import conditions, count_of
-from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
+from imae_jax.files import CONFIG_FILE
 from imae_jax.logs import MetricWriter, Progress, Throughput
-from imae_jax.paths import local_path
-from imae_jax.report import explorer, figures
 from imae_jax.setup import (
     Setup,
     initial_state,
-    load_data,
     make_feed,
     make_loss,
     run_meta,
@@ -75,7 +53,7 @@ def train(
 def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
     config, workdir = setup.config, setup.workdir
     num_examples = len(setup.train_split.images)
-    total_steps, warmup_steps = validate.run_steps(config, num_examples)
+    total_steps, warmup_steps = optim.run_steps(config, num_examples)
     schedule = optim.learning_rate(
         config.optim.blr,
         config.train.batch_size,
@@ -189,84 +167,3 @@ def stop_skipping(step: int, in_a_row: int, checkpoints: Checkpoints) -> None:
         f"gradient that is not finite; the last good checkpoint is step {last or 'none'}. "
         "A lower optim.blr, a longer warm-up or optim.clip_norm may help"
     )
-
-
-def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
-    """Runs every evaluator in `config.evals` on the run's newest checkpoint.
-
-    Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir.
-
-    Returns:
-      The numbers of `eval.json`, by name.
-    Raises:
-      UserError: if the run, its teacher or a baseline run is missing or does not fit.
-    """
-    workdir = local_path(workdir, "workdir").absolute()
-    config = config.copy_and_resolve_references()
-    workdirs.settle_dtype([config], [workdir])
-    workdirs.check_same_config(config, workdir)
-    dataset = load_data(config)
-    mesh = sharding.make_mesh()
-    run = runs.load_run(workdir, "workdir", mesh)
-    validate_evals.check_evals(config, run.model, dataset.sizes, mesh.size)
-    networks = networks_of(config, run, mesh)
-    found = dict(
-        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
-    )
-    # Weights from elsewhere name no classes.
-    what = [name for name in found if run.meta[name] or name != "class_names"]
-    if isinstance(run.model, Classifier) and not run.model.pools:
-        raise UserError(
-            f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
-            "to a run of configs/transfer.py"
-        )
-    runs.check_same_data(found, run.meta, what)
-    dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
-    # Pixels in the units that the run was trained in.
-    mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))
-    dataset = dataclasses.replace(dataset, mean=mean, std=std)
-    # A classifier has neither mask nor decoder.
-    mask_ratio = config.mask.ratio if "mask" in config else None
-    held_out = HeldOut(
-        dataset=dataset,
-        patch_size=run.model.patch_size,
-        num_patches=run.model.num_patches,
-        mask_ratio=mask_ratio,
-        norm_pix="loss" in config and config.loss.norm_pix,
-    )
-    results, settings = {}, {}
-    for name, options in config.evals.items():
-        if name in NEED_LABELS and len(dataset.class_names) < 2:
-            count = len(dataset.class_names) or "no"
-            print(f"{workdir.name}: {name} is left out, the images are of {count} class")
-            continue
-        if processes.are_told_to_end():
-            raise Terminated(f"{workdir} is not measured yet")
-        print(f"{workdir.name}: measuring {name}", flush=True)
-        used = validate_evals.options_of(options)
-        found = dict(EVALUATORS[name](networks, held_out, **used))
-        count = held_out.count(options.split)
-        measured_on = dict(split=dataset.published[options.split], checkpoint=run.step)
-        for metric, value in found.items():
-            if not math.isfinite(value):
-                raise UserError(f"{name}/{metric} is {value}; nothing was written")
-            key = f"{name}/{metric}"
-            results[key] = value
-            settings[key] = {
-                **measured_on,
-                "count": count_of(metric, found, count),
-                **conditions(key, options, mask_ratio),
-            }
-    if "reconstruction" in config.evals:
-        options = config.evals.reconstruction
-        figures.reconstructions(
-            networks["student"], held_out, workdir / "figures", **options
-        )
-    if "explorer" in config:
-        print(f"{workdir.name}: drawing the report's panel", flush=True)
-        folder = workdir / "figures"
-        if not explorer.write(networks["student"], held_out, folder, **config.explorer):
-            print("no panel: with loss.norm_pix predictions have no units to show them in")
-    files.write_json(workdir / SETTINGS_FILE, settings)
-    files.write_json(workdir / EVAL_FILE, results)
-    return results

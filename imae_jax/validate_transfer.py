@@ -6,9 +6,8 @@ from ml_collections import ConfigDict
 
 from imae_jax.classifier import MODES, POOLS
 from imae_jax.data.sources import Dataset
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
 from imae_jax.randaugment import MAX_MAGNITUDE
-from imae_jax.validate import require
 
 # What a linear probe has no use for, and full training needs.
 OF_FULL_TRAINING = (

@@ -28,7 +28,7 @@ import pytest
 from hypothesis import settings
 
 from configs import imae, mae, transfer
-from imae_jax import train
+from imae_jax import evaluation, train
 from imae_jax.data import sources
 
 # No deadlines: the first example of a shape compiles.
@@ -109,7 +109,7 @@ def evaluated(imae_config, tmp_path_factory):
     config = imae_config()
     train.train(config, workdir)
     config.data.evaluate_on.update(dict(train=150, validation=150, test=150))
-    train.evaluate(config, workdir)
+    evaluation.evaluate(config, workdir)
     return workdir
 
 

@@ -8,7 +8,7 @@ import oracle
 import pytest
 
 from configs import datasets, imae, mae
-from imae_jax import files, train
+from imae_jax import evaluation, files, train
 from imae_jax.data import outlines, shapes, sources
 from imae_jax.errors import UserError
 from imae_jax.evaluators import attributes, semantics
@@ -450,7 +450,7 @@ def test_a_run_on_shapes(tmp_path, monkeypatch):
     config = read_config(tmp_path / "imae")
     config.evals = {"attributes": config.evals.attributes}
     del config.explorer
-    found = train.evaluate(config, tmp_path / "imae")
+    found = evaluation.evaluate(config, tmp_path / "imae")
     settings = files.read_json(tmp_path / "imae" / "eval_settings.json")
     factors = {"label", "colour", "background", "size", "x", "y", "rotation"}
     counts = {name: found[f"attributes/{name}/count"] for name in factors}

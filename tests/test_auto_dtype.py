@@ -6,7 +6,18 @@ import pytest
 
 from configs import demo as demo_config
 from configs import imae, mae, studies
-from imae_jax import cells, compute, demo, plan, runs, sharding, study, train, workdirs
+from imae_jax import (
+    cells,
+    compute,
+    demo,
+    evaluation,
+    plan,
+    runs,
+    sharding,
+    study,
+    train,
+    workdirs,
+)
 from imae_jax.errors import UserError
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
@@ -48,8 +59,8 @@ def test_a_run_keeps_the_type_it_began_with(dtype, machine, mae_config, tmp_path
     train.train(config, tmp_path)
     assert f"compute.dtype=auto: {dtype}, as what has begun" in capsys.readouterr().out
     assert stored(tmp_path) == dtype
-    train.evaluate(config, tmp_path)
-    train.evaluate(workdirs.read_config(tmp_path), tmp_path)
+    evaluation.evaluate(config, tmp_path)
+    evaluation.evaluate(workdirs.read_config(tmp_path), tmp_path)
     run = runs.load_run(tmp_path, "workdir", sharding.make_mesh())
     assert run.model.compute.operands == dtype
     assert run.meta["config"]["compute"]["dtype"] == dtype

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import compared, files, runs, sharding, steps, train
+from imae_jax import evaluation, files, runs, sharding, steps, train
 from imae_jax.compute import Compute
 from imae_jax.data import sources
 from imae_jax.errors import UserError
@@ -250,7 +250,7 @@ def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
         broken.__signature__ = inspect.signature(EVALUATORS["reconstruction"])
         patch.setitem(EVALUATORS, "reconstruction", broken)
         with pytest.raises(UserError, match="reconstruction/mse is nan"):
-            train.evaluate(config, tmp_path)
+            evaluation.evaluate(config, tmp_path)
     assert not (tmp_path / "eval.json").exists()
 
 
@@ -354,7 +354,7 @@ def evaluated(config, workdir, *, devices, batch_size):
     config.data.evaluate_on.update(dict(train=120, validation=120, test=120))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.sharding, "make_mesh", lambda: mesh)
-        return train.evaluate(config, workdir)
+        return evaluation.evaluate(config, workdir)
 
 
 def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
@@ -389,7 +389,7 @@ def test_a_baseline_must_be_what_its_row_says(imae_config, teacher, tmp_path):
         config = imae_config()
         config.evals.separability.baseline_runs.without_distillation = str(path)
         with pytest.raises(UserError, match=f"is {kind}.*distill_weight=0"):
-            train.evaluate(config, tmp_path / "imae")
+            evaluation.evaluate(config, tmp_path / "imae")
 
 
 def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
@@ -402,7 +402,7 @@ def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
     run = runs.TrainedRun(tmp_path, config, model, params, 0, meta={}, digest="")
     mesh = sharding.make_mesh()
     images = np.zeros((8, 8, 8, 1), np.float32)
-    found = compared.networks_of(config, run, mesh)["random"].embed(images)["layers"]
+    found = evaluation.networks_of(config, run, mesh)["random"].embed(images)["layers"]
     began = steps.make_network(as_mae(model), steps.init_params(as_mae(model), 1), mesh)
     assert found.shape == (8, 2, 32)
     assert not np.allclose(found, began.embed(images)["layers"])
@@ -430,7 +430,7 @@ def test_evaluation_without_a_teacher_gets_one_line(imae_config, tmp_path):
     config = imae_config()
     config.teacher.init = ""
     with pytest.raises(UserError, match="teacher.init are empty: representation, semant"):
-        train.evaluate(config, tmp_path)
+        evaluation.evaluate(config, tmp_path)
 
 
 def numbers(data_dir):

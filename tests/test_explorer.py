@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imae_jax import patches, train
+from imae_jax import evaluation, patches, train
 from imae_jax.data import sources
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.inputs import HeldOut, Network
@@ -278,8 +278,8 @@ def test_a_run_without_a_panel(imae_config, tmp_path, capsys):
     config.evals = {}
     config.loss.norm_pix = True
     train.train(config, tmp_path, stop_at=1)
-    train.evaluate(config, tmp_path)
+    evaluation.evaluate(config, tmp_path)
     assert "no panel: with loss.norm_pix" in capsys.readouterr().out
     del config.explorer
-    train.evaluate(config, tmp_path)
+    evaluation.evaluate(config, tmp_path)
     assert "panel" not in capsys.readouterr().out

@@ -21,7 +21,18 @@ from ml_collections import ConfigDict
 
 import imae_jax
 from configs import imae, mae, transfer
-from imae_jax import files, losses, model, patches, runs, sharding, steps, train, trees
+from imae_jax import (
+    evaluation,
+    files,
+    losses,
+    model,
+    patches,
+    runs,
+    sharding,
+    steps,
+    train,
+    trees,
+)
 from imae_jax.compute import Compute
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing, native, reading
@@ -267,7 +278,7 @@ def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_
     config.data.dir = mae_config().data.dir
     config.data.evaluate_on.update(dict(train=100, validation=100, test=100))
     config.evals = ConfigDict({"reconstruction": config.evals.reconstruction.to_dict()})
-    numbers = train.evaluate(config, tmp_path / "run")
+    numbers = evaluation.evaluate(config, tmp_path / "run")
     assert 0 < numbers["reconstruction/ratio"] < 10
 
 
@@ -582,7 +593,7 @@ def test_imported_classes_have_to_be_those_of_the_data(workdirs, tmp_path):
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     config = read_config(tmp_path / "run")
     config.data.dir = read_config(workdirs["finetune"]).data.dir
-    assert train.evaluate(config, tmp_path / "run")
+    assert evaluation.evaluate(config, tmp_path / "run")
     meta = load(tmp_path / "run").meta
     renamed = dict(meta) | {"class_names": [f"animal {n}" for n in range(10)]}
     arrays = {"params": load(tmp_path / "run").params}
@@ -590,7 +601,7 @@ def test_imported_classes_have_to_be_those_of_the_data(workdirs, tmp_path):
         tmp_path / "animals", config, arrays, renamed, tmp_path / "w.safetensors"
     )
     with pytest.raises(UserError, match="its class_names was"):
-        train.evaluate(read_config(tmp_path / "animals"), tmp_path / "animals")
+        evaluation.evaluate(read_config(tmp_path / "animals"), tmp_path / "animals")
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -9,7 +9,7 @@ import imae_jax
 import main
 from configs import demo as demo_config
 from configs import studies
-from imae_jax import demo, describe, runs, study, train, validate
+from imae_jax import config_checks, demo, describe, evaluation, runs, study, train
 from imae_jax.data import sources
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing
@@ -77,7 +77,7 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
     "call",
     [
         lambda config, address: train.train(config, address),
-        lambda config, address: train.evaluate(config, address),
+        lambda config, address: evaluation.evaluate(config, address),
         lambda config, address: describe.describe(config, address),
         lambda config, address: demo.demo(demo_config.get_config("digits"), address),
         lambda config, address: study.study(studies.get_config("mask,digits"), address),
@@ -102,7 +102,7 @@ def test_every_text_of_a_config_is_looked_at(key, imae_config, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     config = imae_config()
     config.update_from_flattened_dict({key: "gs://bucket/x"})
-    for check in check_paths, validate.check_sections:
+    for check in check_paths, config_checks.check_sections:
         with pytest.raises(UserError, match=f"^{key}='gs://bucket/x' is not possible"):
             check(config)
     with pytest.raises(UserError, match=f"^{key}="):

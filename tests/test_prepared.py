@@ -11,6 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from test_decode import encoded
 
+from imae_jax import runtime
 from imae_jax.data import cache, prepared, sources
 from imae_jax.data.encoding import png
 from imae_jax.errors import UserError
@@ -107,7 +108,7 @@ def test_a_damaged_cache_is_made_again(odd, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load, _ = odd
     expected = np.array(load().splits["train"].images)
-    (place,) = cache.folder().iterdir()
+    (place,) = runtime.folder().iterdir()
     (place / "train.image.npy").unlink()
     np.testing.assert_array_equal(load().splits["train"].images, expected)
     (place / "train.image.npy").write_bytes(b"half")
@@ -416,12 +417,12 @@ def test_the_cache_keeps_nothing_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     arrays = {"x": np.arange(3), "y": np.arange(2)}
     cache.cached(["key"], lambda: arrays)
-    assert list(cache.folder().iterdir()) == []
+    assert list(runtime.folder().iterdir()) == []
     cache.cached(["key"], lambda: arrays)
     found = cache.cached(["key"], lambda: pytest.fail("made again"))
     np.testing.assert_array_equal(found["y"], [0, 1])
     cache.cached(["other key"], lambda: arrays)
-    assert len(list(cache.folder().iterdir())) == 2
+    assert len(list(runtime.folder().iterdir())) == 2
 
 
 def test_statistics_are_exact_and_can_be_divided_by():

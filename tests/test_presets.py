@@ -12,7 +12,7 @@ from PIL import Image
 from test_folder import make
 
 from configs import datasets, imae, mae, studies, transfer
-from imae_jax import pretrained, setup, steps, train, workdirs
+from imae_jax import evaluation, pretrained, setup, steps, train, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.data import prepared, shapes
 from imae_jax.errors import UserError
@@ -215,7 +215,7 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
         Image.fromarray(pixels).save(tmp_path / "data" / name)
     workdir = train_both("folder", tmp_path)
     config = train.workdirs.read_config(workdir)
-    found = train.evaluate(config, workdir)
+    found = evaluation.evaluate(config, workdir)
     said = capsys.readouterr().out
     for name in ("semantics", "probes"):
         assert f"{name} is left out, the images are of no class" in said
@@ -252,7 +252,7 @@ def test_images_that_are_not_square(tmp_path):
     run = not_square(tmp_path, imae, teacher=dict(init=str(teacher)))
     config = workdirs.read_config(run)
     del config.evals.probes  # of whole images, and slow
-    found = train.evaluate(config, run)
+    found = evaluation.evaluate(config, run)
     assert {"separability/subordinate/r2", "reconstruction/dominant/ratio"} <= set(found)
     assert html.write_report(run).exists()
     for kind, ending in (("safetensors", ".safetensors"), ("timm", ".safetensors")):
@@ -274,7 +274,7 @@ def test_a_run_from_before_there_was_a_background_is_resumed(tmp_path):
     stored = json.loads(path.read_text())
     del stored["data"]["files"]["background"]
     path.write_text(json.dumps(stored))
-    assert train.evaluate(workdirs.read_config(tmp_path / "run"), tmp_path / "run")
+    assert evaluation.evaluate(workdirs.read_config(tmp_path / "run"), tmp_path / "run")
     assert int(train.train(config, tmp_path / "run").step) == 4
     config.data.files.background = "black"
     with pytest.raises(UserError, match="data.files.background is 'white' there, 'black'"):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import files, logs, processes, runs, sharding, train, workdirs
+from imae_jax import evaluation, files, logs, processes, runs, sharding, train, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
 
@@ -135,7 +135,7 @@ def test_one_of_two_is_terminated_and_both_save_and_end(mae_config, start_two, t
 
 
 def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
-    expected = train.evaluate(workdirs.read_config(teacher), teacher)
+    expected = evaluation.evaluate(workdirs.read_config(teacher), teacher)
     shutil.copytree(teacher, tmp_path / "copy")
     end(start_two("eval", f"--workdir={tmp_path / 'copy'}"))
     found = files.read_json(tmp_path / "copy" / "eval.json")

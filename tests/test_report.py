@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from imae_jax import files, train, workdirs
+from imae_jax import evaluation, files, train, workdirs
 from imae_jax.errors import UserError
 from imae_jax.report import charts, explorer, figures, headlines, html, summary
 
@@ -111,7 +111,7 @@ def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
     baselines = config.evals.separability.baseline_runs
     baselines.without_distillation = str(tmp_path / "other")
     with pytest.raises(UserError, match="without_distillation=.* its patch size is 4"):
-        train.evaluate(config, tmp_path / "imae")
+        evaluation.evaluate(config, tmp_path / "imae")
 
 
 def test_tables_say_only_what_was_measured():

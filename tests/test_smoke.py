@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import imae_jax
-from imae_jax import train
+from imae_jax import evaluation, train
 from imae_jax.interop import exporting
 
 pytestmark = pytest.mark.smoke
@@ -30,7 +30,7 @@ def run(imae_config, tmp_path_factory):
     del config.explorer
     config.evals.separability.alphas = ()
     config.data.evaluate_on.update(dict(train=40, validation=40, test=40))
-    train.evaluate(config, workdir)
+    evaluation.evaluate(config, workdir)
     return workdir
 
 

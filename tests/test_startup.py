@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imae_jax import chips, startup
+from imae_jax import runtime
 
 ROOT = Path(__file__).parent.parent
 UNSET = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR")
@@ -94,9 +94,9 @@ def test_a_second_training_run_compiles_nothing_new(data_dir, tmp_path):
 def test_the_tpus_compiler_is_silent_where_there_is_no_tpu(data_dir, tmp_path):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (requirements-parity.txt)")
-    if any(next(Path("/dev").glob(name), None) for name in startup.TPU_DEVICES):
+    if any(next(Path("/dev").glob(name), None) for name in runtime.TPU_DEVICES):
         pytest.skip("there is a TPU here")
-    told = {"JAX_PLATFORMS", *startup.TPU_VARIABLES, *chips.ALONE}
+    told = {"JAX_PLATFORMS", *runtime.TPU_VARIABLES, *runtime.ALONE}
     # Another process may use the compiler meanwhile; it then ends before it complains.
     environment = {k: v for k, v in os.environ.items() if k not in told}
     environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
@@ -118,27 +118,27 @@ def test_the_tpus_compiler_is_silent_where_there_is_no_tpu(data_dir, tmp_path):
 
 @pytest.mark.parametrize("device", ["accel0", "vfio/0"])
 def test_nothing_is_changed_for_a_tpu_that_is_there(device, tmp_path, monkeypatch):
-    for name in (*startup.TPU_VARIABLES, *chips.ALONE):
+    for name in (*runtime.TPU_VARIABLES, *runtime.ALONE):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / device).parent.mkdir(exist_ok=True)
     (tmp_path / device).touch()
     before = dict(os.environ)
-    assert not startup.quiet_tpu_compiler(tmp_path)
+    assert not runtime.quiet_tpu_compiler(tmp_path)
     assert dict(os.environ) == before
 
 
 def test_nothing_is_changed_for_a_tpu_that_is_meant(tmp_path, monkeypatch):
-    for name in (*startup.TPU_VARIABLES, *chips.ALONE):
+    for name in (*runtime.TPU_VARIABLES, *runtime.ALONE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TPU_NAME", "mine")
     before = dict(os.environ)
-    assert not startup.quiet_tpu_compiler(tmp_path)
+    assert not runtime.quiet_tpu_compiler(tmp_path)
     assert dict(os.environ) == before
     monkeypatch.delenv("TPU_NAME")
-    for name in chips.ALONE:  # so that monkeypatch undoes it
+    for name in runtime.ALONE:  # so that monkeypatch undoes it
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     (tmp_path / "vfio").mkdir()
     (tmp_path / "vfio" / "vfio").touch()  # there on many machines
-    assert startup.quiet_tpu_compiler(tmp_path)
-    assert os.environ.items() >= chips.ALONE.items()
+    assert runtime.quiet_tpu_compiler(tmp_path)
+    assert os.environ.items() >= runtime.ALONE.items()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import runs, setup, train, workdirs
+from imae_jax import evaluation, runs, setup, train, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.data.pairs import Pairs
 from imae_jax.data.parts import parts_of
@@ -132,7 +132,7 @@ def test_data_that_changed_is_refused(imae_config, undisturbed, monkeypatch):
 
     monkeypatch.setattr(setup.sources, "load", renamed)
     with pytest.raises(UserError, match="data set has changed .* its class_names was"):
-        train.evaluate(imae_config(), undisturbed[0])
+        evaluation.evaluate(imae_config(), undisturbed[0])
 
 
 def test_evaluation_sees_pixels_in_the_units_of_training(
@@ -143,7 +143,7 @@ def test_evaluation_sees_pixels_in_the_units_of_training(
         if name != "reconstruction":
             del config.evals[name]
     del config.explorer
-    expected = train.evaluate(config, undisturbed[0])
+    expected = evaluation.evaluate(config, undisturbed[0])
     whole = setup.sources.load
 
     def another_copy(*args, **options):
@@ -151,7 +151,7 @@ def test_evaluation_sees_pixels_in_the_units_of_training(
         return dataclasses.replace(dataset, mean=dataset.mean + 9, std=dataset.std * 2)
 
     monkeypatch.setattr(setup.sources, "load", another_copy)
-    assert train.evaluate(config, undisturbed[0]) == expected
+    assert evaluation.evaluate(config, undisturbed[0]) == expected
 
 
 def test_a_finished_run_is_left_as_it_is(imae_config, undisturbed):

@@ -9,7 +9,17 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import files, losses, runs, setup, sharding, steps, train, workdirs
+from imae_jax import (
+    evaluation,
+    files,
+    losses,
+    runs,
+    setup,
+    sharding,
+    steps,
+    train,
+    workdirs,
+)
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.trees import tree_leaves
@@ -176,7 +186,7 @@ def test_metrics_and_evaluation(mode, run_of):
     names = [f"accuracy/{pool}" for pool in pools] if len(pools) > 1 else ["accuracy"]
     assert {"loss/total", *names} <= lines[-1].keys()
     assert all(0 <= line[name] <= 1 for line in lines for name in names)
-    found = train.evaluate(workdirs.read_config(workdir), workdir)
+    found = evaluation.evaluate(workdirs.read_config(workdir), workdir)
     assert found == json.loads((workdir / "eval.json").read_text())
     measured = ("accuracy", "top5_accuracy", "loss")
     expected = {f"classification/{pool}/{name}" for pool in pools for name in measured}
@@ -200,7 +210,7 @@ def test_evaluation_equals_the_network_applied_by_hand(run_of):
     images = (split.images - made.dataset.mean) / made.dataset.std
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = made.model.apply(variables, images, is_training=False)
-    found = train.evaluate(config, workdir)
+    found = evaluation.evaluate(config, workdir)
     for pool, by_class in logits.items():
         accuracy = (np.argmax(by_class, axis=1) == split.labels).mean()
         assert found[f"classification/{pool}/accuracy"] == pytest.approx(accuracy)
@@ -383,7 +393,7 @@ def test_training_learns(mode, transfer_config, tmp_path):
     for name in names:
         curve = [line[name] for line in lines]
         assert np.mean(curve[-4:]) > max(0.4, 2 * curve[0]), name
-    found = train.evaluate(config, tmp_path)
+    found = evaluation.evaluate(config, tmp_path)
     assert found["classification/mean/accuracy"] > 0.5
 
 

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,15 +13,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from imae_jax.runtime import folder
+
 # Raise it when what is cached is made in another way.
 FORMAT = 3
 NAMES_FILE = "names.json"
-
-
-def folder() -> Path:
-    """The cache folder; it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "imae_jax"
 
 
 def cached(

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imae_jax.data import cache, shapes
+from imae_jax import runtime
+from imae_jax.data import shapes
 from imae_jax.data.archives import FromArchive
 from imae_jax.data.cifar import Cifar10, Cifar100
 from imae_jax.data.digits import Digits
@@ -57,7 +58,7 @@ def prepare(name: str, data_dir: Path) -> Path:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         own = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
-        elsewhere = cache.folder() / "prepared" / own
+        elsewhere = runtime.folder() / "prepared" / own
         for base in (data_dir, elsewhere):
             if (base / name / version / INFO_FILE).exists():
                 return base / name / version

@@ -5,13 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import (
-    as_features,
-    as_numbers,
-    as_text,
-    centred,
-    check_rows,
-)
+from imae_jax.evaluators.arrays import as_features, as_numbers, as_text, centred, check_rows
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.linear import Moments
 from imae_jax.mixing import BRANCHES

@@ -27,13 +27,7 @@ from imae_jax.evaluators.arrays import (
     check_rows,
 )
 from imae_jax.evaluators.encoders import EncodedMixtures, Encoder
-from imae_jax.evaluators.inputs import (
-    Batch,
-    HeldOut,
-    Network,
-    latents_of_images,
-    rows_of,
-)
+from imae_jax.evaluators.inputs import Batch, HeldOut, Network, latents_of_images, rows_of
 from imae_jax.evaluators.latents import TOKENS, Latents, measure
 from imae_jax.evaluators.linear import RIDGES, Moments
 from imae_jax.evaluators.names import at

@@ -5,13 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import (
-    Batch,
-    HeldOut,
-    Network,
-    latents_of_images,
-    rows_of,
-)
+from imae_jax.evaluators.inputs import Batch, HeldOut, Network, latents_of_images, rows_of
 from imae_jax.evaluators.names import at
 from imae_jax.evaluators.separability import BASELINES
 from imae_jax.mixing import BRANCHES

@@ -11,7 +11,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import files, model, patches, runs, sharding, steps, trees, validate, workdirs
+from imae_jax import (
+    config_checks,
+    files,
+    model,
+    patches,
+    runs,
+    sharding,
+    steps,
+    trees,
+    workdirs,
+)
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.data.images import parse_size
 from imae_jax.errors import UserError
@@ -94,7 +104,7 @@ def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
     if found.kind == "imae":
         config.loss.branches = found.branches
     image_shape = (*found.image_size, found.channels)
-    validate.check_model(config, image_shape)
+    config_checks.check_model(config, image_shape)
     network = runs.build_model(config, image_shape)
     params = _params(found, network)
     if found.kind != "encoder":

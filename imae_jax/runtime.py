@@ -7,8 +7,14 @@ from pathlib import Path
 
 import jax
 
-from imae_jax import chips
-from imae_jax.data import cache
+# Where there is no TPU, its compiler asks the network for one, complains that it got no
+# answer, and lets no other process use it, unless it is told not to.
+ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 # <malloc.h> and <sys/mman.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX, MADV_HUGEPAGE = -1, -4, -8, 14
@@ -50,7 +56,7 @@ def keep_memory() -> bool:
 def keep_compiled() -> None:
     """Has JAX keep compiled programs on disk; JAX_COMPILATION_CACHE_DIR says where else."""
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))
         jax.config.update("jax_compilation_cache_max_size", 4 * 10**9)
 
 
@@ -73,5 +79,17 @@ def quiet_tpu_compiler(devices: Path = Path("/dev")) -> bool:
     is_there = any(next(devices.glob(name), None) for name in TPU_DEVICES)
     if is_there or not os.environ.keys().isdisjoint(TPU_VARIABLES):
         return False
-    chips.stand_alone()
+    stand_alone()
     return True
+
+
+def folder() -> Path:
+    """The cache folder; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "imae_jax"
+
+
+def stand_alone() -> None:
+    """Sets what of `ALONE` is not set; before JAX starts its backends."""
+    for key, value in ALONE.items():
+        os.environ.setdefault(key, value)

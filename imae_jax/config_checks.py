@@ -8,17 +8,11 @@ from imae_jax.compute import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.data.images import parse_size
 from imae_jax.data.pixels import is_colour
 from imae_jax.data.sources import Dataset
-from imae_jax.errors import UserError
-from imae_jax.optim import duration_steps
+from imae_jax.errors import UserError, require
+from imae_jax.optim import run_steps
 from imae_jax.patches import grid_size, num_visible
 from imae_jax.paths import check_paths
 from imae_jax.transformer import decode_variant
-
-
-def require(ok: bool, key: str, value, allowed: str) -> None:
-    """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
-    if not ok:
-        raise UserError(f"{key}={value!r} is not possible: it must be {allowed}")
 
 
 def _check_transformer(size, section: str) -> None:
@@ -151,22 +145,6 @@ def check_mixtures(config: ConfigDict) -> None:
             "teacher.init is empty, but distillation needs a teacher: give the workdir of "
             "a run of configs/mae.py, or set loss.distill_weight=0"
         )
-
-
-def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
-    """Returns (total_steps, warmup_steps)."""
-    batch_size = config.train.batch_size
-    sizes = dict(batch_size=batch_size, num_examples=num_examples)
-    total = duration_steps(config.train, "total", **sizes)
-    require(total >= 1, "train.total", total, "at least one step")
-    warmup = duration_steps(config.optim, "warmup", **sizes, total_steps=total)
-    require(
-        0 <= warmup < total,
-        "optim.warmup",
-        warmup,
-        f"shorter than the run's {total} steps",
-    )
-    return total, warmup
 
 
 def check_mesh(fsdp: int, num_devices: int) -> None:

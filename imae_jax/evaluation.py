@@ -1,0 +1,172 @@
+"""`evaluate(config, workdir)`: every evaluator of a config on a run's newest checkpoint."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from imae_jax import (
+    files,
+    processes,
+    runs,
+    sharding,
+    steps,
+    validate_evals,
+    workdirs,
+)
+from imae_jax.classifier import Classifier
+from imae_jax.data.parts import parts_of
+from imae_jax.errors import Terminated, UserError
+from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
+from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network
+from imae_jax.evaluators.names import conditions, count_of
+from imae_jax.files import EVAL_FILE, SETTINGS_FILE
+from imae_jax.model import as_mae
+from imae_jax.paths import local_path
+from imae_jax.report import explorer, figures
+from imae_jax.setup import (
+    load_data,
+)
+
+
+def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Runs every evaluator in `config.evals` on the run's newest checkpoint.
+
+    Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir.
+
+    Returns:
+      The numbers of `eval.json`, by name.
+    Raises:
+      UserError: if the run, its teacher or a baseline run is missing or does not fit.
+    """
+    workdir = local_path(workdir, "workdir").absolute()
+    config = config.copy_and_resolve_references()
+    workdirs.settle_dtype([config], [workdir])
+    workdirs.check_same_config(config, workdir)
+    dataset = load_data(config)
+    mesh = sharding.make_mesh()
+    run = runs.load_run(workdir, "workdir", mesh)
+    validate_evals.check_evals(config, run.model, dataset.sizes, mesh.size)
+    networks = networks_of(config, run, mesh)
+    found = dict(
+        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
+    )
+    # Weights from elsewhere name no classes.
+    what = [name for name in found if run.meta[name] or name != "class_names"]
+    if isinstance(run.model, Classifier) and not run.model.pools:
+        raise UserError(
+            f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
+            "to a run of configs/transfer.py"
+        )
+    runs.check_same_data(found, run.meta, what)
+    dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
+    # Pixels in the units that the run was trained in.
+    mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))
+    dataset = dataclasses.replace(dataset, mean=mean, std=std)
+    # A classifier has neither mask nor decoder.
+    mask_ratio = config.mask.ratio if "mask" in config else None
+    held_out = HeldOut(
+        dataset=dataset,
+        patch_size=run.model.patch_size,
+        num_patches=run.model.num_patches,
+        mask_ratio=mask_ratio,
+        norm_pix="loss" in config and config.loss.norm_pix,
+    )
+    results, settings = {}, {}
+    for name, options in config.evals.items():
+        if name in NEED_LABELS and len(dataset.class_names) < 2:
+            count = len(dataset.class_names) or "no"
+            print(f"{workdir.name}: {name} is left out, the images are of {count} class")
+            continue
+        if processes.are_told_to_end():
+            raise Terminated(f"{workdir} is not measured yet")
+        print(f"{workdir.name}: measuring {name}", flush=True)
+        used = validate_evals.options_of(options)
+        found = dict(EVALUATORS[name](networks, held_out, **used))
+        count = held_out.count(options.split)
+        measured_on = dict(split=dataset.published[options.split], checkpoint=run.step)
+        for metric, value in found.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name}/{metric} is {value}; nothing was written")
+            key = f"{name}/{metric}"
+            results[key] = value
+            settings[key] = {
+                **measured_on,
+                "count": count_of(metric, found, count),
+                **conditions(key, options, mask_ratio),
+            }
+    if "reconstruction" in config.evals:
+        options = config.evals.reconstruction
+        figures.reconstructions(
+            networks["student"], held_out, workdir / "figures", **options
+        )
+    if "explorer" in config:
+        print(f"{workdir.name}: drawing the report's panel", flush=True)
+        folder = workdir / "figures"
+        if not explorer.write(networks["student"], held_out, folder, **config.explorer):
+            print("no panel: with loss.norm_pix predictions have no units to show them in")
+    files.write_json(workdir / SETTINGS_FILE, settings)
+    files.write_json(workdir / EVAL_FILE, results)
+    return results
+
+
+def networks_of(
+    config: ConfigDict, run: runs.TrainedRun, mesh: Mesh
+) -> dict[str, Network | ClassifyingNetwork]:
+    """The networks that evaluators compare; a baseline without a run is left out.
+
+    Returns:
+      `student`, the run itself, which a classifier is alone; `random`, untrained; where an
+      evaluator needs one, the `teacher`; and those of `evals.separability.baseline_runs`
+      that are given.
+    Raises:
+      UserError: if a run is missing or does not fit.
+    """
+    if isinstance(run.model, Classifier):
+        variables = run.params, run.batch_stats
+        return {"student": steps.make_classifying_network(run.model, *variables, mesh)}
+    found = {"student": run}
+    options = config.evals.get("separability") or {}
+    if NEED_TEACHER.intersection(config.evals):
+        found["teacher"] = load_teacher(config, run, mesh)
+    for name, path in (options.get("baseline_runs") or {}).items():
+        key = f"evals.separability.baseline_runs.{name}"
+        if not path:
+            print(f"no run for baseline {name!r} ({key}): its rows are left out")
+            continue
+        found[name] = runs.load_baseline(path, run.model, key, mesh)
+    networks = {
+        name: steps.make_network(other.model, other.params, mesh)
+        for name, other in found.items()
+    }
+    # The student's encoder under a MAE's `decoder_embed`; no run began with this seed.
+    untrained = as_mae(run.model)
+    seed = 1 + max(other.config.seed for other in found.values())
+    params = jax.jit(
+        lambda: steps.init_params(untrained, seed),
+        out_shardings=sharding.replicated(mesh),
+    )()
+    return networks | {"random": steps.make_network(untrained, params, mesh)}
+
+
+def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.TrainedRun:
+    """The MAE whose latents of each image alone are the evaluators' targets.
+
+    Raises:
+      UserError: if none is named, or it does not fit.
+    """
+    options = config.evals.get("separability") or {}
+    key, path = "evals.separability.teacher", options.get("teacher")
+    if not path:
+        key, path = "teacher.init", config.teacher.init
+    if not path:
+        wanting = ", ".join(sorted(NEED_TEACHER.intersection(config.evals)))
+        raise UserError(
+            "evals.separability.teacher and teacher.init are empty: "
+            f"{wanting} measure against a teacher's latents, give the workdir of a MAE run"
+        )
+    return runs.load_teacher(path, run.model, key, mesh)
