@@ -168,7 +168,8 @@ def run(command: str) -> None:
 
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
-    from imae_jax import demo, describe, files, plan, study, train
+    from imae_jax import demo, describe, files, study, train
+    from imae_jax.aot import plan
     from imae_jax.interop import exporting, importing
     from imae_jax.report import html
 

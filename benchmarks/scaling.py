@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from configs import imae  # noqa: E402
-from imae_jax import ahead, chips, plan, sharding  # noqa: E402
+from imae_jax import sharding  # noqa: E402
+from imae_jax.aot import compile_step, plan, tpu_slices
 
 SLICES = {1: "v5e:1x1", 8: "v5e:2x4", 64: "v5e:8x8", 256: "v5e:16x16"}
 COLUMNS = {
@@ -34,14 +35,14 @@ COLUMNS = {
 
 def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
     """A row of the table."""
-    chip, devices = chips.devices_of(SLICES[num_chips])
+    chip, devices = tpu_slices.devices_of(SLICES[num_chips])
     config = plan.adapted(imae.get_config(preset), "tpu")
     config.mesh.fsdp, config.train.batch_size = fsdp, per_chip * num_chips
     plan.check(config, num_chips, "tpu")
     mesh = sharding.make_mesh(devices, fsdp)
     started = time.perf_counter()
-    step = ahead.trace(config, mesh, "tpu")
-    compiled, need = ahead.compile_step(step, chip.memory)
+    step = compile_step.trace(config, mesh, "tpu")
+    compiled, need = compile_step.compile_step(step, chip.memory)
     found = {
         "chips": num_chips,
         "to_a_copy": mesh.shape["fsdp"],

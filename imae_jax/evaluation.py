@@ -9,15 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import (
-    files,
-    processes,
-    runs,
-    sharding,
-    steps,
-    validate_evals,
-    workdirs,
-)
+from imae_jax import files, processes, runs, sharding, steps, validate_evals, workdirs
 from imae_jax.classifier import Classifier
 from imae_jax.data.parts import parts_of
 from imae_jax.errors import Terminated, UserError
@@ -28,9 +20,7 @@ from imae_jax.files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.model import as_mae
 from imae_jax.paths import local_path
 from imae_jax.report import explorer, figures
-from imae_jax.setup import (
-    load_data,
-)
+from imae_jax.setup import load_data
 
 
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:

@@ -11,13 +11,13 @@ from imae_jax import (
     compute,
     demo,
     evaluation,
-    plan,
     runs,
     sharding,
     study,
     train,
     workdirs,
 )
+from imae_jax.aot import plan
 from imae_jax.errors import UserError
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}

@@ -1,4 +1,4 @@
-from imae_jax import collectives
+from imae_jax.aot import hlo_collectives
 
 # As compilers write it, shortened.
 MODULE = """HloModule jit_step, is_scheduled=true
@@ -41,7 +41,7 @@ ENTRY %main (a: f32[10]) -> f32[10] {
 
 
 def test_every_exchange_is_found_once_with_its_whole_size():
-    found = collectives.read(MODULE)
+    found = hlo_collectives.read(MODULE)
     assert sorted(found) == sorted(
         [
             ("all-reduce", 4 * 2 + 6 * 4, 1, "jit(step)/transpose(jvp(MAE))"),
@@ -57,5 +57,5 @@ def test_every_exchange_is_found_once_with_its_whole_size():
 
 
 def test_a_sum_goes_twice():
-    assert collectives.Collective("all-reduce", 10, 3, "").sent == 60
-    assert collectives.Collective("all-gather", 10, 3, "").sent == 30
+    assert hlo_collectives.Collective("all-reduce", 10, 3, "").sent == 60
+    assert hlo_collectives.Collective("all-gather", 10, 3, "").sent == 30

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from configs import imae, mae, transfer
-from imae_jax import ahead, chips, plan, sharding, steps
-from imae_jax.ahead import Need
+from imae_jax import sharding, steps
+from imae_jax.aot import compile_step as ahead
+from imae_jax.aot import plan, tpu_slices
+from imae_jax.aot.compile_step import Need
 from imae_jax.data import prepared, shapes, sources
 from imae_jax.errors import UserError
 from imae_jax.runs import build_model
@@ -185,13 +187,13 @@ def test_the_cheapest_recomputation_that_fits_is_found(compiler):
 )
 def test_unknown_slices_get_one_line(topology, message):
     with pytest.raises(UserError, match=message):
-        chips.devices_of(topology)
+        tpu_slices.devices_of(topology)
 
 
 def test_a_slice_that_cannot_be_gets_one_line(parity):
     parity("libtpu")
     with pytest.raises(UserError, match="'v5e:3x5' is no slice: .*not divisible") as error:
-        chips.devices_of("v5e:3x5")
+        tpu_slices.devices_of("v5e:3x5")
     assert "\n" not in str(error.value)
 
 
@@ -199,15 +201,15 @@ def test_without_the_compiler_it_is_said_where_to_get_it(monkeypatch):
     def missing(**_):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology")
 
-    monkeypatch.setattr(chips.topologies, "get_topology_desc", missing)
+    monkeypatch.setattr(tpu_slices.topologies, "get_topology_desc", missing)
     with pytest.raises(UserError, match="pip install libtpu"):
-        chips.devices_of("v5e:2x4")
+        tpu_slices.devices_of("v5e:2x4")
 
 
 def test_bad_values_get_one_line_before_compiling(monkeypatch):
     devices = jax.devices()
-    chip = chips.CHIPS["v5e"]
-    monkeypatch.setattr(chips, "devices_of", lambda topology: (chip, devices))
+    chip = tpu_slices.CHIPS["v5e"]
+    monkeypatch.setattr(tpu_slices, "devices_of", lambda topology: (chip, devices))
     for key, value, message in (
         ("mesh.fsdp", 3, "mesh.fsdp=3 .* divisor of the 8 devices"),
         ("train.batch_size", 24, "divisible by 16"),

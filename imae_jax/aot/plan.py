@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import ahead, chips, collectives, config_checks, sharding
+from imae_jax import config_checks, sharding
 from imae_jax import validate_transfer as for_classifiers
-from imae_jax.ahead import Need, Step
+from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
+from imae_jax.aot.compile_step import Need, Step
 from imae_jax.compute import AUTO, REMATS, fastest_type
 from imae_jax.data import sources
 
@@ -33,13 +34,13 @@ def plan(config: ConfigDict, topology: str) -> dict:
     if topology == GPUS:
         chip, devices, platform = None, jax.devices(), "gpu"
     else:
-        (chip, devices), platform = chips.devices_of(topology), "tpu"
+        (chip, devices), platform = tpu_slices.devices_of(topology), "tpu"
     config = adapted(config, platform)
     check(config, len(devices), platform)
     if devices[0].platform != platform:
         config.compute.attention = "xla"  # cuDNN's is lowered on its GPU only
     mesh = sharding.make_mesh(devices, config.mesh.fsdp)
-    step = ahead.trace(config, mesh, platform)
+    step = compile_step.trace(config, mesh, platform)
     found = {
         "topology": topology,
         "devices": mesh.size,
@@ -47,8 +48,8 @@ def plan(config: ConfigDict, topology: str) -> dict:
         "batch_size": config.train.batch_size,
         "parameters": count(step.state.params),
         "teacher_parameters": count(step.teacher),
-        "flops_per_step": ahead.count_flops(config),
-        "argument_bytes": ahead.bytes_each(step[1:4]) + step.resident,
+        "flops_per_step": compile_step.count_flops(config),
+        "argument_bytes": compile_step.bytes_each(step[1:4]) + step.resident,
         "resident_image_bytes": step.resident,
     }
     if devices[0].platform != platform:
@@ -56,7 +57,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
         return found
     memory = int(chip.memory if chip else devices[0].memory_stats()["bytes_limit"])
     print(f"compiling for {topology}, batch {config.train.batch_size:,}", flush=True)
-    compiled, need = ahead.compile_step(step, memory)
+    compiled, need = compile_step.compile_step(step, memory)
     found |= {"bytes": need._asdict(), "fits": need.fits}
     if not need.fits:
         found["cheapest_remat"] = cheapest_remat(config, mesh, platform, memory)
@@ -90,7 +91,7 @@ def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     config_checks.check_data(config)
     sources.check_known(config.data.name, config.data.get("files"))
     config_checks.check_mesh(config.mesh.fsdp, num_devices)
-    dataset = ahead.unseen_data(config)
+    dataset = compile_step.unseen_data(config)
     if config.model.name == "classifier":
         for_classifiers.check(config, dataset)
     config_checks.check(config, dataset, num_devices, platform)
@@ -109,8 +110,8 @@ def cheapest_remat(
     for remat in REMATS[REMATS.index(config.compute.remat) + 1 :]:
         print(f"compiling with compute.remat={remat}", flush=True)
         config.compute.remat = remat
-        step = ahead.trace(config, mesh, platform)
-        if ahead.compile_step(step, memory)[1].fits:
+        step = compile_step.trace(config, mesh, platform)
+        if compile_step.compile_step(step, memory)[1].fits:
             return remat
     return None
 
@@ -124,15 +125,15 @@ def largest_batch(
     """
     config = config.copy_and_resolve_references()
     given, unit = config.train.batch_size, 2 * mesh.size * config.train.accumulate
-    fixed = ahead.bytes_each((step.state, step.teacher)) + step.resident
+    fixed = compile_step.bytes_each((step.state, step.teacher)) + step.resident
     guess = given * (need.limit - fixed) / (need.peak - fixed)
     while (guess := int(guess) // unit * unit) > 0:
         if need.fits and guess <= given:
             return given
         print(f"compiling for batch {guess:,}", flush=True)
         config.train.batch_size = guess
-        tried = ahead.trace(config, mesh, platform)
-        if ahead.compile_step(tried, need.limit)[1].fits:
+        tried = compile_step.trace(config, mesh, platform)
+        if compile_step.compile_step(tried, need.limit)[1].fits:
             return guess
         guess *= 0.95
     return 0
@@ -168,7 +169,7 @@ def least_sent(step: Step, config: ConfigDict, mesh: Mesh) -> float:
 
 def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
     """What devices exchange in a step, and how much each has to send at least."""
-    exchanged = collectives.read(compiled.as_text())
+    exchanged = hlo_collectives.read(compiled.as_text())
     sent = sum(x.sent for x in exchanged)
     least = least_sent(step, config, mesh) if mesh.size > 1 else 0
     expected = ["all-reduce"]
@@ -183,7 +184,7 @@ def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
     }
 
 
-def floor(found: Mapping, compiled, chip: chips.Chip) -> dict:
+def floor(found: Mapping, compiled, chip: tpu_slices.Chip) -> dict:
     """Seconds that a step takes at least: for its products, HBM, and the links.
 
     Of HBM: to read the arguments once, and to write the new state. (The compiler's own

@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation: memory, FLOPs and traffic of steps on absent devices."""
