@@ -168,8 +168,9 @@ def run(command: str) -> None:
 
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
-    from imae_jax import demo, describe, files, study, train
+    from imae_jax import files, train
     from imae_jax.aot import plan
+    from imae_jax.commands import demo, describe_data, study
     from imae_jax.interop import exporting, importing
     from imae_jax.report import html
 
@@ -177,7 +178,7 @@ def work(command: str, config, workdir: str) -> None:
         report = demo.demo(config, workdir)
         print(f"\n{html.read_as_text(workdir)}\nReport: {report}")
     elif command == "data":
-        print(describe.describe(config, workdir or "runs/data"))
+        print(describe_data.describe(config, workdir or "runs/data"))
     elif command == "train":
         train.train(config, workdir)
     elif command == "study":

@@ -6,18 +6,9 @@ import pytest
 
 from configs import demo as demo_config
 from configs import imae, mae, studies
-from imae_jax import (
-    cells,
-    compute,
-    demo,
-    evaluation,
-    runs,
-    sharding,
-    study,
-    train,
-    workdirs,
-)
+from imae_jax import compute, evaluation, runs, sharding, train, workdirs
 from imae_jax.aot import plan
+from imae_jax.commands import demo, study, study_grid
 from imae_jax.errors import UserError
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
@@ -99,7 +90,7 @@ def test_all_runs_of_a_study_are_of_one_type(machine, data_dir, tmp_path, monkey
     study.study(make(), tmp_path)
     assert {cell.config.compute.dtype for cell in found} == {"bfloat16"}
     assert trained[0][0] in [cell.folder(tmp_path) for cell in found]
-    assert all(isinstance(cell, cells.Cell) for cell in found)
+    assert all(isinstance(cell, study_grid.Cell) for cell in found)
     stored_study = json.loads((tmp_path / "branches" / "study_config.json").read_text())
     types = {run["compute"]["dtype"] for run in stored_study["runs"].values()}
     assert types == {"bfloat16"}

@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import datasets, studies
-from imae_jax import cells
+from imae_jax.commands import study_grid
 from imae_jax.errors import UserError
 
 
@@ -16,7 +16,7 @@ def make(name="distillation", **changes):
 
 
 def cell(config, arm="imae", role="imae", seed=0):
-    return cells.make_cell(config, arm, role, seed)
+    return study_grid.make_cell(config, arm, role, seed)
 
 
 @pytest.mark.parametrize("dataset", datasets.PRESETS)
@@ -28,7 +28,7 @@ def test_every_study_of_every_data_set_has_cells(name, dataset):
         return
     config = studies.get_config(f"{name},{dataset}")
     config.seeds = (0,)
-    grid = cells.make_grid(config)
+    grid = study_grid.make_grid(config)
     for column in config.columns.values():
         assert any(role == column.run for _, role, _ in grid), column.label
     assert {role.base for arm in config.arms.values() for role in arm.runs.values()} == set(
@@ -37,7 +37,7 @@ def test_every_study_of_every_data_set_has_cells(name, dataset):
     for (arm, role, _), found in grid.items():
         for parent in found.parents.values():
             assert parent.training in {grid[key].training for key in grid if key[0] == arm}
-        assert "run:" not in found.resolved(cells.Path("there")).to_json(), role
+        assert "run:" not in found.resolved(study_grid.Path("there")).to_json(), role
 
 
 def test_a_cell_is_known_by_what_is_trained_and_what_is_measured():
@@ -76,7 +76,7 @@ def test_what_a_cell_starts_from_is_part_of_it():
 
 def test_a_seed_covers_teacher_and_student():
     config = make(seeds=(3, 5))
-    grid = cells.make_grid(config)
+    grid = study_grid.make_grid(config)
     for (_, role, seed), found in grid.items():
         assert found.config.seed == seed + (1000 if role == "other_teacher" else 0)
         for parent in found.parents.values():
@@ -90,7 +90,7 @@ def test_a_seed_covers_teacher_and_student():
 def test_the_folder_of_the_data_is_said_once():
     config = make("mae_vs_imae")
     config.data_dir = "elsewhere"
-    for found in cells.make_grid(config).values():
+    for found in study_grid.make_grid(config).values():
         assert found.config.data.dir == "elsewhere"
 
 
@@ -106,7 +106,7 @@ def test_two_studies_share_a_teacher():
 
 
 def test_parents_stand_before_their_children():
-    grid = cells.make_grid(make("mae_vs_imae"))
+    grid = study_grid.make_grid(make("mae_vs_imae"))
     names = [found.name for found in grid["imae", "finetune", 0].ancestors()]
     assert names[0] == "i-MAE: teacher, seed 0"
     assert names[-1] == "i-MAE: student, seed 0"
@@ -130,7 +130,7 @@ def test_parents_workdirs_are_filled_in(tmp_path):
 )
 def test_impossible_grids(change, message):
     with pytest.raises(UserError) as error:
-        cells.make_grid(make(**change))
+        study_grid.make_grid(make(**change))
     assert message in str(error.value)
 
 
@@ -138,12 +138,12 @@ def test_a_study_without_arms():
     config = make()
     config.arms = ConfigDict()
     with pytest.raises(UserError, match="0 arms and seeds"):
-        cells.make_grid(config)
+        study_grid.make_grid(config)
 
 
 def test_configs_that_are_no_study():
     with pytest.raises(UserError, match="--config describes no study: it has no 'name'"):
-        cells.make_grid(ConfigDict())
+        study_grid.make_grid(ConfigDict())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_references_that_lead_nowhere(key, value, message):
     config = make()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError) as error:
-        cells.make_grid(config)
+        study_grid.make_grid(config)
     assert message in str(error.value)
 
 
@@ -166,7 +166,7 @@ def test_changes_of_keys_that_do_not_exist():
     config = make()
     config.arms.imae.runs.imae.change = ConfigDict(dict(mix=dict(alfa=0.1)))
     with pytest.raises(UserError, match=r"arms.imae.runs.imae.change: .*alfa"):
-        cells.make_grid(config)
+        study_grid.make_grid(config)
 
 
 def test_unknown_study_or_data_set():

@@ -6,14 +6,14 @@ from PIL import Image
 from test_folder import make
 
 from configs import imae, mae
-from imae_jax import describe
+from imae_jax.commands import describe_data
 from imae_jax.errors import UserError
 
 
 def test_digits_are_counted_and_shown(data_dir, tmp_path):
     config = imae.get_config("digits")
     config.data.dir = data_dir
-    text = describe.describe(config, tmp_path)
+    text = describe_data.describe(config, tmp_path)
     assert "train        1,297 images, 121 to 145 a class" in text
     assert "test         300 images" in text and "8x8, grey" in text
     assert "scored on 300 of test" in text and "feed         resident" in text
@@ -32,7 +32,7 @@ def test_a_folder_says_what_was_left_out_and_set_aside(tmp_path):
     config = mae.get_config("folder")
     config.data.dir = str(tmp_path / "mine")
     config.data.on_bad_image = "skip"
-    text = describe.describe(config, tmp_path)
+    text = describe_data.describe(config, tmp_path)
     assert "train        18 images, " in text and "test         2 images" in text
     assert "feed         streaming" in text and "classes      2: ant, bee" in text
     assert "fitted on 16 of train" in text and "chosen by 2 of train" in text
@@ -40,7 +40,7 @@ def test_a_folder_says_what_was_left_out_and_set_aside(tmp_path):
     sizes = sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*.png"))
     assert found["bytes_on_disk"] == sizes
     config.data.feed = "resident"
-    assert "feed         resident" in describe.describe(config, tmp_path)
+    assert "feed         resident" in describe_data.describe(config, tmp_path)
 
 
 def test_every_file_is_opened_and_all_that_cannot_be_used_are_listed(tmp_path, capsys):
@@ -62,7 +62,7 @@ def test_every_file_is_opened_and_all_that_cannot_be_used_are_listed(tmp_path, c
     config = mae.get_config("folder_small")
     config.data.dir = str(folder)
     with pytest.raises(UserError, match="13 images cannot be used .*on_bad_image=skip"):
-        describe.describe(config, tmp_path)
+        describe_data.describe(config, tmp_path)
     said = capsys.readouterr().out
     assert "train: 12 images cannot be used" in said and "and 2 more, see" in said
     assert "train/a/3.png is no image of a known kind" in said
@@ -77,7 +77,7 @@ def test_every_file_is_opened_and_all_that_cannot_be_used_are_listed(tmp_path, c
     assert found["skipped_images"] == 13 and found["splits"]["train"]["images"] == 20
     assert (tmp_path / "folder/contact_sheet.png").exists()
     config.data.on_bad_image = "skip"
-    assert "unusable     13 images; left out" in describe.describe(config, tmp_path)
+    assert "unusable     13 images; left out" in describe_data.describe(config, tmp_path)
 
 
 def test_where_nothing_can_be_used_all_are_still_listed(tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_where_nothing_can_be_used_all_are_still_listed(tmp_path, capsys):
     config = mae.get_config("folder_small")
     config.data.dir = str(tmp_path / "mine")
     with pytest.raises(UserError, match="none of 4 of 4 images can be used"):
-        describe.describe(config, tmp_path)
+        describe_data.describe(config, tmp_path)
     assert capsys.readouterr().out.count("is no image of a known kind") == 6
     found = json.loads((tmp_path / "folder/data.json").read_text())
     assert sum(map(len, found["unusable"].values())) == 6
@@ -97,7 +97,7 @@ def test_images_without_classes_are_shown(tmp_path):
     make(tmp_path / "mine", *[f"{i}.png" for i in range(30)])
     config = mae.get_config("folder")
     config.data.dir = str(tmp_path / "mine")
-    text = describe.describe(config, tmp_path)
+    text = describe_data.describe(config, tmp_path)
     assert "train        27 images\n" in text and "classes      0\n" in text
     assert (tmp_path / "folder/contact_sheet.png").exists()
 
@@ -106,4 +106,4 @@ def test_a_demo_has_no_data_set(tmp_path):
     from configs import demo
 
     with pytest.raises(UserError, match="no section 'data'"):
-        describe.describe(demo.get_config(), tmp_path)
+        describe_data.describe(demo.get_config(), tmp_path)

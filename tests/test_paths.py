@@ -9,7 +9,8 @@ import imae_jax
 import main
 from configs import demo as demo_config
 from configs import studies
-from imae_jax import config_checks, demo, describe, evaluation, runs, study, train
+from imae_jax import config_checks, evaluation, runs, train
+from imae_jax.commands import demo, describe_data, study
 from imae_jax.data import sources
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing
@@ -78,7 +79,7 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
     [
         lambda config, address: train.train(config, address),
         lambda config, address: evaluation.evaluate(config, address),
-        lambda config, address: describe.describe(config, address),
+        lambda config, address: describe_data.describe(config, address),
         lambda config, address: demo.demo(demo_config.get_config("digits"), address),
         lambda config, address: study.study(studies.get_config("mask,digits"), address),
         lambda config, address: imae_jax.load(address),

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from configs import studies
-from imae_jax import cells, study, train
+from imae_jax import train
+from imae_jax.commands import study, study_grid
 from imae_jax.errors import UserError
 from imae_jax.report import html
 from imae_jax.report import studies as tables
@@ -53,7 +54,7 @@ def test_a_study_is_one_table(make, tmp_path, capsys):
     for arm in ("both", "subordinate"):
         numbers = values(folder, arm)
         for seed in (0, 1):
-            cell = cells.make_cell(config, arm, "imae", seed)
+            cell = study_grid.make_cell(config, arm, "imae", seed)
             own = json.loads((cell.folder(tmp_path) / "eval.json").read_text())
             assert numbers[str(seed)] == own["reconstruction/subordinate/ratio"]
         assert numbers["0"] != numbers["1"]

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from imae_jax import evaluation, files, setup, train, workdirs
-from imae_jax.cells import Cell, Grid, make_grid
+from imae_jax.commands.study_grid import Cell, Grid, make_grid
 from imae_jax.errors import UserError
 from imae_jax.paths import check_paths
 from imae_jax.report import studies
