@@ -32,13 +32,14 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from imae_jax import augment, model, objectives, optim, sharding, steps  # noqa: E402
+from imae_jax import model, objectives, optim, sharding, steps  # noqa: E402
 from imae_jax.compute import Compute  # noqa: E402
-from imae_jax.data import sources  # noqa: E402
-from imae_jax.data.decode import NUM_DRAWS, random_box  # noqa: E402
-from imae_jax.data.feeds import Resident, Streaming  # noqa: E402
-from imae_jax.data.images import NUM_THREADS  # noqa: E402
-from imae_jax.data.pairs import Pairs  # noqa: E402
+from imae_jax.data import augment
+from imae_jax.data.encoded_images import NUM_THREADS  # noqa: E402
+from imae_jax.data.image_io import NUM_DRAWS, random_box  # noqa: E402
+from imae_jax.data.input_pipeline import Resident, Streaming  # noqa: E402
+from imae_jax.data.load import load  # noqa: E402
+from imae_jax.data.pair_sampler import Pairs  # noqa: E402
 
 NUM_CIFAR, NUM_FILES = 50_000, 256
 PHOTO = (375, 500)  # the commonest size in ImageNet
@@ -165,7 +166,7 @@ def measure_streaming(folder: Path, seconds: float, peer: bool) -> dict:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(photo(index))
     files = dict(image_size=224, channels=3, centre=0.875)
-    split = sources.load("folder", str(folder), files=files).splits["train"]
+    split = load("folder", str(folder), files=files).splits["train"]
     count, images = len(split.images), split.images
     draws = np.random.default_rng(0).random((count, NUM_DRAWS))
 

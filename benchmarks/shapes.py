@@ -25,8 +25,10 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier  # noqa: E4
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
-from imae_jax import augment  # noqa: E402
-from imae_jax.data import shapes  # noqa: E402
+from imae_jax.data import (
+    augment,  # noqa: E402
+    shapes,  # noqa: E402
+)
 from imae_jax.model import Encoder  # noqa: E402
 
 BATCH = 32

@@ -5,9 +5,9 @@ import math
 from ml_collections import ConfigDict
 
 from imae_jax.compute import ATTENTIONS, AUTO, DTYPES, REMATS
-from imae_jax.data.images import parse_size
-from imae_jax.data.pixels import is_colour
-from imae_jax.data.sources import Dataset
+from imae_jax.data.encoded_images import parse_size
+from imae_jax.data.load import Dataset
+from imae_jax.data.pixel_formats import is_colour
 from imae_jax.errors import UserError, require
 from imae_jax.optim import run_steps
 from imae_jax.patches import grid_size, num_visible

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import files, processes, runs, sharding, steps, validate_evals, workdirs
 from imae_jax.classifier import Classifier
-from imae_jax.data.parts import parts_of
+from imae_jax.data.eval_splits import parts_of
 from imae_jax.errors import Terminated, UserError
 from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network

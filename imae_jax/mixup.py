@@ -9,7 +9,7 @@ where MAE makes one for the whole batch: gradients vary less.
 import jax
 import jax.numpy as jnp
 
-from imae_jax.augment import box_mask
+from imae_jax.data.augment import box_mask
 from imae_jax.mixing import swap_partners
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from imae_jax import augment, losses
+from imae_jax import losses
+from imae_jax.data import augment
 from imae_jax.distill import teacher_latents
 from imae_jax.mixing import draw_mixtures, make_mixtures
 from imae_jax.model import IMAE, MAE, forward

@@ -22,10 +22,11 @@ from imae_jax import (
 )
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
-from imae_jax.data import layouts, opening, parts, sources
-from imae_jax.data.feeds import Resident, Streaming
-from imae_jax.data.images import EncodedImages
-from imae_jax.data.pairs import Pairs
+from imae_jax.data import eval_splits, folder_layouts, image_files
+from imae_jax.data.encoded_images import EncodedImages
+from imae_jax.data.input_pipeline import Resident, Streaming
+from imae_jax.data.load import Dataset, Split, check_known, load
+from imae_jax.data.pair_sampler import Pairs
 from imae_jax.model import IMAE, MAE
 from imae_jax.paths import local_path
 
@@ -38,13 +39,13 @@ class Setup:
 
     config: ConfigDict
     workdir: Path
-    dataset: sources.Dataset
+    dataset: Dataset
     mesh: Mesh
     model: MAE | IMAE | Classifier
     teacher: runs.TrainedRun | None
 
     @property
-    def train_split(self) -> sources.Split:
+    def train_split(self) -> Split:
         """What is trained on."""
         return self.dataset.splits["train"]
 
@@ -59,7 +60,7 @@ class Setup:
         return self.teacher is not None and self.config.loss.distill_weight > 0
 
 
-def is_resident(config: ConfigDict, split: sources.Split, num_devices: int) -> bool:
+def is_resident(config: ConfigDict, split: Split, num_devices: int) -> bool:
     """Whether images live on the devices, or are sent step by step, see `data.feed`."""
     if config.data.feed != "auto":
         return config.data.feed == "resident"
@@ -70,7 +71,7 @@ def is_resident(config: ConfigDict, split: sources.Split, num_devices: int) -> b
     return split.images.nbytes / num_parts <= config.data.resident_gb * 1e9
 
 
-def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
+def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     """Checks all that can be said before the teacher is there; returns data and devices.
 
     `compute.dtype` has been settled, see `workdirs.settle_dtype`.
@@ -79,7 +80,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     workdirs.check_same_config(config, workdir)
     dataset = load_data(config)
     if dataset.ignored:
-        ignored = layouts.as_words(dataset.ignored)
+        ignored = folder_layouts.as_words(dataset.ignored)
         print(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
     config_checks.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
@@ -95,14 +96,14 @@ def check(config: ConfigDict, workdir: Path) -> tuple[sources.Dataset, Mesh]:
     return dataset, mesh
 
 
-def _build_model(config: ConfigDict, dataset: sources.Dataset) -> MAE | IMAE | Classifier:
+def _build_model(config: ConfigDict, dataset: Dataset) -> MAE | IMAE | Classifier:
     return runs.build_model(config, dataset.image_shape, len(dataset.class_names))
 
 
-def load_data(config: ConfigDict) -> sources.Dataset:
+def load_data(config: ConfigDict) -> Dataset:
     """Opens the data set of a config, after checking what is said about it."""
     config_checks.check_data(config)
-    return sources.load(
+    return load(
         config.data.name,
         config.data.dir,
         on_bad_image=config.data.on_bad_image,
@@ -111,13 +112,15 @@ def load_data(config: ConfigDict) -> sources.Dataset:
     )
 
 
-def open_files(config: ConfigDict) -> opening.Opened:
+def open_files(config: ConfigDict) -> image_files.Opened:
     """The same for images of any size that lie in files, none of them decoded yet."""
     config_checks.check_data(config)
     data = config.data
-    sources.check_known(data.name, data.get("files"))
+    check_known(data.name, data.get("files"))
     root = local_path(data.dir, "data.dir")
-    return opening.open_files(data.name, root, data.files, config_checks.patch_size(config))
+    return image_files.open_files(
+        data.name, root, data.files, config_checks.patch_size(config)
+    )
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
@@ -165,7 +168,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     data, batch_size = config.data, config.train.batch_size
     num_images = len(split.images)
     if setup.is_resident:
-        split = parts.decoded(split, data.on_bad_image)
+        split = eval_splits.decoded(split, data.on_bad_image)
     rate = config.mix.same_class_rate if "mix" in config else None
     pairs = Pairs(split.labels, config.seed, rate)
     if rate is not None:

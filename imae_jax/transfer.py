@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import jax
 
-from imae_jax import augment, losses, trees
+from imae_jax import losses, trees
 from imae_jax.classifier import Classifier
+from imae_jax.data import augment
+from imae_jax.data.randaugment import rand_augment
 from imae_jax.mixup import mixup_cutmix
 from imae_jax.objectives import Loss, step_keys
-from imae_jax.randaugment import rand_augment
 
 
 def make_loss(

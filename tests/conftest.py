@@ -29,7 +29,7 @@ from hypothesis import settings
 
 from configs import imae, mae, transfer
 from imae_jax import evaluation, train
-from imae_jax.data import sources
+from imae_jax.data.load import load
 
 # No deadlines: the first example of a shape compiles.
 settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
@@ -49,7 +49,7 @@ def pytest_unconfigure():
 def data_dir(tmp_path_factory):
     """A folder with the embedded data set, prepared once."""
     folder = str(tmp_path_factory.mktemp("data"))
-    sources.load("digits", folder)
+    load("digits", folder)
     return folder
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from configs import datasets, imae, mae
 from imae_jax import evaluation, files, train
-from imae_jax.data import outlines, shapes, sources
+from imae_jax.data import outlines, shapes
+from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import attributes, semantics
 from imae_jax.evaluators.factors import as_factor, factors_of
@@ -45,12 +46,12 @@ def make_split(seed):
         pixels[:, column] = UNITS[name] * random.integers(0, number, count)
     images = pixels.reshape(count, 8, 8, 1).astype(np.uint8)
     factors = read(pixels)
-    return sources.Split(images, factors.pop("label"), factors)
+    return Split(images, factors.pop("label"), factors)
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return sources.Dataset(
+    return Dataset(
         splits={name: make_split(seed) for seed, name in enumerate(COUNTS)},
         mean=np.zeros(1, np.float32),  # networks are shown the pixels themselves
         std=np.ones(1, np.float32),
@@ -252,8 +253,7 @@ def test_batches_and_their_filling_change_nothing(made, batch_size):
 
 def test_of_images_of_which_nothing_else_is_known_the_class_is_read(dataset):
     splits = {
-        name: sources.Split(split.images, split.labels)
-        for name, split in dataset.splits.items()
+        name: Split(split.images, split.labels) for name, split in dataset.splits.items()
     }
     made = oracle.held_out(dataclasses.replace(dataset, splits=splits, symmetry={}))
     student = planted(made, [("label", 0), ("label", 0)])
@@ -455,7 +455,7 @@ def test_a_run_on_shapes(tmp_path, monkeypatch):
     factors = {"label", "colour", "background", "size", "x", "y", "rotation"}
     counts = {name: found[f"attributes/{name}/count"] for name in factors}
     assert counts["x"] == 64 > counts["label"] > counts["background"] > 32
-    labels = sources.load("shapes", str(tmp_path / "data")).splits["test"].labels
+    labels = load("shapes", str(tmp_path / "data")).splits["test"].labels
     turns = np.take(shapes.SYMMETRY["rotation"], labels)
     assert counts["rotation"] == (turns > 0).sum() < 64
     for name in factors:

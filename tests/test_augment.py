@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from imae_jax import augment
+from imae_jax.data import augment
 
 KEY = jax.random.key(0)
 

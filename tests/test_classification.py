@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from imae_jax.data.sources import Dataset, Split
+from imae_jax.data.load import Dataset, Split
 from imae_jax.evaluators import classification
 from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
-from imae_jax.data import images, pixels
-from imae_jax.data.decode import NUM_DRAWS, BadImageError, central_box, decode, random_box
+from imae_jax.data import encoded_images, pixel_formats
+from imae_jax.data.image_io import NUM_DRAWS, BadImageError, central_box, decode, random_box
 
 
 def encoded(array, kind="png", **options):
@@ -98,10 +98,10 @@ def test_what_cannot_be_used_is_named(data, message):
 def turned(image, orientation):
     """What a camera stores that was held so: brought upright, it is `image`."""
     exif = Image.Exif()
-    exif[pixels.ORIENTATION] = orientation
+    exif[pixel_formats.ORIENTATION] = orientation
     if orientation == 1:
         return image, exif
-    turn = pixels.TURNS[orientation]
+    turn = pixel_formats.TURNS[orientation]
     back = {
         Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
         Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
@@ -286,7 +286,7 @@ def test_the_central_box_has_the_wanted_ratio():
 
 def files(*data, min_side=1):
     names = [f"image {i}" for i in range(len(data))]
-    return images.EncodedImages(names, lambda i: data[i], (8, 8), 3, min_side, 1.0)
+    return encoded_images.EncodedImages(names, lambda i: data[i], (8, 8), 3, min_side, 1.0)
 
 
 @pytest.mark.parametrize("size", [32, 100])
@@ -303,12 +303,12 @@ def test_nothing_beyond_the_border_is_seen(size):
 def test_bad_images_are_raised_or_left_out():
     good = [noise(8, 8, 3, seed=i) for i in range(3)]
     three = files(encoded(good[0]), b"broken", encoded(good[2]))
-    found, indices = images.decode_all(three, np.arange(3), "skip")
+    found, indices = encoded_images.decode_all(three, np.arange(3), "skip")
     np.testing.assert_array_equal(indices, [0, 2])
     np.testing.assert_array_equal(found, np.stack([good[0], good[2]]))
     with pytest.raises(BadImageError, match="image 1 is no .*data.on_bad_image=skip"):
-        images.decode_all(three, np.arange(3), "raise")
-    found, indices = images.decode_all(files(b"a"), np.arange(1), "skip")
+        encoded_images.decode_all(three, np.arange(3), "raise")
+    found, indices = encoded_images.decode_all(files(b"a"), np.arange(1), "skip")
     assert found.shape == (0, 8, 8, 3) and len(indices) == 0
 
 
@@ -322,6 +322,6 @@ def test_a_file_that_is_gone_is_named():
     def read(index):
         raise FileNotFoundError(2, "No such file", "a.png")
 
-    gone = images.EncodedImages(["a.png"], read, (8, 8), 3, 1, 1.0)
+    gone = encoded_images.EncodedImages(["a.png"], read, (8, 8), 3, 1, 1.0)
     with pytest.raises(BadImageError, match="a.png cannot be read: .*No such file"):
         gone.get(0)

@@ -12,7 +12,7 @@ import pytest
 
 from imae_jax import evaluation, files, runs, sharding, steps, train
 from imae_jax.compute import Compute
-from imae_jax.data import sources
+from imae_jax.data.load import Split, load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import (
     EVALUATORS,
@@ -33,11 +33,11 @@ CLASSIFIER = dict(width=64, epochs=40, batch_size=64, blr=8e-3, weight_decay=0.0
 
 def small(name, data_dir, *, count):
     """The data set with fewer images: `count` to train on, at most 120 in other splits."""
-    dataset = sources.load(name, data_dir)
+    dataset = load(name, data_dir)
     return dataclasses.replace(
         dataset,
         splits={
-            split: sources.Split(examples.images[:number], examples.labels[:number])
+            split: Split(examples.images[:number], examples.labels[:number])
             for split, examples in dataset.splits.items()
             for number in [count if split == "train" else 120]
         },

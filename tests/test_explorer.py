@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from imae_jax import evaluation, patches, train
-from imae_jax.data import sources
+from imae_jax.data.load import Dataset, Split, load
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.report import explorer
@@ -25,7 +25,7 @@ OPTIONS = dict(
 @pytest.fixture(scope="module")
 def held_out(data_dir):
     return HeldOut(
-        dataset=sources.load("digits", data_dir),
+        dataset=load("digits", data_dir),
         patch_size=2,
         num_patches=16,
         mask_ratio=0.5,
@@ -131,8 +131,8 @@ def test_no_pixel_of_a_target_leaks(held_out, tmp_path, side):
 
 def replace_images(held_out, images, side):
     """The same, with random images of another size in every split."""
-    split = sources.Split(images, np.zeros(len(images), np.int64))
-    dataset = sources.Dataset(
+    split = Split(images, np.zeros(len(images), np.int64))
+    dataset = Dataset(
         splits={"train": split, "test": split},
         mean=np.full(3, 127.5, np.float32),
         std=np.full(3, 70.0, np.float32),
@@ -145,7 +145,7 @@ def test_errors_are_those_of_the_reconstruction_evaluator(held_out, tmp_path):
     """Of single passes, on every mixture of a split that holds each pair once."""
     test = held_out.dataset.splits["test"]
     # Both members of every pair alike: then mixtures 2j and 2j + 1 differ in masks only.
-    small = sources.Split(test.images[:16], test.labels[:16])
+    small = Split(test.images[:16], test.labels[:16])
     dataset = dataclasses.replace(
         held_out.dataset, splits={"train": held_out.dataset.splits["train"], "test": small}
     )

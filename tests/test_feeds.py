@@ -9,9 +9,9 @@ import pytest
 from test_decode import encoded, noise
 
 from imae_jax import sharding
-from imae_jax.data.feeds import Resident, Streaming
-from imae_jax.data.images import EncodedImages
-from imae_jax.data.pairs import Pairs
+from imae_jax.data.encoded_images import EncodedImages
+from imae_jax.data.input_pipeline import Resident, Streaming
+from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
 
 NUM_IMAGES, BATCH = 43, 16

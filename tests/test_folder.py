@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imae_jax.data import layouts, sources
-from imae_jax.data.folder import list_folder, list_imagenet
-from imae_jax.data.images import parse_size, reasons
+from imae_jax.data import folder_layouts
+from imae_jax.data.encoded_images import parse_size, reasons
+from imae_jax.data.image_folder import list_folder, list_imagenet
+from imae_jax.data.load import load
 from imae_jax.errors import UserError
 
 FILES = dict(image_size=16, channels=3, centre=1.0)
@@ -62,7 +63,7 @@ def test_one_image_in_ten_is_set_aside_where_nothing_is(tmp_path):
 
 def test_images_without_classes(tmp_path):
     make(tmp_path, *[f"{i}.png" for i in range(4)])
-    dataset = sources.load("folder", str(tmp_path), files=FILES)
+    dataset = load("folder", str(tmp_path), files=FILES)
     assert dataset.class_names == ()
     assert dataset.sizes == {"train": 2, "test": 2}
     assert (dataset.splits["train"].labels == -1).all()
@@ -72,10 +73,10 @@ def test_images_without_classes(tmp_path):
 
 def test_statistics_follow_the_files(tmp_path):
     make(tmp_path, *[f"{i}.png" for i in range(4)])
-    first = sources.load("folder", str(tmp_path), files=FILES).mean
+    first = load("folder", str(tmp_path), files=FILES).mean
     for name in ("0.png", "1.png", "2.png", "3.png"):
         Image.new("RGB", (30, 30), (90, 90, 90)).save(tmp_path / name)
-    second = sources.load("folder", str(tmp_path), files=FILES).mean
+    second = load("folder", str(tmp_path), files=FILES).mean
     assert first[1] == 100 and second[1] == 90
 
 
@@ -104,7 +105,7 @@ def test_folders_that_cannot_be_read(tmp_path, names, message):
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(UserError, match="data.dir='.*nowhere' is no folder"):
-        sources.load("folder", str(tmp_path / "nowhere"), files=FILES)
+        load("folder", str(tmp_path / "nowhere"), files=FILES)
 
 
 def test_names_in_capitals_links_in_circles_and_what_is_not_read(tmp_path, capsys):
@@ -124,7 +125,7 @@ def test_names_in_capitals_links_in_circles_and_what_is_not_read(tmp_path, capsy
 def test_a_name_that_is_no_text(tmp_path):
     make(tmp_path, *[f"{i}.png" for i in range(9)])
     (tmp_path / "0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
-    assert sources.load("folder", str(tmp_path), files=FILES).sizes == {
+    assert load("folder", str(tmp_path), files=FILES).sizes == {
         "train": 7,
         "test": 2,
     }
@@ -134,7 +135,7 @@ def test_no_image_at_all_can_be_used(tmp_path):
     for name in "abcd":
         (tmp_path / f"{name}.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="none of 2 of 2 images can be used"):
-        sources.load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
+        load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
 
 
 def test_imagenet_leaves_its_test_images_out(tmp_path):
@@ -152,15 +153,15 @@ def test_what_imagenet_should_look_like(tmp_path, names):
     make(tmp_path, *names)
     message = "must hold train/<wnid>.*val/<wnid>.*TFDS needs TensorFlow"
     with pytest.raises(UserError, match=message):
-        sources.load("imagenet2012", str(tmp_path), files=FILES)
+        load("imagenet2012", str(tmp_path), files=FILES)
 
 
 def test_a_corrupt_image_is_named_or_left_out(tmp_path):
     make(tmp_path, *[f"train/a/{i}.png" for i in range(5)], "test/a/x.png")
     (tmp_path / "train/a/3.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="train/a/3.png is no image of a known kind"):
-        sources.load("folder", str(tmp_path), files=FILES)
-    found = sources.load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
+        load("folder", str(tmp_path), files=FILES)
+    found = load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
     assert found.num_skipped == 1
     np.testing.assert_allclose(found.mean[0], np.mean([0, 1, 2, 4]))
 
@@ -168,7 +169,7 @@ def test_a_corrupt_image_is_named_or_left_out(tmp_path):
 def test_an_image_smaller_than_a_patch(tmp_path):
     make(tmp_path, "train/a/1.png", "test/a/1.png", size=(6, 20))
     with pytest.raises(UserError, match="1.png is 6x20 pixels, smaller than a patch"):
-        sources.load("folder", str(tmp_path), files=FILES, min_side=8)
+        load("folder", str(tmp_path), files=FILES, min_side=8)
 
 
 def counts(found):
@@ -183,8 +184,8 @@ def test_a_broken_link_is_a_bad_image(tmp_path, target, message):
     make(tmp_path, "val/a/1.png")
     (tmp_path / "train/b/x.png").symlink_to(target)
     with pytest.raises(UserError, match=f"train/b/x.png cannot be read: .*{message}"):
-        sources.load("folder", str(tmp_path), files=FILES)
-    found = sources.load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
+        load("folder", str(tmp_path), files=FILES)
+    found = load("folder", str(tmp_path), files=FILES, on_bad_image="skip")
     assert found.sizes["train"] == 9 and found.num_skipped == 1
     *others, last = reasons(found.splits["train"].images)
     assert others == [None] * 8 and message in last
@@ -198,14 +199,14 @@ def test_what_is_no_picture_is_counted_and_ends_no_run(tmp_path, name):
     (tmp_path / "a" / name).write_bytes(b"no picture")
     (tmp_path / "a" / ".hidden.h5").write_bytes(b"")
     os.mkfifo(tmp_path / "a" / "pipe.png")
-    found = sources.load("folder", str(tmp_path), files=FILES)
+    found = load("folder", str(tmp_path), files=FILES)
     ending = os.path.splitext(name)[1].lower() or "no ending"
     assert found.ignored == {ending: 1} and sum(found.sizes.values()) == 12
 
 
 def test_every_ending_that_is_taken_is_one_of_pillows():
     known = Image.registered_extensions()
-    pictures = {ending for ending in layouts.ENDINGS if ending in known}
+    pictures = {ending for ending in folder_layouts.ENDINGS if ending in known}
     assert {".jpg", ".png", ".webp", ".tif", ".gif", ".bmp"} <= pictures
     assert all(known[ending] in Image.OPEN for ending in pictures)
 
@@ -364,7 +365,7 @@ def test_what_lay_in_a_folder_stays_in_its_split(tmp_path):
 def test_images_of_every_shape(tmp_path):
     make(tmp_path, *[f"{i}.png" for i in range(9)], size=(70, 30))
     for size, shape in ((32, (32, 32)), ("24", (24, 24)), ("64x32", (64, 32))):
-        found = sources.load("folder", str(tmp_path), files=FILES | {"image_size": size})
+        found = load("folder", str(tmp_path), files=FILES | {"image_size": size})
         assert found.image_shape == (*shape, 3)
         assert found.splits["train"].images.get(0).shape == (*shape, 3)
 

@@ -1,9 +1,9 @@
 import numpy as np
 from test_decode import encoded, noise
 
-from imae_jax.data import parts
-from imae_jax.data.images import EncodedImages
-from imae_jax.data.sources import Dataset, Split
+from imae_jax.data import eval_splits
+from imae_jax.data.encoded_images import EncodedImages
+from imae_jax.data.load import Dataset, Split
 
 ALL = dict(train=None, validation=None, test=None)
 
@@ -29,7 +29,7 @@ def numbers(split):
 
 
 def test_three_published_splits_stay_as_they_are():
-    found = parts.parts_of(dataset(train=20, validation=5, test=7), ALL, "raise")
+    found = eval_splits.parts_of(dataset(train=20, validation=5, test=7), ALL, "raise")
     assert {name: len(numbers(split)) for name, split in found.splits.items()} == {
         "train": 20,
         "validation": 5,
@@ -41,7 +41,7 @@ def test_three_published_splits_stay_as_they_are():
 
 def test_of_two_splits_a_tenth_of_train_is_set_aside():
     for scored in ("test", "validation"):
-        found = parts.parts_of(dataset(train=50, **{scored: 9}), ALL, "raise")
+        found = eval_splits.parts_of(dataset(train=50, **{scored: 9}), ALL, "raise")
         assert found.published == dict(train="train", validation="train", test=scored)
         fitted, chosen = (numbers(found.splits[x]) for x in ("train", "validation"))
         assert len(chosen) == 5
@@ -52,7 +52,7 @@ def test_of_two_splits_a_tenth_of_train_is_set_aside():
 def test_limits_take_some_of_all_over_and_the_same_each_time():
     limits = dict(train=20, validation=4, test=None)
     whole = dataset(train=200, test=9)
-    found = [parts.parts_of(whole, limits, "raise") for _ in range(2)]
+    found = [eval_splits.parts_of(whole, limits, "raise") for _ in range(2)]
     first, again = (numbers(x.splits["train"]) for x in found)
     np.testing.assert_array_equal(first, again)
     assert len(first) == 20 and first.max() > 150 and (np.diff(first) > 0).all()
@@ -66,7 +66,7 @@ def test_files_are_decoded_and_bad_ones_leave_with_their_labels():
     data[2] = b"broken"
     files = EncodedImages(list("0123"), lambda i: data[i], (4, 4), 3, 1, 1.0)
     split = Split(files, np.arange(4), {"angle": np.arange(4) / 10})
-    found = parts.decoded(split, "skip")
+    found = eval_splits.decoded(split, "skip")
     np.testing.assert_array_equal(found.labels, [0, 1, 3])
     np.testing.assert_allclose(found.factors["angle"], [0, 0.1, 0.3])
     np.testing.assert_array_equal(found.images, np.stack([images[i] for i in (0, 1, 3)]))

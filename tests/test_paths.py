@@ -11,7 +11,7 @@ from configs import demo as demo_config
 from configs import studies
 from imae_jax import config_checks, evaluation, runs, train
 from imae_jax.commands import demo, describe_data, study
-from imae_jax.data import sources
+from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing
 from imae_jax.paths import check_paths, local_path
@@ -84,7 +84,7 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
         lambda config, address: study.study(studies.get_config("mask,digits"), address),
         lambda config, address: imae_jax.load(address),
         lambda config, address: runs.load_run(address, "teacher.init", None),
-        lambda config, address: sources.load("digits", address),
+        lambda config, address: load("digits", address),
         lambda config, address: exporting.export(address, "safetensors", "x.safetensors"),
         lambda config, address: importing.import_file(address, "x", {}),
         lambda config, address: html.write_report(address),

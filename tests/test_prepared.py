@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from test_decode import encoded
 
 from imae_jax import runtime
-from imae_jax.data import cache, prepared, sources
-from imae_jax.data.encoding import png
+from imae_jax.data import disk_cache, tfds_records
+from imae_jax.data import load as sources
+from imae_jax.data.image_io import png
 from imae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -49,12 +50,12 @@ class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 @pytest.fixture
 def odd(tmp_path, monkeypatch):
     """Opens the data set `odd`, with classes, prepared in a folder of its own."""
-    monkeypatch.setitem(prepared.BUILDERS, "odd", Odd)
+    monkeypatch.setitem(tfds_records.BUILDERS, "odd", Odd)
 
     def load(**options):
         return sources.load("odd", str(tmp_path), **options)
 
-    folder = prepared.prepare("odd", tmp_path)
+    folder = tfds_records.prepare("odd", tmp_path)
     features = json.loads((folder / "features.json").read_text())
     label = features["featuresDict"]["features"]["label"]
     label.clear()
@@ -82,7 +83,7 @@ def test_the_second_time_nothing_is_decoded(odd, monkeypatch, capsys):
     load, folder = odd
     first = load()
     assert "odd: decoding images" in capsys.readouterr().out
-    monkeypatch.setattr(prepared.Records, "columns", None)
+    monkeypatch.setattr(tfds_records.Records, "columns", None)
     second = load()
     assert capsys.readouterr().out == ""
     for a, b in zip(first.splits.values(), second.splits.values(), strict=True):
@@ -116,7 +117,7 @@ def test_a_damaged_cache_is_made_again(odd, tmp_path, monkeypatch):
 
 
 def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(prepared.BUILDERS, "odd", Odd)
+    monkeypatch.setitem(tfds_records.BUILDERS, "odd", Odd)
     prepare = Odd.download_and_prepare
 
     def second(self):
@@ -125,7 +126,7 @@ def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
         raise OSError("Cannot rename: destination exists")
 
     monkeypatch.setattr(Odd, "download_and_prepare", second)
-    assert (prepared.prepare("odd", tmp_path) / "dataset_info.json").exists()
+    assert (tfds_records.prepare("odd", tmp_path) / "dataset_info.json").exists()
 
 
 class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -399,7 +400,7 @@ def test_a_read_only_folder_is_respected(tmp_path, capsys):
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found = cache.cached(["key"], lambda: {"x": np.arange(3)})
+    found = disk_cache.cached(["key"], lambda: {"x": np.arange(3)})
     np.testing.assert_array_equal(found["x"], [0, 1, 2])
     assert "nothing cached" in caplog.text
 
@@ -416,12 +417,12 @@ def test_the_cache_keeps_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", full)
     arrays = {"x": np.arange(3), "y": np.arange(2)}
-    cache.cached(["key"], lambda: arrays)
+    disk_cache.cached(["key"], lambda: arrays)
     assert list(runtime.folder().iterdir()) == []
-    cache.cached(["key"], lambda: arrays)
-    found = cache.cached(["key"], lambda: pytest.fail("made again"))
+    disk_cache.cached(["key"], lambda: arrays)
+    found = disk_cache.cached(["key"], lambda: pytest.fail("made again"))
     np.testing.assert_array_equal(found["y"], [0, 1])
-    cache.cached(["other key"], lambda: arrays)
+    disk_cache.cached(["other key"], lambda: arrays)
     assert len(list(runtime.folder().iterdir())) == 2
 
 
@@ -477,7 +478,7 @@ def test_the_real_cifar10_as_the_command_shows_it():
     folder = mock_archives.REAL / "tfds"
     if not (folder / "cifar10").exists():
         pytest.skip(f"no CIFAR-10 in {folder}")
-    records = prepared.Records(prepared.prepare("cifar10", folder))
+    records = tfds_records.Records(tfds_records.prepare("cifar10", folder))
     sizes = {split: records.size(split) for split in records.splits}
     assert sizes == {"train": 50_000, "test": 10_000}
     assert records.class_names[3] == "cat" and records.image_shape == (32, 32, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from imae_jax import randaugment
+from imae_jax.data import randaugment
 
 KEY = jax.random.key(0)
 MAE = dict(num_ops=2, magnitude=9.0, magnitude_std=0.5, probability=0.5, fill=128.0)

@@ -2,8 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import augment, patches
-from imae_jax.data import sources
+from imae_jax import patches
+from imae_jax.data import augment
+from imae_jax.data.load import load
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.inputs import HeldOut, Network
 from imae_jax.evaluators.rebuild import rebuild
@@ -12,7 +13,7 @@ from imae_jax.report import figures
 
 @pytest.fixture(scope="module")
 def dataset(data_dir):
-    return sources.load("digits", data_dir)
+    return load("digits", data_dir)
 
 
 def held_out(dataset, norm_pix=False):

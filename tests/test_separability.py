@@ -5,7 +5,7 @@ import oracle
 import pytest
 from sklearn.linear_model import Ridge
 
-from imae_jax.data import sources
+from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import separability
 from imae_jax.evaluators.latents import Latents, assignments, measure
@@ -420,7 +420,7 @@ def test_where_zero_lies_does_not_matter():
 
 
 def test_rows_without_a_network_are_left_out(data_dir):
-    made = oracle.held_out(sources.load("digits", data_dir))
+    made = oracle.held_out(load("digits", data_dir))
     (batch, *_) = made.batches("test", batch_size=300, seed=0)
     student = oracle.student(made, (0.3,), latents=oracle.one_hot)
     mae = oracle.teacher()

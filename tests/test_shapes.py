@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from imae_jax.data import encoding, outlines, shapes
+from imae_jax.data import image_io, outlines, shapes
 
 CATEGORIES = {
     "label": shapes.CLASSES,
@@ -195,7 +195,7 @@ def test_colours_are_bright_saturated_and_apart():
 
 def test_png_keeps_every_pixel():
     picture = shapes.draw(0)[0]
-    np.testing.assert_array_equal(np.array(Image.open(encoding.png(picture))), picture)
+    np.testing.assert_array_equal(np.array(Image.open(image_io.png(picture))), picture)
 
 
 def test_the_builder_stores_what_is_drawn(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 
 from imae_jax import evaluation, runs, setup, train, workdirs
 from imae_jax.checkpoint import Checkpoints
-from imae_jax.data.pairs import Pairs
-from imae_jax.data.parts import parts_of
+from imae_jax.data.eval_splits import parts_of
+from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.objectives import Loss

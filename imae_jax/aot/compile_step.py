@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import runs, sharding, steps
-from imae_jax.data import prepared, sources
-from imae_jax.data.images import EncodedImages, parse_size
+from imae_jax.data import tfds_records
+from imae_jax.data.encoded_images import EncodedImages, parse_size
+from imae_jax.data.load import Dataset, Split
 from imae_jax.memory import over_limit
 from imae_jax.model import as_mae
 from imae_jax.setup import Setup, make_loss
@@ -23,11 +24,11 @@ from imae_jax.setup import Setup, make_loss
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
 
 
-def unseen_data(config: ConfigDict) -> sources.Dataset:
+def unseen_data(config: ConfigDict) -> Dataset:
     """A data set of the right form, without its images."""
     name = config.data.name
-    if name in prepared.FORMS:
-        shape, num_classes, count = prepared.FORMS[name]
+    if name in tfds_records.FORMS:
+        shape, num_classes, count = tfds_records.FORMS[name]
         images = np.broadcast_to(np.uint8(0), (count, *shape))
     else:
         files, count, num_classes = config.data.files, IMAGENET_IMAGES, IMAGENET_CLASSES
@@ -35,9 +36,9 @@ def unseen_data(config: ConfigDict) -> sources.Dataset:
         shape = (*size, files.channels)
         read = dict(read=None, min_side=1, centre=1.0)
         images = EncodedImages(range(count), size=shape[:2], channels=shape[2], **read)
-    split = sources.Split(images, np.zeros(count, int))
+    split = Split(images, np.zeros(count, int))
     mean, std = np.zeros(shape[2], np.float32), np.ones(shape[2], np.float32)
-    return sources.Dataset({"train": split}, mean, std, tuple(map(str, range(num_classes))))
+    return Dataset({"train": split}, mean, std, tuple(map(str, range(num_classes))))
 
 
 def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:

@@ -16,7 +16,7 @@ from imae_jax import validate_transfer as for_classifiers
 from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
 from imae_jax.aot.compile_step import Need, Step
 from imae_jax.compute import AUTO, REMATS, fastest_type
-from imae_jax.data import sources
+from imae_jax.data.load import check_known
 
 GPUS = "cuda"
 
@@ -89,7 +89,7 @@ def adapted(config: ConfigDict, platform: str) -> ConfigDict:
 def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     """What `setup.check` looks at, as far as it needs neither data nor other runs."""
     config_checks.check_data(config)
-    sources.check_known(config.data.name, config.data.get("files"))
+    check_known(config.data.name, config.data.get("files"))
     config_checks.check_mesh(config.mesh.fsdp, num_devices)
     dataset = compile_step.unseen_data(config)
     if config.model.name == "classifier":

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from imae_jax import config_checks, files, setup, workdirs
-from imae_jax.data import layouts, prepared, sources
-from imae_jax.data.images import EncodedImages, reasons
-from imae_jax.data.parts import decoded, part_indices
-from imae_jax.data.sources import Dataset, Split
+from imae_jax.data import folder_layouts, tfds_records
+from imae_jax.data.encoded_images import EncodedImages, reasons
+from imae_jax.data.eval_splits import decoded, part_indices
+from imae_jax.data.load import Dataset, Split, of_files
 from imae_jax.errors import UserError
 from imae_jax.paths import local_path
 from imae_jax.report.figures import as_png
@@ -51,7 +51,7 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     count = sum(map(len, unusable.values()))
     if count and config.data.on_bad_image == "raise":
         print(text, flush=True)
-        number = layouts.counted(count, "image")
+        number = folder_layouts.counted(count, "image")
         raise UserError(
             f"{number} cannot be used ({workdir / DATA_FILE} lists all): mend or remove "
             "them, or leave them out with data.on_bad_image=skip"
@@ -65,7 +65,7 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
     The latter is printed, and written to `path` at once: of what is left there may be too
     little to go on. It is empty for data sets that are decoded when they are opened.
     """
-    if config.data.name in prepared.BUILDERS:
+    if config.data.name in tfds_records.BUILDERS:
         return setup.load_data(config), {}
     opened = setup.open_files(config)
     found = {}
@@ -82,7 +82,7 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
         print(as_list(found, path), flush=True)
     # What can be said of the others is said.
     on_bad_image = "skip" if count else config.data.on_bad_image
-    dataset = sources.of_files(opened, on_bad_image)
+    dataset = of_files(opened, on_bad_image)
     return dataclasses.replace(dataset, num_skipped=count), found
 
 
@@ -91,7 +91,9 @@ def as_list(unusable: Mapping[str, list[str]], path: Path) -> str:
     lines = []
     for name, own in unusable.items():
         if own:
-            lines.append(f"{name}: {layouts.counted(len(own), 'image')} cannot be used")
+            lines.append(
+                f"{name}: {folder_layouts.counted(len(own), 'image')} cannot be used"
+            )
         lines += [f"  {reason}" for reason in own[:MOST_LISTED]]
         if len(own) > MOST_LISTED:
             lines.append(f"  and {len(own) - MOST_LISTED:,} more, see {path}")
@@ -174,10 +176,10 @@ def as_text(found: dict) -> str:
         lines.append(f"evaluation   {verb} {used['images']:,} of {used['split']}")
     if found["skipped_images"]:
         then = {"skip": "left out", "raise": "the first ends a run"}[found["on_bad_image"]]
-        number = layouts.counted(found["skipped_images"], "image")
+        number = folder_layouts.counted(found["skipped_images"], "image")
         lines.append(f"unusable     {number}; {then} (data.on_bad_image)")
     if found["ignored_files"]:
-        ignored = layouts.as_words(found["ignored_files"])
+        ignored = folder_layouts.as_words(found["ignored_files"])
         lines.append(f"ignored      no images by their endings: {ignored}")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
 from imae_jax.data import archives
-from imae_jax.data.encoding import png
+from imae_jax.data.image_io import png
 from imae_jax.errors import UserError
 
 # Sizes and digests as in TFDS's url_checksums/cifar10.txt and cifar100.txt.

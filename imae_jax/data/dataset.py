@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imae_jax.data.images import EncodedImages
+from imae_jax.data.encoded_images import EncodedImages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imae_jax.data.encoding import png
+from imae_jax.data.image_io import png
 
 # Of 1,797 images; the order is shuffled once, the same for everyone and for ever.
 SPLITS = {"train": 1297, "validation": 200, "test": 300}

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from imae_jax.data import outlines
-from imae_jax.data.encoding import png
+from imae_jax.data.image_io import png
 
 SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from imae_jax.data.pairs import epoch_pairs
+from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators.arrays import ROUNDING, as_array, as_features, as_text
 from imae_jax.evaluators.latents import Latents

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import numpy as np
 
-from imae_jax import augment
-from imae_jax.data.pairs import epoch_pairs
-from imae_jax.data.sources import Dataset
+from imae_jax.data import augment
+from imae_jax.data.load import Dataset
+from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.mixing import mix, pair_sources
 from imae_jax.patches import Mask, random_mask
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from imae_jax.data.pairs import Pairs
+from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators.classifier import train_classifier
 from imae_jax.evaluators.inputs import HeldOut, Network

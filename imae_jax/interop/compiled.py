@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from imae_jax import augment, classifier, files, runs
+from imae_jax import classifier, files, runs
 from imae_jax.classifier import Classifier
 from imae_jax.compute import Compute
+from imae_jax.data import augment
 from imae_jax.patches import num_visible
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -23,7 +23,7 @@ from imae_jax import (
     workdirs,
 )
 from imae_jax.checkpoint import Checkpoints
-from imae_jax.data.images import parse_size
+from imae_jax.data.encoded_images import parse_size
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.interop import naming, native, reading

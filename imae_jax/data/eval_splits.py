@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from imae_jax.data.images import EncodedImages, decode_all
-from imae_jax.data.sources import Dataset, Split
+from imae_jax.data.encoded_images import EncodedImages, decode_all
+from imae_jax.data.load import Dataset, Split
 
 # Of a data set published in two splits, one training image in ten chooses what probes
 # have to choose; they are fitted on the others.

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from absl import logging
 
-from imae_jax.data.decode import BadImageError, BoxOf, central_box, decode
+from imae_jax.data.image_io import BadImageError, BoxOf, central_box, decode
 from imae_jax.errors import UserError
 
 # Decoding leaves Python's lock, so threads share the cores.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from imae_jax.data import pixels
+from imae_jax.data import pixel_formats
 from imae_jax.errors import UserError
 
 # Pillow's name of pixels with C channels.
@@ -117,9 +117,9 @@ def decode(
         with Image.open(io.BytesIO(data)) as image:
             if image.format not in JPEGS:
                 image.load()  # some tell only at their end how they lie
-            orientation = pixels.orientation_of(image)
+            orientation = pixel_formats.orientation_of(image)
             full = image.size
-            if orientation in pixels.SIDEWAYS:
+            if orientation in pixel_formats.SIDEWAYS:
                 full = full[1], full[0]
             box = box_of(full[1], full[0])
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 for less; twice the size that is
@@ -128,9 +128,9 @@ def decode(
             times = min(box[2] / size[0], box[3] / size[1]) / 2
             if times >= 2 and image.format in JPEGS:
                 image.draft(None, tuple(int(side / times) for side in image.size))
-            image = pixels.flattened(pixels.in_eight_bits(image), background)
-            if orientation in pixels.TURNS:
-                image = image.transpose(pixels.TURNS[orientation])
+            image = pixel_formats.flattened(pixel_formats.in_eight_bits(image), background)
+            if orientation in pixel_formats.TURNS:
+                image = image.transpose(pixel_formats.TURNS[orientation])
             return _resized_crop(image, full, box, size, MODES[channels])
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} is no image of a known kind") from error
@@ -161,3 +161,14 @@ def _resized_crop(image, full: tuple[int, int], box, size, mode) -> np.ndarray:
         inside = left - hull[0], top - hull[1], right - hull[0], bottom - hull[1]
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=inside)
     return np.asarray(image).reshape(height, width, -1)
+
+
+def png(image: np.ndarray) -> io.BytesIO:
+    """Encodes an image, [H, W] or [H, W, C] uint8, as a PNG file; lossless.
+
+    TFDS would need TensorFlow to encode an array, but takes an encoded file as it is.
+    """
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="png")
+    file.seek(0)
+    return file

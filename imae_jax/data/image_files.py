@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imae_jax.data import cache, layouts, prepared
+from imae_jax.data import disk_cache, folder_layouts, tfds_records
 from imae_jax.data.dataset import Split
-from imae_jax.data.folder import NO_LABEL, Listing, list_folder, list_imagenet, set_aside
-from imae_jax.data.images import EncodedImages, parse_size
+from imae_jax.data.encoded_images import EncodedImages, parse_size
+from imae_jax.data.image_folder import (
+    NO_LABEL,
+    Listing,
+    list_folder,
+    list_imagenet,
+    set_aside,
+)
 from imae_jax.errors import UserError
 
 FOLDERS = {"imagenet2012": list_imagenet, "folder": list_folder}
@@ -51,11 +57,11 @@ def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -
         background=files.get("background"),
     )
     if name.startswith(TFDS):
-        records = prepared.Records(find_named(name, root), is_ours=False)
+        records = tfds_records.Records(find_named(name, root), is_ours=False)
         return _of_named(records, form)
-    copy = prepared.find_copy(name, root) if name != "folder" else None
+    copy = tfds_records.find_copy(name, root) if name != "folder" else None
     if copy:
-        return _of_imagenet(prepared.Records(copy), form)
+        return _of_imagenet(tfds_records.Records(copy), form)
     return _of_files(_list(name, root), form)
 
 
@@ -98,24 +104,26 @@ def _of_files(listing: Listing, form: Mapping[str, Any]) -> Opened:
 
 
 def _images(
-    records: prepared.Records, split: str, form: Mapping, indices: Sequence[int]
+    records: tfds_records.Records, split: str, form: Mapping, indices: Sequence[int]
 ) -> EncodedImages:
     names = [f"{records.folder}: {split} example {i}" for i in indices]
     reader = records.reader(split)
     return EncodedImages(names, lambda index: reader(indices[index]), **form)
 
 
-def _columns(records: prepared.Records, split: str, label: str) -> dict[str, np.ndarray]:
+def _columns(
+    records: tfds_records.Records, split: str, label: str
+) -> dict[str, np.ndarray]:
     """See `prepared.Records.columns`; from the cache, where they have been read before."""
 
     def make():
         print(f"reading the labels of {split}, once", flush=True)
         return records.columns(split)
 
-    return dict(cache.cached(["columns", split, label, records.fingerprint()], make))
+    return dict(disk_cache.cached(["columns", split, label, records.fingerprint()], make))
 
 
-def _of_imagenet(records: prepared.Records, form: Mapping[str, Any]) -> Opened:
+def _of_imagenet(records: tfds_records.Records, form: Mapping[str, Any]) -> Opened:
     splits = {}
     for split in records.splits:
         if split == "test":  # has no labels
@@ -142,13 +150,15 @@ def find_named(name: str, data_dir: Path) -> Path:
     folder = data_dir / parts["name"]
     if parts["config"]:
         folder = folder / parts["config"]
-    found = prepared.versions(folder)
+    found = tfds_records.versions(folder)
     if not found and not parts["config"]:
-        configs = [path for path in sorted(folder.glob("*/")) if prepared.versions(path)]
+        configs = [
+            path for path in sorted(folder.glob("*/")) if tfds_records.versions(path)
+        ]
         if len(configs) > 1:
             known = ", ".join(f"{TFDS}{parts['name']}/{path.name}" for path in configs)
             raise UserError(f"{folder} holds several configs: name one of {known}")
-        found = prepared.versions(configs[0]) if configs else {}
+        found = tfds_records.versions(configs[0]) if configs else {}
     if not found:
         raise UserError(
             f"data.dir={str(data_dir)!r} holds no {folder.relative_to(data_dir)} that is "
@@ -166,23 +176,23 @@ def find_named(name: str, data_dir: Path) -> Path:
     return found[wanted]
 
 
-def _split_names(records: prepared.Records) -> dict[str, str]:
+def _split_names(records: tfds_records.Records) -> dict[str, str]:
     """Which of the published splits is which of ours; those that are none are said."""
     known = [name for name in records.splits if records.size(name)]
-    found = {name: name for name in layouts.SPLITS if name in known}
+    found = {name: name for name in folder_layouts.SPLITS if name in known}
     for name in known:
-        found.setdefault(layouts.split_of(name) or name, name)
+        found.setdefault(folder_layouts.split_of(name) or name, name)
     if "train" not in found:
         splits = ", ".join(records.splits)
         raise UserError(f"{records.folder} has no split train, only {splits}")
-    found = {split: found[split] for split in layouts.SPLITS if split in found}
+    found = {split: found[split] for split in folder_layouts.SPLITS if split in found}
     others = [name for name in known if name not in found.values()]
     if others:
         print(f"{records.folder}: not read, beside train: {', '.join(others)}")
     return found
 
 
-def _of_named(records: prepared.Records, form: Mapping[str, Any]) -> Opened:
+def _of_named(records: tfds_records.Records, form: Mapping[str, Any]) -> Opened:
     """Any data set that TFDS has prepared.
 
     Raises:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from imae_jax.data import cache, opening, prepared
+from imae_jax.data import disk_cache, image_files, tfds_records
 from imae_jax.data.dataset import Dataset, Split
-from imae_jax.data.images import NUM_THREADS, EncodedImages, decode_all
+from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, decode_all
 from imae_jax.errors import UserError
 from imae_jax.paths import local_path
 
@@ -22,16 +22,16 @@ SMALL_PIXELS = 64 * 64
 
 def check_known(name: str, files: Mapping | None) -> None:
     """Raises UserError for an unknown data set, or a folder without `files`."""
-    known = (*prepared.BUILDERS, *opening.FOLDERS)
-    is_named = name.startswith(opening.TFDS)
+    known = (*tfds_records.BUILDERS, *image_files.FOLDERS)
+    is_named = name.startswith(image_files.TFDS)
     if name not in known and not is_named:
         near = difflib.get_close_matches(name, known, n=1)
         raise UserError(
             f"data.name={name!r} is not a known data set; "
             + (f"did you mean {near[0]!r}? " if near else "")
-            + f"known: {', '.join(known)}, {opening.TFDS}NAME"
+            + f"known: {', '.join(known)}, {image_files.TFDS}NAME"
         )
-    if name not in prepared.BUILDERS and files is None:
+    if name not in tfds_records.BUILDERS and files is None:
         raise UserError(f"data.name={name!r} needs a section data.files, as its preset has")
 
 
@@ -57,12 +57,12 @@ def load(
     """
     check_known(name, files)
     root = local_path(data_dir, "data.dir")
-    if name in prepared.BUILDERS:
-        return _in_memory(name, prepared.prepare(name, root), on_bad_image)
-    return of_files(opening.open_files(name, root, files, min_side), on_bad_image)
+    if name in tfds_records.BUILDERS:
+        return _in_memory(name, tfds_records.prepare(name, root), on_bad_image)
+    return of_files(image_files.open_files(name, root, files, min_side), on_bad_image)
 
 
-def of_files(found: opening.Opened, on_bad_image: str) -> Dataset:
+def of_files(found: image_files.Opened, on_bad_image: str) -> Dataset:
     """The data set of images that were opened: with mean and deviation of a sample."""
     images = found.splits["train"].images
     mean, std, skipped = _sampled_statistics(images, on_bad_image, found.stamps)
@@ -98,7 +98,7 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
     """A prepared data set of small images, decoded once and for all."""
-    records = prepared.Records(folder)
+    records = tfds_records.Records(folder)
 
     def make() -> dict[str, np.ndarray]:
         print(f"{name}: decoding images", flush=True)
@@ -124,7 +124,7 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
         return arrays | dict(mean=mean, std=std, skipped=np.array(skipped))
 
     key = ["decoded", name, records.fingerprint(), on_bad_image]
-    arrays = dict(cache.cached(key, make))
+    arrays = dict(disk_cache.cached(key, make))
     mean, std, skipped = (np.asarray(arrays.pop(x)) for x in ("mean", "std", "skipped"))
     splits = {}
     for split in records.splits:
@@ -134,7 +134,7 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
             if key.startswith(f"{split}.")
         }
         splits[split] = Split(own.pop("image"), own.pop("label"), own)
-    symmetry = prepared.SYMMETRY.get(name, {})
+    symmetry = tfds_records.SYMMETRY.get(name, {})
     return Dataset(
         splits,
         mean,
@@ -151,7 +151,7 @@ def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
 
     `stamps` tells these files from others of the same names.
     """
-    indices = opening.sample(len(images), NUM_FOR_STATISTICS)
+    indices = image_files.sample(len(images), NUM_FOR_STATISTICS)
     names = hashlib.sha256(
         "\n".join(images.names).encode(errors="surrogateescape")
     ).hexdigest()
@@ -167,5 +167,5 @@ def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
         mean, std = statistics(found)
         return dict(mean=mean, std=std, skipped=np.array(len(indices) - len(good)))
 
-    found = cache.cached(["statistics", names, stamps, form], make)
+    found = disk_cache.cached(["statistics", names, stamps, form], make)
     return np.asarray(found["mean"]), np.asarray(found["std"]), int(found["skipped"])

@@ -16,9 +16,9 @@ from absl import logging
 from jax.sharding import Mesh
 
 from imae_jax import sharding
-from imae_jax.data.decode import NUM_DRAWS, BadImageError, random_box
-from imae_jax.data.images import NUM_THREADS, EncodedImages, with_remedy
-from imae_jax.data.pairs import Pairs
+from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, with_remedy
+from imae_jax.data.image_io import NUM_DRAWS, BadImageError, random_box
+from imae_jax.data.pair_sampler import Pairs
 
 
 class Feed:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imae_jax.data import layouts
-from imae_jax.data.layouts import SPLITS, Folder
+from imae_jax.data import folder_layouts
+from imae_jax.data.folder_layouts import SPLITS, Folder
 from imae_jax.errors import UserError
 
 MIN_IMAGES = 4  # two to train on, two to test
@@ -41,13 +41,13 @@ class Listing:
 
 
 def _no_image(folder: Folder) -> str:
-    ignored = layouts.as_words(folder.ignored())
+    ignored = folder_layouts.as_words(folder.ignored())
     return f"holds no image{f' (what it holds: {ignored})' if ignored else ''}"
 
 
 def _check_classes(folder: Folder, where: Path) -> None:
     """Raises UserError where class folders cannot be what they seem to be."""
-    names, classes = layouts.names_of(folder.classes), folder.classes
+    names, classes = folder_layouts.names_of(folder.classes), folder.classes
     if folder.images:
         raise UserError(
             f"{where} holds both class folders ({classes[0].name}, ...) and "
@@ -60,14 +60,14 @@ def _check_classes(folder: Folder, where: Path) -> None:
                 f"class folder {where / empty.name} {_no_image(empty)}; if it is no class, "
                 "move it away"
             )
-    holders = [x.name for x in classes if layouts.HOLDERS.fullmatch(x.name)]
+    holders = [x.name for x in classes if folder_layouts.HOLDERS.fullmatch(x.name)]
     if holders and len(classes) > 1:
         raise UserError(
             f"{where} holds {names}, which are no classes by their names: give the folder "
             f"of the images themselves, {where / holders[0]}"
         )
     if all(not x.images and all(map(_is_split, x.classes)) for x in classes):
-        parts = layouts.names_of(classes[0].classes)
+        parts = folder_layouts.names_of(classes[0].classes)
         raise UserError(
             f"{where}: each class ({names}) is divided into {parts}, which is not read: "
             "divide first, as train/CLASS and test/CLASS"
@@ -75,7 +75,7 @@ def _check_classes(folder: Folder, where: Path) -> None:
 
 
 def _is_split(folder: Folder) -> bool:
-    return layouts.split_of(folder.name) is not None
+    return folder_layouts.split_of(folder.name) is not None
 
 
 def _say_classes(folder: Folder, where: Path) -> None:
@@ -87,8 +87,8 @@ def _say_classes(folder: Folder, where: Path) -> None:
     if deeper and not any(x.images for x in classes):
         inside = f"{deeper[0].name}/{deeper[0].classes[0].name}"
         print(
-            f"{where}: its classes are {layouts.names_of(classes)}; folders within them "
-            f"({inside}, ...) are not told apart"
+            f"{where}: its classes are {folder_layouts.names_of(classes)}; folders within "
+            f"them ({inside}, ...) are not told apart"
         )
 
 
@@ -104,9 +104,8 @@ def _list_split(
         raise UserError(f"{where} has {have}, but the training images' folder {other}")
     if not names:
         if folder.folders:
-            print(
-                f"{where}: not read, beside its images: {layouts.names_of(folder.folders)}"
-            )
+            others = folder_layouts.names_of(folder.folders)
+            print(f"{where}: not read, beside its images: {others}")
         files = [os.path.join(folder.path, name) for name in folder.images]
         return files, np.full(len(files), NO_LABEL), ()
     _check_classes(folder, where)
@@ -129,9 +128,9 @@ def _open(root: Path) -> tuple[Folder, dict[str, Folder]]:
     if not root.is_dir():
         what = "a file: unpack it, and give the folder" if root.exists() else "no folder"
         raise UserError(f"data.dir={str(root)!r} is {what}")
-    whole = layouts.scan(root)
-    folder = layouts.inner(whole, root, may_be_divided=True)
-    return whole, layouts.split_folders(folder, root)
+    whole = folder_layouts.scan(root)
+    folder = folder_layouts.inner(whole, root, may_be_divided=True)
+    return whole, folder_layouts.split_folders(folder, root)
 
 
 def list_folder(root: Path, splits: Sequence[str] = tuple(SPLITS)) -> Listing:
@@ -153,7 +152,7 @@ def _list(
     for split in splits:
         if split not in folders:
             continue
-        folder = layouts.inner(folders[split], root)
+        folder = folder_layouts.inner(folders[split], root)
         where = root / folder.path
         if not folder.has_images:
             raise UserError(f"{where} {_no_image(folder)}")
