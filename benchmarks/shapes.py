@@ -25,10 +25,8 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier  # noqa: E4
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
-from imae_jax.data import (
-    augment,  # noqa: E402
-    shapes,  # noqa: E402
-)
+from imae_jax.data import augment
+from imae_jax.data.builders import shapes
 from imae_jax.model import Encoder  # noqa: E402
 
 BATCH = 32

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from imae_jax.data import cifar
+from imae_jax.data.builders import cifar
 from imae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent

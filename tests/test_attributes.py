@@ -9,7 +9,7 @@ import pytest
 
 from configs import datasets, imae, mae
 from imae_jax import evaluation, files, train
-from imae_jax.data import outlines, shapes
+from imae_jax.data.builders import shape_outlines, shapes
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import attributes, semantics
@@ -331,7 +331,7 @@ def test_angles_are_told_as_far_as_the_shape_tells_them():
 
 def test_the_declared_symmetry_is_that_of_the_classes():
     declared = shapes.SYMMETRY["rotation"]
-    assert dict(zip(shapes.CLASSES, declared, strict=True)) == outlines.SYMMETRY
+    assert dict(zip(shapes.CLASSES, declared, strict=True)) == shape_outlines.SYMMETRY
 
 
 @pytest.mark.parametrize(

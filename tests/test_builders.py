@@ -19,9 +19,9 @@ from mock_archives import (
 )
 from tensorflow_datasets.image_classification import cifar as tfds_cifar
 
-from imae_jax.data import cifar, tiny_imagenet
-from imae_jax.data.cifar import Cifar10, Cifar100
-from imae_jax.data.tiny_imagenet import TinyImagenet
+from imae_jax.data.builders import cifar, tiny_imagenet
+from imae_jax.data.builders.cifar import Cifar10, Cifar100
+from imae_jax.data.builders.tiny_imagenet import TinyImagenet
 
 CIFARS = [Cifar10, Cifar100]
 

@@ -15,7 +15,8 @@ from imae_jax import sharding, steps
 from imae_jax.aot import compile_step as ahead
 from imae_jax.aot import plan, tpu_slices
 from imae_jax.aot.compile_step import Need
-from imae_jax.data import shapes, tfds_records
+from imae_jax.data.builders import shapes
+from imae_jax.data.builders.registry import BUILDERS, FORMS
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.runs import build_model
@@ -97,10 +98,10 @@ def test_the_tpu_compiler_finds_nothing_to_send_but_gradients_and_shares(parity)
 def test_forms_are_those_of_the_data_sets(data_dir):
     digits = load("digits", data_dir)
     found = digits.image_shape, len(digits.class_names), digits.sizes["train"]
-    assert found == tfds_records.FORMS["digits"]
+    assert found == FORMS["digits"]
     shape = (shapes.SIDE, shapes.SIDE, 3)
-    assert tfds_records.FORMS["shapes"][::2] == (shape, shapes.SPLITS["train"])
-    assert tfds_records.FORMS.keys() == tfds_records.BUILDERS.keys()
+    assert FORMS["shapes"][::2] == (shape, shapes.SPLITS["train"])
+    assert FORMS.keys() == BUILDERS.keys()
 
 
 def test_without_a_gpu_a_plan_has_what_takes_no_compiler():

@@ -14,6 +14,7 @@ from test_decode import encoded
 from imae_jax import runtime
 from imae_jax.data import disk_cache, tfds_records
 from imae_jax.data import load as sources
+from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.image_io import png
 from imae_jax.errors import UserError
 
@@ -50,7 +51,7 @@ class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 @pytest.fixture
 def odd(tmp_path, monkeypatch):
     """Opens the data set `odd`, with classes, prepared in a folder of its own."""
-    monkeypatch.setitem(tfds_records.BUILDERS, "odd", Odd)
+    monkeypatch.setitem(BUILDERS, "odd", Odd)
 
     def load(**options):
         return sources.load("odd", str(tmp_path), **options)
@@ -117,7 +118,7 @@ def test_a_damaged_cache_is_made_again(odd, tmp_path, monkeypatch):
 
 
 def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(tfds_records.BUILDERS, "odd", Odd)
+    monkeypatch.setitem(BUILDERS, "odd", Odd)
     prepare = Odd.download_and_prepare
 
     def second(self):

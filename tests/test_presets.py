@@ -14,7 +14,8 @@ from test_folder import make
 from configs import datasets, imae, mae, studies, transfer
 from imae_jax import evaluation, pretrained, setup, steps, train, workdirs
 from imae_jax.checkpoint import Checkpoints
-from imae_jax.data import shapes, tfds_records
+from imae_jax.data.builders import shapes
+from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting
 from imae_jax.logs import read_metrics
@@ -105,7 +106,7 @@ def test_every_preset_is_tried():
     tried = MOCKS.keys() - {"tfds:flowers/large"} | {"cifar10_small"}
     assert tried == datasets.PRESETS.keys()
     names = {mae.get_config(preset).data.name for preset in datasets.PRESETS}
-    assert names == {*tfds_records.BUILDERS, "imagenet2012", "folder"}
+    assert names == {*BUILDERS, "imagenet2012", "folder"}
 
 
 @pytest.mark.parametrize("mode", ["mae", "imae", "linear", "finetune", "scratch"])

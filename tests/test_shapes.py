@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from imae_jax.data import image_io, outlines, shapes
+from imae_jax.data import image_io
+from imae_jax.data.builders import shape_outlines, shapes
 
 CATEGORIES = {
     "label": shapes.CLASSES,
@@ -24,7 +25,9 @@ PIXELS = np.arange(shapes.SIDE) + 0.5
 
 
 def mask(name, *, size=12.0, x=16.0, y=16.0, rotation=0.0):
-    return outlines.coverage(outlines.placed(name, size, x, y, rotation), shapes.SIDE)
+    return shape_outlines.coverage(
+        shape_outlines.placed(name, size, x, y, rotation), shapes.SIDE
+    )
 
 
 def apart(one, other):
@@ -98,7 +101,7 @@ def test_factors_are_independent(factors, names):
 def test_the_object_is_what_the_factors_say(index, monkeypatch):
     picture, factors = shapes.draw(index)
     with monkeypatch.context() as patch:
-        patch.setattr(outlines, "coverage", lambda _, side: np.zeros((side, side)))
+        patch.setattr(shape_outlines, "coverage", lambda _, side: np.zeros((side, side)))
         empty = shapes.draw(index)[0].astype(float)
     colour = list(shapes.COLOURS.values())[factors["colour"]]
     # Of each pixel, the share that is the object's: picture = empty + share * contrast.
@@ -143,7 +146,7 @@ def test_unrotated_shapes_point_right():
 
 @pytest.mark.parametrize("name", shapes.CLASSES)
 def test_symmetry_orders(name):
-    order = outlines.SYMMETRY[name]
+    order = shape_outlines.SYMMETRY[name]
     for rotation in (0.2, 1.7):
         one = mask(name, rotation=rotation)
         if not order:

@@ -25,8 +25,8 @@ from mock_archives import (
 )
 from PIL import Image
 
-from imae_jax.data import tiny_imagenet
-from imae_jax.data.tiny_imagenet import TinyImagenet
+from imae_jax.data.builders import tiny_imagenet
+from imae_jax.data.builders.tiny_imagenet import TinyImagenet
 
 WRITERS = [write_zip, write_folder]
 
@@ -166,7 +166,7 @@ def test_the_zip_goes_before_the_folder(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from imae_jax.data.tiny_imagenet import TinyImagenet, _Files
+from imae_jax.data.builders.tiny_imagenet import TinyImagenet, _Files
 images = []
 def image(self, name):
     images.append(name)

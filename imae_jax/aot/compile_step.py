@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import runs, sharding, steps
-from imae_jax.data import tfds_records
+from imae_jax.data.builders.registry import FORMS
 from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.load import Dataset, Split
 from imae_jax.memory import over_limit
@@ -27,8 +27,8 @@ IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
 def unseen_data(config: ConfigDict) -> Dataset:
     """A data set of the right form, without its images."""
     name = config.data.name
-    if name in tfds_records.FORMS:
-        shape, num_classes, count = tfds_records.FORMS[name]
+    if name in FORMS:
+        shape, num_classes, count = FORMS[name]
         images = np.broadcast_to(np.uint8(0), (count, *shape))
     else:
         files, count, num_classes = config.data.files, IMAGENET_IMAGES, IMAGENET_CLASSES

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from imae_jax import config_checks, files, setup, workdirs
-from imae_jax.data import folder_layouts, tfds_records
+from imae_jax.data import folder_layouts
+from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.encoded_images import EncodedImages, reasons
 from imae_jax.data.eval_splits import decoded, part_indices
 from imae_jax.data.load import Dataset, Split, of_files
@@ -65,7 +66,7 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
     The latter is printed, and written to `path` at once: of what is left there may be too
     little to go on. It is empty for data sets that are decoded when they are opened.
     """
-    if config.data.name in tfds_records.BUILDERS:
+    if config.data.name in BUILDERS:
         return setup.load_data(config), {}
     opened = setup.open_files(config)
     found = {}

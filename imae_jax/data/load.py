@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from imae_jax.data import disk_cache, image_files, tfds_records
+from imae_jax.data.builders.registry import BUILDERS, SYMMETRY
 from imae_jax.data.dataset import Dataset, Split
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, decode_all
 from imae_jax.errors import UserError
@@ -22,7 +23,7 @@ SMALL_PIXELS = 64 * 64
 
 def check_known(name: str, files: Mapping | None) -> None:
     """Raises UserError for an unknown data set, or a folder without `files`."""
-    known = (*tfds_records.BUILDERS, *image_files.FOLDERS)
+    known = (*BUILDERS, *image_files.FOLDERS)
     is_named = name.startswith(image_files.TFDS)
     if name not in known and not is_named:
         near = difflib.get_close_matches(name, known, n=1)
@@ -31,7 +32,7 @@ def check_known(name: str, files: Mapping | None) -> None:
             + (f"did you mean {near[0]!r}? " if near else "")
             + f"known: {', '.join(known)}, {image_files.TFDS}NAME"
         )
-    if name not in tfds_records.BUILDERS and files is None:
+    if name not in BUILDERS and files is None:
         raise UserError(f"data.name={name!r} needs a section data.files, as its preset has")
 
 
@@ -57,7 +58,7 @@ def load(
     """
     check_known(name, files)
     root = local_path(data_dir, "data.dir")
-    if name in tfds_records.BUILDERS:
+    if name in BUILDERS:
         return _in_memory(name, tfds_records.prepare(name, root), on_bad_image)
     return of_files(image_files.open_files(name, root, files, min_side), on_bad_image)
 
@@ -134,7 +135,7 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
             if key.startswith(f"{split}.")
         }
         splits[split] = Split(own.pop("image"), own.pop("label"), own)
-    symmetry = tfds_records.SYMMETRY.get(name, {})
+    symmetry = SYMMETRY.get(name, {})
     return Dataset(
         splits,
         mean,

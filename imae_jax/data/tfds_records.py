@@ -12,31 +12,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from imae_jax import runtime
-from imae_jax.data import shapes
-from imae_jax.data.archives import FromArchive
-from imae_jax.data.cifar import Cifar10, Cifar100
-from imae_jax.data.digits import Digits
-from imae_jax.data.tiny_imagenet import TinyImagenet
+from imae_jax.data.builders.download import FromArchive
+from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
 
-# Data sets with a builder of our own, prepared on first use.
-BUILDERS = {
-    "digits": Digits,
-    "shapes": shapes.Shapes,
-    "cifar10": Cifar10,
-    "cifar100": Cifar100,
-    "tiny_imagenet": TinyImagenet,
-}
-# Of each: (H, W, C), how many classes, and how many images to train on.
-FORMS = {
-    "digits": ((8, 8, 1), 10, 1297),
-    "shapes": ((32, 32, 3), 10, 20_000),
-    "cifar10": ((32, 32, 3), 10, 50_000),
-    "cifar100": ((32, 32, 3), 100, 50_000),
-    "tiny_imagenet": ((64, 64, 3), 200, 100_000),
-}
-# Of which factors are angles, see `sources.Dataset`.
-SYMMETRY = {"shapes": shapes.SYMMETRY}
 INFO_FILE = "dataset_info.json"
 
 

@@ -6,18 +6,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from imae_jax.data import archives
+from imae_jax.data.builders import download
 from imae_jax.data.image_io import png
 from imae_jax.errors import UserError
 
 # Sizes and digests as in TFDS's url_checksums/cifar10.txt and cifar100.txt.
 ARCHIVES = {
-    "cifar10": archives.Archive(
+    "cifar10": download.Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         size=170_052_171,
         digest="sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     ),
-    "cifar100": archives.Archive(
+    "cifar100": download.Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         size=168_513_733,
         digest="sha256:58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
@@ -26,7 +26,7 @@ ARCHIVES = {
 PIXELS = 3 * 32 * 32  # bytes of an image, the three colours one after the other
 
 
-class _FromBinary(archives.FromArchive):
+class _FromBinary(download.FromArchive):
     """How to prepare either data set; what they are, TFDS's own builders say.
 
     Features, keys and splits stay TFDS's, so a copy prepared by one is the other's too.
@@ -35,9 +35,9 @@ class _FromBinary(archives.FromArchive):
     def _split_generators(self, dl_manager):
         del dl_manager  # our own tells what to do where there is no network
         layout = self._cifar_info
-        archive = archives.find(self.archive_dir, ARCHIVES[self.name])
+        archive = download.find(self.archive_dir, ARCHIVES[self.name])
         names = [*layout.label_files, *layout.train_files, *layout.test_files]
-        files = archives.read_tar(archive, [layout.prefix + name for name in names])
+        files = download.read_tar(archive, [layout.prefix + name for name in names])
         for key, name in zip(layout.label_keys, layout.label_files, strict=True):
             lines = files[layout.prefix + name].decode().split("\n")
             self.info.features[key].names = [line for line in lines if line]

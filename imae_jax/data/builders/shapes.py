@@ -6,13 +6,13 @@ import math
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imae_jax.data import outlines
+from imae_jax.data.builders import shape_outlines
 from imae_jax.data.image_io import png
 
 SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 
 SIDE = 32
-CLASSES = tuple(outlines.SYMMETRY)
+CLASSES = tuple(shape_outlines.SYMMETRY)
 # sRGB. Bright and saturated, on backgrounds that are dark and muted.
 COLOURS = {
     "red": (255, 50, 50),
@@ -26,7 +26,7 @@ COLOURS = {
 }
 BACKGROUNDS = ("stripes", "checks", "ripples", "clouds")
 # In the order of the classes, see `sources.Dataset`.
-SYMMETRY = {"rotation": tuple(outlines.SYMMETRY.values())}
+SYMMETRY = {"rotation": tuple(shape_outlines.SYMMETRY.values())}
 # Pixels. The largest object reaches 13.1 pixels from its centre and stays in the picture.
 SIZES = (10.0, 14.0)
 CENTRES = (13.1, 18.9)
@@ -99,11 +99,11 @@ def draw(index: int) -> tuple[np.ndarray, dict]:
     random = np.random.RandomState(np.random.Philox(key=index))
     factors = draw_factors(random)
     picture = draw_background(random, factors["background"])
-    vertices = outlines.placed(
+    vertices = shape_outlines.placed(
         CLASSES[factors["label"]],
         *(factors[name] for name in ("size", "x", "y", "rotation")),
     )
-    covered = outlines.coverage(vertices, SIDE)[:, :, None]
+    covered = shape_outlines.coverage(vertices, SIDE)[:, :, None]
     colour = list(COLOURS.values())[factors["colour"]]
     picture += covered * (np.array(colour) - picture)
     return np.round(picture).astype(np.uint8), factors

@@ -10,11 +10,11 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from imae_jax.data import archives
+from imae_jax.data.builders import download
 from imae_jax.errors import UserError
 
 # The publishers name no digest; this MD5 is what other projects hold it to.
-ARCHIVE = archives.Archive(
+ARCHIVE = download.Archive(
     url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     size=248_100_043,
     digest="md5:90528d7ca1a48142e341f4ef8d21d0de",
@@ -73,14 +73,14 @@ class _ZippedFiles(_Files):
     """The same inside the zip; raises UserError wherever that turns out to be damaged."""
 
     def __init__(self, path: Path):
-        with archives.reading(path):
+        with download.reading(path):
             self._zip = zipfile.ZipFile(path)
         inside = f"{FOLDER}/"
         names = (name for name in self._zip.namelist() if name.startswith(inside))
         super().__init__(path, (name.removeprefix(inside) for name in names))
 
     def read(self, name: str) -> bytes:
-        with archives.reading(self.path):
+        with download.reading(self.path):
             return self._zip.read(f"{FOLDER}/{name}")
 
 
@@ -88,7 +88,7 @@ def _open(data_dir: Path) -> _Files:
     # The zip first where both are there: it has checksums.
     root = data_dir / FOLDER
     if not root.is_dir() or (data_dir / ARCHIVE.filename).exists():
-        return _ZippedFiles(archives.find(data_dir, ARCHIVE))
+        return _ZippedFiles(download.find(data_dir, ARCHIVE))
     paths = (Path(top, file) for top, _, files in os.walk(root) for file in files)
     return _Files(root, (path.relative_to(root).as_posix() for path in paths))
 
@@ -174,7 +174,7 @@ def _validation(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
     return labels
 
 
-class TinyImagenet(archives.FromArchive, tfds.core.GeneratorBasedBuilder):
+class TinyImagenet(download.FromArchive, tfds.core.GeneratorBasedBuilder):
     """Tiny-ImageNet: 64x64x3 images of 200 classes, 500 + 50 of each.
 
     Prepared from `tiny-imagenet-200.zip` or `tiny-imagenet-200/` in `archive_dir`; see

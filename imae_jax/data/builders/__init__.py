@@ -1,0 +1,1 @@
+"""Data sets that are prepared here: one builder per file, listed in `registry`."""
