@@ -150,7 +150,8 @@ def flag_message(error: Exception, arguments: list[str]) -> str:
 def run(command: str) -> None:
     """Carries the command out."""
     # Late: a mistyped flag is answered at once, without loading JAX.
-    from imae_jax import processes, runtime
+    from imae_jax import runtime
+    from imae_jax.distributed import processes
 
     runtime.keep_memory()
     runtime.quiet_tpu_compiler()

@@ -32,7 +32,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from imae_jax import model, objectives, optim, sharding, steps  # noqa: E402
+from imae_jax import model, objectives, optim, steps
 from imae_jax.compute import Compute  # noqa: E402
 from imae_jax.data import augment
 from imae_jax.data.encoded_images import NUM_THREADS  # noqa: E402
@@ -40,6 +40,7 @@ from imae_jax.data.image_io import NUM_DRAWS, random_box  # noqa: E402
 from imae_jax.data.input_pipeline import Resident, Streaming  # noqa: E402
 from imae_jax.data.load import load  # noqa: E402
 from imae_jax.data.pair_sampler import Pairs  # noqa: E402
+from imae_jax.distributed import sharding  # noqa: E402
 
 NUM_CIFAR, NUM_FILES = 50_000, 256
 PHOTO = (375, 500)  # the commonest size in ImageNet

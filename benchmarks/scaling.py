@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from configs import imae  # noqa: E402
-from imae_jax import sharding  # noqa: E402
 from imae_jax.aot import compile_step, plan, tpu_slices
+from imae_jax.distributed import sharding  # noqa: E402
 
 SLICES = {1: "v5e:1x1", 8: "v5e:2x4", 64: "v5e:8x8", 256: "v5e:16x16"}
 COLUMNS = {

@@ -26,7 +26,8 @@ from benchmarks import flops  # noqa: E402
 from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
-from imae_jax import compute, model, objectives, optim, runtime, sharding, steps
+from imae_jax import compute, model, objectives, optim, runtime, steps
+from imae_jax.distributed import sharding
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)

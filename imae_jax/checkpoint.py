@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from imae_jax import processes
+from imae_jax.distributed import processes
 from imae_jax.errors import UserError
 from imae_jax.trees import check_same_tree, checksums, tree_leaves
 

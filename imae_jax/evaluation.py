@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import files, processes, runs, sharding, steps, validate_evals, workdirs
+from imae_jax import files, runs, steps, validate_evals, workdirs
 from imae_jax.classifier import Classifier
 from imae_jax.data.eval_splits import parts_of
+from imae_jax.distributed import preemption, sharding
 from imae_jax.errors import Terminated, UserError
 from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network
@@ -72,7 +73,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             count = len(dataset.class_names) or "no"
             print(f"{workdir.name}: {name} is left out, the images are of {count} class")
             continue
-        if processes.are_told_to_end():
+        if preemption.are_told_to_end():
             raise Terminated(f"{workdir} is not measured yet")
         print(f"{workdir.name}: measuring {name}", flush=True)
         used = validate_evals.options_of(options)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imae_jax import processes
+from imae_jax.distributed import processes
 from imae_jax.errors import UserError
 
 # What a workdir holds beside its checkpoints.

@@ -10,7 +10,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from imae_jax import processes
+from imae_jax.distributed import processes
 from imae_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"

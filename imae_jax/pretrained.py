@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import classifier, patches, runs, sharding, steps
+from imae_jax import classifier, patches, runs, steps
 from imae_jax.classifier import Classifier
 from imae_jax.compute import Compute
 from imae_jax.config_checks import check_mask_ratio
 from imae_jax.data import augment
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.evaluators.rebuild import rebuild
 from imae_jax.interop import native, reading

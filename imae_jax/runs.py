@@ -10,9 +10,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import classifier, compute, model, optim, sharding, steps, trees, workdirs
+from imae_jax import classifier, compute, model, optim, steps, trees, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
 from imae_jax.paths import local_path

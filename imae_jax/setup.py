@@ -13,7 +13,6 @@ from imae_jax import (
     errors,
     objectives,
     runs,
-    sharding,
     steps,
     transfer,
     validate_evals,
@@ -27,6 +26,7 @@ from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.data.load import Dataset, Split, check_known, load
 from imae_jax.data.pair_sampler import Pairs
+from imae_jax.distributed import sharding
 from imae_jax.model import IMAE, MAE
 from imae_jax.paths import local_path
 

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from imae_jax import sharding
 from imae_jax.classifier import Classifier, classify
+from imae_jax.distributed import sharding
 from imae_jax.evaluators.inputs import ClassifyingNetwork, Network
 from imae_jax.model import IMAE, MAE, embed, forward
 from imae_jax.objectives import Loss, named_keys

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import files, memory, optim, processes, runs, steps, workdirs
+from imae_jax import files, memory, optim, runs, steps, workdirs
 from imae_jax.checkpoint import Checkpoints
+from imae_jax.distributed import preemption, processes
 from imae_jax.errors import Terminated, UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.logs import MetricWriter, Progress, Throughput
@@ -43,7 +44,7 @@ def train(
     """
     workdir = workdirs.open_workdir(workdir)
     setup = set_up(config, workdir)
-    with workdirs.owned(workdir), processes.noticing_termination() as termination:
+    with workdirs.owned(workdir), preemption.noticing_termination() as termination:
         state = _train(setup, stop_at, termination)
         if termination.look():
             raise Terminated(f"{workdir} is saved at step {int(state.step)}")

@@ -9,7 +9,8 @@ import filelock
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import compute, files, processes, trees
+from imae_jax import compute, files, trees
+from imae_jax.distributed import processes
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.paths import local_path

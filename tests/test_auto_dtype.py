@@ -6,9 +6,10 @@ import pytest
 
 from configs import demo as demo_config
 from configs import imae, mae, studies
-from imae_jax import compute, evaluation, runs, sharding, train, workdirs
+from imae_jax import compute, evaluation, runs, train, workdirs
 from imae_jax.aot import plan
 from imae_jax.commands import demo, study, study_grid
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import imae, mae
-from imae_jax import compute, model, objectives, optim, sharding, steps
+from imae_jax import compute, model, objectives, optim, steps
 from imae_jax.compute import Compute, float32_attention, float32_layer_norm, float32_matmul
+from imae_jax.distributed import sharding
 from imae_jax.patches import random_mask
 
 SIZE = dict(width=32, depth=3, heads=2)

@@ -10,9 +10,10 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import evaluation, files, runs, sharding, steps, train
+from imae_jax import evaluation, files, runs, steps, train
 from imae_jax.compute import Compute
 from imae_jax.data.load import Split, load
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.evaluators import (
     EVALUATORS,

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import checkpoint, files, logs, runs, sharding, train, trees, workdirs
+from imae_jax import checkpoint, files, logs, runs, train, trees, workdirs
 from imae_jax.checkpoint import Checkpoints
+from imae_jax.distributed import sharding
 from imae_jax.errors import Terminated, UserError
 
 ROOT = Path(__file__).parent.parent

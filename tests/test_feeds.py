@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_decode import encoded, noise
 
-from imae_jax import sharding
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.data.pair_sampler import Pairs
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 
 NUM_IMAGES, BATCH = 43, 16

@@ -21,19 +21,9 @@ from ml_collections import ConfigDict
 
 import imae_jax
 from configs import imae, mae, transfer
-from imae_jax import (
-    evaluation,
-    files,
-    losses,
-    model,
-    patches,
-    runs,
-    sharding,
-    steps,
-    train,
-    trees,
-)
+from imae_jax import evaluation, files, losses, model, patches, runs, steps, train, trees
 from imae_jax.compute import Compute
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing, native, reading
 from imae_jax.workdirs import read_config

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imae_jax import sharding
 from imae_jax.data import pair_sampler
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from configs import imae, mae, transfer
-from imae_jax import sharding, steps
+from imae_jax import steps
 from imae_jax.aot import compile_step as ahead
 from imae_jax.aot import plan, tpu_slices
 from imae_jax.aot.compile_step import Need
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS, FORMS
 from imae_jax.data.load import load
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.runs import build_model
 

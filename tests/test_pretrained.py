@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import imae_jax
-from imae_jax import model, patches, runs, sharding, train
+from imae_jax import model, patches, runs, train
 from imae_jax.compute import Compute
 from imae_jax.data import augment
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting
 

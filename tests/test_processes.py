@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import evaluation, files, logs, processes, runs, sharding, train, workdirs
+from imae_jax import evaluation, files, logs, runs, train, workdirs
 from imae_jax.checkpoint import Checkpoints
+from imae_jax.distributed import processes, sharding
 from imae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent

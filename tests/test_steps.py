@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import optim, runs, sharding, steps
+from imae_jax import optim, runs, steps
+from imae_jax.distributed import sharding
 from imae_jax.objectives import Loss
 from imae_jax.setup import make_feed, make_loss, set_up, take_of
 from imae_jax.trees import flatten

@@ -9,17 +9,8 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import (
-    evaluation,
-    files,
-    losses,
-    runs,
-    setup,
-    sharding,
-    steps,
-    train,
-    workdirs,
-)
+from imae_jax import evaluation, files, losses, runs, setup, steps, train, workdirs
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.logs import read_metrics
 from imae_jax.trees import tree_leaves

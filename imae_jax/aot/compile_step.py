@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import runs, sharding, steps
+from imae_jax import runs, steps
 from imae_jax.data.builders.registry import FORMS
 from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.load import Dataset, Split
+from imae_jax.distributed import sharding
 from imae_jax.memory import over_limit
 from imae_jax.model import as_mae
 from imae_jax.setup import Setup, make_loss

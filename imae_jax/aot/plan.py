@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks, sharding
+from imae_jax import config_checks
 from imae_jax import validate_transfer as for_classifiers
 from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
 from imae_jax.aot.compile_step import Need, Step
 from imae_jax.compute import AUTO, REMATS, fastest_type
 from imae_jax.data.load import check_known
+from imae_jax.distributed import sharding
 
 GPUS = "cuda"
 

@@ -15,10 +15,10 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from imae_jax import sharding
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, with_remedy
 from imae_jax.data.image_io import NUM_DRAWS, BadImageError, random_box
 from imae_jax.data.pair_sampler import Pairs
+from imae_jax.distributed import sharding
 
 
 class Feed:

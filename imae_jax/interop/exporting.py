@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from imae_jax import files, patches, runs, sharding, trees
+from imae_jax import files, patches, runs, trees
 from imae_jax.classifier import Classifier
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import compiled, naming, native
 from imae_jax.interop.reading import import_torch

@@ -11,19 +11,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import (
-    config_checks,
-    files,
-    model,
-    patches,
-    runs,
-    sharding,
-    steps,
-    trees,
-    workdirs,
-)
+from imae_jax import config_checks, files, model, patches, runs, steps, trees, workdirs
 from imae_jax.checkpoint import Checkpoints
 from imae_jax.data.encoded_images import parse_size
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.files import CONFIG_FILE
 from imae_jax.interop import naming, native, reading

@@ -6,15 +6,13 @@ there for the others, who share its file system.
 
 import contextlib
 import ctypes
-import itertools
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -136,51 +134,6 @@ def first_says(value: bool) -> bool:
     if not jax.distributed.is_initialized():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
-
-
-# Of looks, in the life of a process: all agree to end at the same one.
-_looks = itertools.count(1)
-
-
-def are_told_to_end() -> bool:
-    """Whether SIGTERM has come to any of several processes; False where there is one.
-
-    All have to ask equally often, and are told so once, by the same call.
-    """
-    if not jax.distributed.is_initialized():
-        return False
-    return multihost_utils.reached_preemption_sync_point(next(_looks))
-
-
-class Termination:
-    """Whether SIGTERM has come, to this process or to any that works with it."""
-
-    def __init__(self, ask: Callable[[], bool]):
-        """`ask` tells whether it has; all processes ask equally often."""
-        self._ask = ask
-        self.is_noticed = False
-
-    def look(self) -> bool:
-        """Whether it is time to end; all processes are told at the same call."""
-        self.is_noticed = self.is_noticed or self._ask()
-        return self.is_noticed
-
-
-@contextlib.contextmanager
-def noticing_termination() -> Iterator[Termination]:
-    """Inside, SIGTERM ends nothing, but is noticed."""
-    if jax.distributed.is_initialized():  # JAX listens to the signal
-        yield Termination(are_told_to_end)
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield Termination(lambda: False)  # only the main thread is told of signals
-        return
-    came = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
-    try:
-        yield Termination(came.is_set)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
