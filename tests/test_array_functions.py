@@ -19,12 +19,12 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators import labelled
-from imae_jax.evaluators.knn import knn_accuracy, votes
-from imae_jax.evaluators.labelled import Labelled, Splits
-from imae_jax.evaluators.linear_probe import lars_accuracy
-from imae_jax.evaluators.representation import effective_rank, linear_cka
 from imae_jax.evaluators.separability import linear_separability, mixture_separability
+from imae_jax.probing import linear_classifiers
+from imae_jax.probing.knn import knn_accuracy, votes
+from imae_jax.probing.lars_probe import lars_accuracy
+from imae_jax.probing.linear_classifiers import Labelled, Splits
+from imae_jax.probing.similarity import effective_rank, linear_cka
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -54,9 +54,9 @@ WHITENED = dict(
 LARS = dict(blrs=(1.0, 30.0), batch_size=16, epochs=5, warmup_epochs=1, seed=0)
 KNN = dict(neighbours=5, temperature=0.07)
 OF_SPLITS = {
-    "ridge_accuracy": (labelled.ridge_accuracy, CLEAN),
-    "logistic_accuracy": (labelled.logistic_accuracy, CLEAN),
-    "whitened_accuracy": (labelled.whitened_accuracy, WHITENED),
+    "ridge_accuracy": (linear_classifiers.ridge_accuracy, CLEAN),
+    "logistic_accuracy": (linear_classifiers.logistic_accuracy, CLEAN),
+    "whitened_accuracy": (linear_classifiers.whitened_accuracy, WHITENED),
     "knn_accuracy": (lambda splits: knn_accuracy(splits, **KNN), CLEAN),
     "lars_accuracy": (lambda splits: lars_accuracy(splits, **LARS), CLEAN),
 }
@@ -366,7 +366,7 @@ def test_votes_and_scores_that_do_not_fit_are_refused():
         with pytest.raises(UserError, match=name):
             votes(*bad, **options)
     scores = np.eye(CLASSES)[y]
-    assert labelled.accuracy(scores, y) == 1
+    assert linear_classifiers.accuracy(scores, y) == 1
     for bad, name in (
         ((scores, y[:, None]), "labels"),
         ((scores, y[1:]), "labels"),
@@ -375,13 +375,13 @@ def test_votes_and_scores_that_do_not_fit_are_refused():
         ((scores, np.array(["a", "b", "c"])[y]), "labels"),
     ):
         with pytest.raises(UserError, match=name):
-            labelled.accuracy(*bad)
-    assert labelled.chance(["b", "a", "b"], ["b", "c"]) == 0.5
-    assert labelled.chance(np.array([-1, -1, 3]), np.array([-1, 3])) == 0.5
+            linear_classifiers.accuracy(*bad)
+    assert linear_classifiers.chance(["b", "a", "b"], ["b", "c"]) == 0.5
+    assert linear_classifiers.chance(np.array([-1, -1, 3]), np.array([-1, 3])) == 0.5
     for how, change in BAD_LABELS.items():
         if how not in ("fewer", "more"):  # which it cannot know
             with pytest.raises(UserError, match="train|test"):
-                labelled.chance(change(y), y)
+                linear_classifiers.chance(change(y), y)
 
 
 @settings(max_examples=30)
@@ -471,7 +471,7 @@ def test_arrays_of_any_kind_are_refused_by_name_or_measured(arrays):
     assert found is None or 1 - 1e-9 <= found <= len(a) + 1e-9
     found = or_none(linear_separability, *arrays)
     assert found is None or found["r2"] <= 1 + 1e-9
-    for function in (labelled.accuracy, labelled.chance):
+    for function in (linear_classifiers.accuracy, linear_classifiers.chance):
         found = or_none(function, a, b)
         assert found is None or 0 <= found <= 1
     options = dict(neighbours=1, temperature=1, num_classes=2)

@@ -27,6 +27,7 @@ from imae_jax.evaluators import (
 from imae_jax.evaluators.inputs import Network
 from imae_jax.evaluators.names import at, conditions
 from imae_jax.model import Size, as_mae, build_autoencoder
+from imae_jax.probing import similarity
 
 COMMON = dict(split="test", batch_size=128, seed=0)
 CLASSIFIER = dict(width=64, epochs=40, batch_size=64, blr=8e-3, weight_decay=0.0)
@@ -234,11 +235,11 @@ def test_cka_of_known_features():
     random = np.random.default_rng(0)
     x = random.normal(size=(2000, 5))
     rotation, _ = np.linalg.qr(random.normal(size=(5, 5)))
-    assert representation.linear_cka(x, 3 * x @ rotation + 7) == pytest.approx(1)
-    assert representation.linear_cka(x, random.normal(size=(2000, 5))) < 0.02
+    assert similarity.linear_cka(x, 3 * x @ rotation + 7) == pytest.approx(1)
+    assert similarity.linear_cka(x, random.normal(size=(2000, 5))) < 0.02
     # Half the features shared, half independent: two of four directions agree.
     y = np.concatenate([x[:, :2], random.normal(size=(2000, 2))], axis=1)
-    assert representation.linear_cka(x[:, :4], y) == pytest.approx(0.5, abs=0.03)
+    assert similarity.linear_cka(x[:, :4], y) == pytest.approx(0.5, abs=0.03)
 
 
 def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
@@ -257,12 +258,12 @@ def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
 
 def test_effective_rank_of_known_spectra():
     with pytest.raises(UserError, match="not finite"):
-        representation.effective_rank(np.full((2, 2), np.nan))
-    assert representation.effective_rank(np.eye(7)) == pytest.approx(7)
-    assert representation.effective_rank(np.diag([5.0, 0, 0])) == pytest.approx(1)
-    assert representation.effective_rank(np.diag([2.0, 2, 0, 0])) == pytest.approx(2)
+        similarity.effective_rank(np.full((2, 2), np.nan))
+    assert similarity.effective_rank(np.eye(7)) == pytest.approx(7)
+    assert similarity.effective_rank(np.diag([5.0, 0, 0])) == pytest.approx(1)
+    assert similarity.effective_rank(np.diag([2.0, 2, 0, 0])) == pytest.approx(2)
     half = np.exp(0.5 * np.log(2) + 0.5 * np.log(4))  # shares 1/2, 1/4, 1/4
-    assert representation.effective_rank(np.diag([2.0, 1, 1])) == pytest.approx(half)
+    assert similarity.effective_rank(np.diag([2.0, 1, 1])) == pytest.approx(half)
 
 
 def test_representation_of_the_teacher_itself(made):

@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators import linear
-from imae_jax.evaluators.linear import Moments
+from imae_jax.probing.ridge import Moments, fit
 
 POSITIONS = 5
 
@@ -31,7 +30,7 @@ def score(make_target, make_input=lambda z, position: z):
         z, position = tokens(split)
         target = make_target(z, position, np.random.default_rng(100 + split))
         parts.append(moments(make_input(z, position), target, position))
-    return linear.fit(*parts[:2]).score(parts[2])
+    return fit(*parts[:2]).score(parts[2])
 
 
 WEIGHTS = np.random.default_rng(7).normal(size=(6, 4))
@@ -82,7 +81,7 @@ def test_the_map_is_scikit_learns(ridge):
     expected = Ridge(alpha=penalty, fit_intercept=False).fit(z_centred, h_centred)
 
     found = moments(z, h, position)
-    fitted = linear.fit(found, found, [ridge])
+    fitted = fit(found, found, [ridge])
     np.testing.assert_allclose(fitted.weights, expected.coef_.T, rtol=1e-6, atol=1e-9)
     predicted = z_centred @ expected.coef_.T
     np.testing.assert_allclose(
@@ -118,26 +117,26 @@ def test_bad_input_gets_one_line():
     with pytest.raises(
         UserError, match="3 training .* too few .* the means of 3 positions"
     ):
-        linear.fit(few, few)
+        fit(few, few)
     few = moments(z[:6], z[:6], 0 * position[:6])
     with pytest.raises(
         UserError, match=r"ridges=\[1.0, 0.0\] .* for 6 inputs and 6 training"
     ):
-        linear.fit(few, few, [1, 0])
+        fit(few, few, [1, 0])
     for ridges in ([], [-1], [np.nan], 1.0, None, ["a"]):
         with pytest.raises(UserError, match="ridges=.* one or more numbers of at least 0"):
-            linear.fit(few, few, ridges)
+            fit(few, few, ridges)
     none = Moments.zeros(POSITIONS, 6, 6)
     with pytest.raises(UserError, match="0 validation tokens are too few"):
-        linear.fit(moments(z, z, position), none)
+        fit(moments(z, z, position), none)
     bad = moments(np.where(z > 1, np.nan, z), z, position)
     with pytest.raises(UserError, match="not finite"):
-        linear.fit(bad, bad)
+        fit(bad, bad)
     same = moments(z, np.full_like(z, 3.0), position)
     with pytest.raises(UserError, match="do not vary"):
-        linear.fit(same, same).score(same)
+        fit(same, same).score(same)
     with pytest.raises(UserError, match="no test tokens"):
-        linear.fit(same, same).score(none)
+        fit(same, same).score(none)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_fewer_tokens_than_inputs_are_enough_for_a_ridge():
     z, weights = random.normal(size=(80, 200)), random.normal(size=(200, 2))
     h = z @ weights
     few, rest = Moments.of(z[:40], h[:40]), Moments.of(z[40:], h[40:])
-    found = linear.fit(few, rest, [0.1])
+    found = fit(few, rest, [0.1])
     penalty = 0.1 * np.square(z[:40] - z[:40].mean(axis=0)).sum() / 200
     expected = Ridge(alpha=penalty).fit(z[:40], h[:40]).predict(z[40:])
     np.testing.assert_allclose(found(z[40:], np.zeros(40, int)), expected, atol=1e-8)

@@ -9,10 +9,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from imae_jax import optim
 from imae_jax.errors import UserError
-from imae_jax.evaluators import labelled, linear_probe
-from imae_jax.evaluators.classifier import train_classifier
-from imae_jax.evaluators.knn import knn_accuracy, votes
-from imae_jax.evaluators.labelled import Labelled, Splits
+from imae_jax.probing import lars_probe, linear_classifiers
+from imae_jax.probing.knn import knn_accuracy, votes
+from imae_jax.probing.linear_classifiers import Labelled, Splits
+from imae_jax.probing.pixel_classifier import train_classifier
 
 CLASSES, WIDTH = 4, 6
 LARS = dict(blrs=(30.0,), batch_size=100, epochs=20, warmup_epochs=2, seed=0)
@@ -33,7 +33,7 @@ def splits(**options):
 @pytest.mark.parametrize("l2", [1e-3, 1e-1])
 def test_logistic_regression_is_scikit_learns(l2):
     x, y = blobs(1)
-    weights, bias = labelled._fit_logistic(
+    weights, bias = linear_classifiers._fit_logistic(
         x, y, l2, num_classes=CLASSES, max_steps=500, tolerance=1e-6
     )
     model = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-10, max_iter=10000)
@@ -45,12 +45,12 @@ def test_logistic_regression_is_scikit_learns(l2):
 
 def test_logistic_probe_chooses_its_strength_on_validation():
     few = splits(count=12)
-    found = labelled.logistic_accuracy(few)
+    found = linear_classifiers.logistic_accuracy(few)
     train, validation, test = few.whitened()
     best = max(
         (
             LogisticRegression(C=1 / (l2 * 12), tol=1e-10, max_iter=10000).fit(*train)
-            for l2 in labelled.L2_STRENGTHS
+            for l2 in linear_classifiers.L2_STRENGTHS
         ),
         key=lambda model: model.score(*validation),
     )
@@ -63,7 +63,7 @@ def test_ridge_probe_is_scikit_learns():
     spread = np.square(x - x.mean(axis=0)).sum() / WIDTH
     scores = {
         ridge: RidgeClassifier(alpha=ridge * spread).fit(x, y).score(*test)
-        for ridge in labelled.linear.RIDGES
+        for ridge in linear_classifiers.linear.RIDGES
     }
     one_hot = np.eye(CLASSES)
 
@@ -72,7 +72,7 @@ def test_ridge_probe_is_scikit_learns():
         features, labels = made.validation
         return np.square(model.predict(features) - one_hot[labels]).mean()
 
-    assert labelled.ridge_accuracy(made) == scores[min(scores, key=error)] > 0.7
+    assert linear_classifiers.ridge_accuracy(made) == scores[min(scores, key=error)] > 0.7
 
 
 def test_knn_is_scikit_learns():
@@ -103,7 +103,7 @@ def test_knn_of_nearly_parallel_features(size):
 def test_knn_of_many_queries_is_cut_into_chunks(monkeypatch):
     made = splits()
     whole = knn_accuracy(made, neighbours=5, temperature=0.1)
-    monkeypatch.setattr("imae_jax.evaluators.knn.CHUNK", 64)
+    monkeypatch.setattr("imae_jax.probing.knn.CHUNK", 64)
     assert knn_accuracy(made, neighbours=5, temperature=0.1) == whole
 
 
@@ -136,12 +136,12 @@ def test_lars_is_the_numpy_rendering_of_maes():
 def test_the_linear_probe_is_its_numpy_rendering():
     """BatchNorm without affine in training, LARS, warm-up and cosine: MAE's protocol."""
     (x, y), *_ = splits()
-    batches = linear_probe.epoch_batches(len(x), 100, 4, seed=0)
+    batches = lars_probe.epoch_batches(len(x), 100, 4, seed=0)
     assert batches.shape == (12, 100)
-    fitted = linear_probe._fit_probe(
+    fitted = lars_probe._fit_probe(
         x, y, batches, 10.0, 0, num_classes=CLASSES, warmup_steps=3
     )
-    start = linear_probe.Probe(CLASSES).init(jax.random.key(0), x[:2], train=False)
+    start = lars_probe.Probe(CLASSES).init(jax.random.key(0), x[:2], train=False)
     kernel = np.asarray(start["params"]["head"]["kernel"], np.float64)
     assert 0.005 < kernel.std() < 0.015
     bias, moving = np.zeros(CLASSES), [np.zeros(WIDTH), np.ones(WIDTH)]
@@ -176,16 +176,16 @@ def test_the_linear_probe_is_its_numpy_rendering():
     # And what it then names, with the moving statistics.
     logits = (x - moving[0]) / np.sqrt(moving[1] + 1e-6) @ kernel + bias
     expected = np.mean(logits.argmax(axis=1) == y)
-    assert linear_probe._hits(fitted, x, y, num_classes=CLASSES) == pytest.approx(
+    assert lars_probe._hits(fitted, x, y, num_classes=CLASSES) == pytest.approx(
         expected, abs=0.011
     )
 
 
 def test_the_linear_probe_takes_the_rate_that_validation_prefers():
     options = dict(batch_size=100, epochs=20, warmup_epochs=2, seed=0)
-    found, blr = linear_probe.lars_accuracy(splits(), blrs=(1e-6, 300.0), **options)
+    found, blr = lars_probe.lars_accuracy(splits(), blrs=(1e-6, 300.0), **options)
     assert blr == 300.0 and found > 0.7
-    assert linear_probe.lars_accuracy(splits(), blrs=(300.0,), **options)[0] == found
+    assert lars_probe.lars_accuracy(splits(), blrs=(300.0,), **options)[0] == found
 
 
 def test_classes_without_structure_are_read_by_chance():
@@ -196,8 +196,8 @@ def test_classes_without_structure_are_read_by_chance():
 
     made = Splits(*map(shuffled, splits()))
     for found in (
-        labelled.ridge_accuracy(made),
-        labelled.logistic_accuracy(made),
+        linear_classifiers.ridge_accuracy(made),
+        linear_classifiers.logistic_accuracy(made),
         knn_accuracy(made, neighbours=20, temperature=0.07),
     ):
         assert abs(found - 1 / CLASSES) < 0.12
@@ -206,7 +206,7 @@ def test_classes_without_structure_are_read_by_chance():
 def test_a_linear_map_of_the_features_changes_nothing():
     """What a head, which is a linear map, makes of tokens is as good as they are."""
     made = splits()
-    expected = labelled.logistic_accuracy(made)
+    expected = linear_classifiers.logistic_accuracy(made)
     head = np.random.default_rng(1).normal(size=(WIDTH, WIDTH)) * 3.0 ** np.arange(WIDTH)
     for change in (
         lambda x: x @ head + 7,
@@ -214,18 +214,22 @@ def test_a_linear_map_of_the_features_changes_nothing():
         lambda x: np.concatenate([x, x], axis=1),  # one that says it twice
     ):
         changed = Splits(*(Labelled(change(x), y) for x, y in made))
-        assert labelled.logistic_accuracy(changed) == pytest.approx(expected, abs=0.006)
+        assert linear_classifiers.logistic_accuracy(changed) == pytest.approx(
+            expected, abs=0.006
+        )
     x = made.whitened().train.features
     np.testing.assert_allclose(np.cov(x, rowvar=False), np.eye(WIDTH), atol=1e-8)
 
 
 @pytest.mark.parametrize("value", [0, 0.1, 1e6])
-@pytest.mark.parametrize("function", [labelled.logistic_accuracy, labelled.ridge_accuracy])
+@pytest.mark.parametrize(
+    "function", [linear_classifiers.logistic_accuracy, linear_classifiers.ridge_accuracy]
+)
 def test_features_that_say_nothing_are_read_by_chance(function, value):
     """In train; what test says is not listened to."""
     train, validation, test = (Labelled(x.astype(np.float64), y) for x, y in splits())
     constant = [Labelled(0.0 * x + value, y) for x, y in (train, validation)]
-    chance = labelled.chance(train.labels, test.labels)
+    chance = linear_classifiers.chance(train.labels, test.labels)
     assert function(Splits(*constant, Labelled(0.0 * test[0] + value, test[1]))) == chance
     assert function(Splits(*constant, Labelled(test[0] + value, test[1]))) == chance
 
@@ -234,12 +238,15 @@ def test_where_zero_lies_and_how_large_features_are_does_not_matter():
     made = Splits(*(Labelled(x.astype(np.float64), y) for x, y in splits()))
     far = Splits(*(Labelled(x + 1e6, y) for x, y in made))
     mixed = Splits(*(Labelled(x * 1e4 ** np.arange(-3, 3), y) for x, y in made))
-    logistic, ridge = labelled.logistic_accuracy(made), labelled.ridge_accuracy(made)
-    assert labelled.logistic_accuracy(far) == pytest.approx(logistic, abs=0.006)
-    assert labelled.logistic_accuracy(mixed) == pytest.approx(logistic, abs=0.006)
-    assert labelled.ridge_accuracy(far) == ridge
-    lars = linear_probe.lars_accuracy(made, **LARS)[0]
-    assert linear_probe.lars_accuracy(far, **LARS)[0] == pytest.approx(lars, abs=0.011)
+    logistic, ridge = (
+        linear_classifiers.logistic_accuracy(made),
+        linear_classifiers.ridge_accuracy(made),
+    )
+    assert linear_classifiers.logistic_accuracy(far) == pytest.approx(logistic, abs=0.006)
+    assert linear_classifiers.logistic_accuracy(mixed) == pytest.approx(logistic, abs=0.006)
+    assert linear_classifiers.ridge_accuracy(far) == ridge
+    lars = lars_probe.lars_accuracy(made, **LARS)[0]
+    assert lars_probe.lars_accuracy(far, **LARS)[0] == pytest.approx(lars, abs=0.011)
     # Beside k-NN's other rows, one may be of any length.
     lengths = 10.0 ** np.linspace(-14, 14, len(made.train.labels))[:, None]
     long = made._replace(train=Labelled(made.train.features * lengths, made.train.labels))
@@ -251,7 +258,10 @@ def test_where_zero_lies_and_how_large_features_are_does_not_matter():
 
 
 def test_chance_names_the_commonest_class_of_train():
-    assert labelled.chance(np.array([1, 1, 1, 0, 2]), np.array([1, 0, 0, 1, 2])) == 0.4
+    assert (
+        linear_classifiers.chance(np.array([1, 1, 1, 0, 2]), np.array([1, 0, 0, 1, 2]))
+        == 0.4
+    )
 
 
 @pytest.mark.parametrize(

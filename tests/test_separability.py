@@ -9,8 +9,8 @@ from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import separability
 from imae_jax.evaluators.latents import Latents, assignments, measure
-from imae_jax.evaluators.linear import AffineMap
 from imae_jax.evaluators.separability import linear_separability, mixture_separability
+from imae_jax.probing.ridge import AffineMap
 
 TOKENS, WIDTH = 3, 4
 SEEDS = {"train": 0, "validation": 1, "test": 2}

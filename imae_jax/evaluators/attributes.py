@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.evaluators import linear
 from imae_jax.evaluators.factors import Factor, factors_of
 from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.labelled import Labelled, Splits, chance, whitened_accuracy
-from imae_jax.evaluators.linear import Moments
 from imae_jax.evaluators.vectors import collect, prefixes, questions
 from imae_jax.mixing import BRANCHES
+from imae_jax.probing import ridge
+from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, whitened_accuracy
+from imae_jax.probing.ridge import Moments
 
 
 def probe(
@@ -41,7 +41,7 @@ def probe(
     if factors[0].is_category:
         return "accuracy", whitened_accuracy(Splits(*map(Labelled, counted, targets)))
     train, validation, test = map(Moments.of, counted, targets)
-    return "r2", linear.fit(train, validation, what=what).score(test)["r2"]
+    return "r2", ridge.fit(train, validation, what=what).score(test)["r2"]
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut
-from imae_jax.evaluators.labelled import chance
+from imae_jax.probing.linear_classifiers import chance
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

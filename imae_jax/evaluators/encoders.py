@@ -8,9 +8,9 @@ import numpy as np
 
 from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import ROUNDING, as_array, as_features, as_text
 from imae_jax.evaluators.latents import Latents
 from imae_jax.mixing import BRANCHES, mix
+from imae_jax.probing.arrays import ROUNDING, as_array, as_features, as_text
 
 # Features of one image may differ from call to call by these fractions of how far images'
 # features lie apart, and of their size: float16 and bfloat16 do, by less.

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from imae_jax.evaluators import linear
-from imae_jax.evaluators.linear import AffineMap, Moments
 from imae_jax.mixing import BRANCHES
+from imae_jax.probing import ridge
+from imae_jax.probing.ridge import AffineMap, Moments
 
 # Ends the rows that are a network's tokens [D], not latents in the targets' space [E].
 TOKENS = "_tokens/"
@@ -54,7 +54,7 @@ def add_latents(table: Table, latents: Latents, num_positions: int) -> None:
 def fit_branches(train: Table, validation: Table) -> dict[tuple[str, int], AffineMap]:
     """For each row and branch, the map to its own image's targets."""
     return {
-        (row, s): linear.fit(
+        (row, s): ridge.fit(
             train[row, s].targets(own_columns(train[row, s], s)),
             validation[row, s].targets(own_columns(train[row, s], s)),
             what=f"separability, {row or 'this run, '}{BRANCHES[s]}",
@@ -98,9 +98,9 @@ def score_branch(
     """The scores of one row and branch on test."""
     yield from own.score(test.targets(own_columns(test, s))).items()
     other = [m.targets(own_columns(m, 1 - s)) for m in (train, validation, test)]
-    yield "cross_r2", linear.fit(*other[:2]).score(other[2])["r2"]
+    yield "cross_r2", ridge.fit(*other[:2]).score(other[2])["r2"]
     parts = [m.targets(own_columns(m, s)).pooled() for m in (train, validation, test)]
-    yield "r2_uncentred", linear.fit(*parts[:2]).score(parts[2])["r2"]
+    yield "r2_uncentred", ridge.fit(*parts[:2]).score(parts[2])["r2"]
 
 
 def raw_scores(s: int, train: Moments, test: Moments) -> Iterator[tuple[str, float]]:

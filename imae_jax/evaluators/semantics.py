@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from imae_jax.errors import UserError
 from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.labelled import Labelled, Splits, chance, logistic_accuracy
 from imae_jax.evaluators.vectors import collect, prefixes, questions
 from imae_jax.mixing import BRANCHES
+from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, logistic_accuracy
 
 
 def evaluate(

@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators import linear
-from imae_jax.evaluators.arrays import (
+from imae_jax.evaluators.encoders import EncodedMixtures, Encoder
+from imae_jax.evaluators.inputs import Batch, HeldOut, Network, latents_of_images, rows_of
+from imae_jax.evaluators.latents import TOKENS, Latents, measure
+from imae_jax.evaluators.names import at
+from imae_jax.mixing import BRANCHES
+from imae_jax.probing.arrays import (
     ROUNDING,
     as_count,
     as_features,
@@ -26,12 +30,7 @@ from imae_jax.evaluators.arrays import (
     check_columns,
     check_rows,
 )
-from imae_jax.evaluators.encoders import EncodedMixtures, Encoder
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network, latents_of_images, rows_of
-from imae_jax.evaluators.latents import TOKENS, Latents, measure
-from imae_jax.evaluators.linear import RIDGES, Moments
-from imae_jax.evaluators.names import at
-from imae_jax.mixing import BRANCHES
+from imae_jax.probing.ridge import RIDGES, Moments, fit
 
 # Rows beside the i-MAE's own, and the network each shows the mixture to.
 BASELINES = {
@@ -99,9 +98,9 @@ def linear_separability(
     held = Moments.of(train_z[first:], train_h[first:])
     what = "train_features and train_targets"
     several = len(ridges) > 1
-    ridge = linear.fit(fitted, held, ridges, what).ridge if several else ridges[0]
+    ridge = fit(fitted, held, ridges, what).ridge if several else ridges[0]
     everything = fitted + held
-    chosen = linear.fit(everything, everything, [ridge], what)
+    chosen = fit(everything, everything, [ridge], what)
     return {**chosen.score(Moments.of(test_z, test_h)), "ridge": ridge}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import as_strengths, as_text
+from imae_jax.probing.arrays import as_strengths, as_text
 
 # Ridge strengths tried on the validation split, relative to the inputs' mean variance.
 RIDGES = tuple(10.0**power for power in range(-8, 2))

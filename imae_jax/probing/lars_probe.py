@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import as_count, as_strengths
-from imae_jax.evaluators.labelled import Labelled, Splits, check_splits
 from imae_jax.optim import lars, learning_rate
+from imae_jax.probing.arrays import as_count, as_strengths
+from imae_jax.probing.linear_classifiers import Labelled, Splits, check_splits
 
 # Deviations that a feature's mean may lie from zero: beyond, E[x^2] - E[x]^2 in float32
 # would lose more than 1 / 1000 of its variance. Of deviations below the second, less is

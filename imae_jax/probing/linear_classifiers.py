@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators import linear
-from imae_jax.evaluators.arrays import (
+from imae_jax.probing import ridge
+from imae_jax.probing.arrays import (
     ROUNDING,
     as_array,
     as_features,
@@ -19,8 +19,8 @@ from imae_jax.evaluators.arrays import (
     centred,
     check_columns,
 )
-from imae_jax.evaluators.class_labels import as_labels, class_ids
-from imae_jax.evaluators.linear import Moments
+from imae_jax.probing.class_labels import as_labels, class_ids
+from imae_jax.probing.ridge import Moments
 
 # L2 strengths tried on the validation split, per example, for whitened features; ours.
 L2_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -165,7 +165,7 @@ def ridge_accuracy(splits: Splits) -> float:
     train, validation, test = centred(*(features for features, _ in splits))
     fitted = Moments.of(train, one_hot[splits.train.labels])
     held = Moments.of(validation, one_hot[splits.validation.labels])
-    probe = linear.fit(fitted, held, what="ridge probe")
+    probe = ridge.fit(fitted, held, what="ridge probe")
     labels = splits.test.labels
     return accuracy(probe(test, np.zeros(len(labels), int)), labels)
 

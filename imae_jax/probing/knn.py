@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import (
+from imae_jax.probing.arrays import (
     ROUNDING,
     as_count,
     as_features,
     as_number,
     check_columns,
 )
-from imae_jax.evaluators.class_labels import as_labels
-from imae_jax.evaluators.labelled import Splits, accuracy, check_splits
+from imae_jax.probing.class_labels import as_labels
+from imae_jax.probing.linear_classifiers import Splits, accuracy, check_splits
 
 CHUNK = 1024  # queries compared with all neighbours at a time
 

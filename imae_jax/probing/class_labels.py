@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.arrays import as_array, as_numbers, as_text
+from imae_jax.probing.arrays import as_array, as_numbers, as_text
 
 
 def as_labels(given: Any, name: str, count: int) -> np.ndarray:

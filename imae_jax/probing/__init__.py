@@ -1,0 +1,1 @@
+"""Probes and similarity measures on arrays, for any encoder."""
