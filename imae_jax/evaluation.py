@@ -9,14 +9,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, steps, validate_evals, workdirs
+from imae_jax import files, runs, steps, workdirs
 from imae_jax.classifier import Classifier
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
 from imae_jax.errors import Terminated, UserError
-from imae_jax.evaluators import EVALUATORS, NEED_LABELS, NEED_TEACHER
-from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut, Network
-from imae_jax.evaluators.names import conditions, count_of
+from imae_jax.evaluators import config_checks
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.metric_names import conditions, count_of
+from imae_jax.evaluators.networks import ClassifyingNetwork, Network
+from imae_jax.evaluators.registry import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.model import as_mae
 from imae_jax.paths import local_path
@@ -41,7 +43,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     dataset = load_data(config)
     mesh = sharding.make_mesh()
     run = runs.load_run(workdir, "workdir", mesh)
-    validate_evals.check_evals(config, run.model, dataset.sizes, mesh.size)
+    config_checks.check_evals(config, run.model, dataset.sizes, mesh.size)
     networks = networks_of(config, run, mesh)
     found = dict(
         image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
@@ -76,7 +78,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         if preemption.are_told_to_end():
             raise Terminated(f"{workdir} is not measured yet")
         print(f"{workdir.name}: measuring {name}", flush=True)
-        used = validate_evals.options_of(options)
+        used = config_checks.options_of(options)
         found = dict(EVALUATORS[name](networks, held_out, **used))
         count = held_out.count(options.split)
         measured_on = dict(split=dataset.published[options.split], checkpoint=run.step)

@@ -18,7 +18,7 @@ from imae_jax.config_checks import check_mask_ratio
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.mixing import mix
 from imae_jax.model import IMAE, MAE

@@ -15,7 +15,6 @@ from imae_jax import (
     runs,
     steps,
     transfer,
-    validate_evals,
     validate_transfer,
     workdirs,
 )
@@ -27,6 +26,7 @@ from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.data.load import Dataset, Split, check_known, load
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
+from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.model import IMAE, MAE
 from imae_jax.paths import local_path
 
@@ -92,7 +92,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
         allowed = "1 where images are streamed: a batch is sent for each step"
         errors.require(dispatch == 1, "train.steps_per_dispatch", dispatch, allowed)
     model = _build_model(config, dataset)
-    validate_evals.check_evals(config, model, dataset.sizes, mesh.size)
+    check_evals(config, model, dataset.sizes, mesh.size)
     return dataset, mesh
 
 

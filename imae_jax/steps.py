@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from imae_jax.classifier import Classifier, classify
 from imae_jax.distributed import sharding
-from imae_jax.evaluators.inputs import ClassifyingNetwork, Network
+from imae_jax.evaluators.networks import ClassifyingNetwork, Network
 from imae_jax.model import IMAE, MAE, embed, forward
 from imae_jax.objectives import Loss, named_keys
 from imae_jax.patches import random_mask

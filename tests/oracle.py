@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.patches import patchify
 
 

@@ -13,9 +13,9 @@ from imae_jax.data.builders import shape_outlines, shapes
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import attributes, semantics
-from imae_jax.evaluators.factors import as_factor, factors_of
-from imae_jax.evaluators.inputs import Network
-from imae_jax.evaluators.names import conditions, count_of
+from imae_jax.evaluators.factor_targets import as_factor, factors_of
+from imae_jax.evaluators.metric_names import conditions, count_of
+from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES
 from imae_jax.report import summary
 from imae_jax.workdirs import read_config

@@ -3,7 +3,8 @@ import pytest
 
 from imae_jax.data.load import Dataset, Split
 from imae_jax.evaluators import classification
-from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import ClassifyingNetwork
 
 NUM_CLASSES = 7
 

@@ -15,17 +15,10 @@ from imae_jax.compute import Compute
 from imae_jax.data.load import Split, load
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.evaluators import (
-    EVALUATORS,
-    OF_CLASSIFIERS,
-    probes,
-    quality,
-    recognition,
-    representation,
-    semantics,
-)
-from imae_jax.evaluators.inputs import Network
-from imae_jax.evaluators.names import at, conditions
+from imae_jax.evaluators import probes, quality, recognition, representation, semantics
+from imae_jax.evaluators.metric_names import at, conditions
+from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.registry import EVALUATORS, OF_CLASSIFIERS
 from imae_jax.model import Size, as_mae, build_autoencoder
 from imae_jax.probing import similarity
 

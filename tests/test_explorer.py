@@ -9,7 +9,8 @@ from PIL import Image
 from imae_jax import evaluation, patches, train
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.evaluators import reconstruction
-from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.report import explorer
 
 OPTIONS = dict(

@@ -6,8 +6,9 @@ from imae_jax import patches
 from imae_jax.data import augment
 from imae_jax.data.load import load
 from imae_jax.evaluators import reconstruction
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.full_reconstruction import rebuild
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.report import figures
 
 

@@ -8,8 +8,8 @@ from sklearn.linear_model import Ridge
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import separability
-from imae_jax.evaluators.latents import Latents, assignments, measure
 from imae_jax.evaluators.separability import linear_separability, mixture_separability
+from imae_jax.evaluators.separability_scores import Latents, assignments, measure
 from imae_jax.probing.ridge import AffineMap
 
 TOKENS, WIDTH = 3, 4

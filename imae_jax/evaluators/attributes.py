@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.evaluators.factors import Factor, factors_of
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.vectors import collect, prefixes, questions
+from imae_jax.evaluators.factor_targets import Factor, factors_of
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.pooled_latents import collect, prefixes, questions
 from imae_jax.mixing import BRANCHES
 from imae_jax.probing import ridge
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, whitened_accuracy

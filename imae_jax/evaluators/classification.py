@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import ClassifyingNetwork, HeldOut
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import ClassifyingNetwork
 from imae_jax.probing.linear_classifiers import chance
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import HeldOut, Network, rows_of
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network, rows_of
 from imae_jax.probing.knn import knn_accuracy
 from imae_jax.probing.lars_probe import lars_accuracy
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, ridge_accuracy

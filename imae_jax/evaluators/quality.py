@@ -11,9 +11,10 @@ import dm_pix
 import jax
 import numpy as np
 
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.names import at
-from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.full_reconstruction import rebuild
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.metric_names import at
+from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import unpatchify
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.full_reconstruction import rebuild
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES, mix, pair_sources
 from imae_jax.patches import unpatchify
 from imae_jax.probing.pixel_classifier import train_classifier

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES
 

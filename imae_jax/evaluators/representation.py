@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import HeldOut, Network
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES
 from imae_jax.probing.ridge import Moments
 from imae_jax.probing.similarity import effective_rank, linear_cka

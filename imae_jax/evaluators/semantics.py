@@ -8,8 +8,9 @@ class, either branch would do.
 from collections.abc import Iterator, Mapping, Sequence
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.vectors import collect, prefixes, questions
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.pooled_latents import collect, prefixes, questions
 from imae_jax.mixing import BRANCHES
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, logistic_accuracy
 

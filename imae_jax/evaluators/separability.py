@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.evaluators.encoders import EncodedMixtures, Encoder
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network, latents_of_images, rows_of
-from imae_jax.evaluators.latents import TOKENS, Latents, measure
-from imae_jax.evaluators.names import at
+from imae_jax.evaluators.external_encoder import EncodedMixtures, Encoder
+from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
+from imae_jax.evaluators.metric_names import at
+from imae_jax.evaluators.networks import Network, rows_of
+from imae_jax.evaluators.separability_scores import TOKENS, Latents, measure
 from imae_jax.mixing import BRANCHES
 from imae_jax.probing.arrays import (
     ROUNDING,

@@ -17,8 +17,9 @@ from PIL import Image
 
 from imae_jax import files
 from imae_jax.errors import UserError
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.full_reconstruction import rebuild
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.reconstruction import mean_target
 from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES

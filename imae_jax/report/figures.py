@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from imae_jax.evaluators.inputs import HeldOut, Network
-from imae_jax.evaluators.rebuild import rebuild
+from imae_jax.evaluators.full_reconstruction import rebuild
+from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.networks import Network
 from imae_jax.files import write_bytes
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import patchify, unpatchify

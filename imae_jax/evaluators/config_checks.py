@@ -9,8 +9,8 @@ from imae_jax.classifier import Classifier
 from imae_jax.config_checks import check_batch, check_mask_ratio
 from imae_jax.data.eval_splits import part_indices
 from imae_jax.errors import UserError, require
-from imae_jax.evaluators import CHOOSING, EVALUATORS, OF_CLASSIFIERS, OF_MIXTURES
-from imae_jax.evaluators.names import at
+from imae_jax.evaluators.metric_names import at
+from imae_jax.evaluators.registry import CHOOSING, EVALUATORS, OF_CLASSIFIERS, OF_MIXTURES
 from imae_jax.model import IMAE, MAE
 
 # They name other runs; the networks are loaded from them.

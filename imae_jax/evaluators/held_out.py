@@ -5,7 +5,7 @@ The mixtures are the same each time: same pairs, alphas and masks.
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -13,43 +13,9 @@ import numpy as np
 from imae_jax.data import augment
 from imae_jax.data.load import Dataset
 from imae_jax.data.pair_sampler import epoch_pairs
+from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import mix, pair_sources
 from imae_jax.patches import Mask, random_mask
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A frozen network, as functions from standardised images to NumPy arrays.
-
-    Attributes:
-      predict: (images [B, H, W, C], mask) -> the model's named outputs, see `MAE` and
-        `IMAE`.
-      embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
-        of the patch tokens, and `layers` [B, depth, D], the patch tokens' mean after each
-        block of the encoder.
-    """
-
-    predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]]
-    embed: Callable[[np.ndarray], Mapping[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifyingNetwork:
-    """A frozen classifier, as a function from standardised images to NumPy arrays.
-
-    Attributes:
-      classify: images [B, H, W, C] -> [B, classes] logits, by pool.
-    """
-
-    classify: Callable[[np.ndarray], Mapping[str, np.ndarray]]
-
-
-def rows_of(
-    networks: Mapping[str, Network], baselines: Mapping[str, str]
-) -> dict[str, Network]:
-    """The student and those baselines (row: network) that exist, by the row's prefix."""
-    rows = {"": "student"} | {f"baselines/{row}/": name for row, name in baselines.items()}
-    return {row: networks[name] for row, name in rows.items() if name in networks}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import Network
+from imae_jax.evaluators.networks import Network
 from imae_jax.patches import Mask, covering_masks
 
 

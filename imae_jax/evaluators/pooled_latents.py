@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imae_jax.evaluators.inputs import Batch, HeldOut, Network, latents_of_images, rows_of
-from imae_jax.evaluators.names import at
+from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
+from imae_jax.evaluators.metric_names import at
+from imae_jax.evaluators.networks import Network, rows_of
 from imae_jax.evaluators.separability import BASELINES
 from imae_jax.mixing import BRANCHES
 

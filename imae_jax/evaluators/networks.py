@@ -1,0 +1,43 @@
+"""Networks as evaluators see them: predict functions."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from imae_jax.patches import Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen network, as functions from standardised images to NumPy arrays.
+
+    Attributes:
+      predict: (images [B, H, W, C], mask) -> the model's named outputs, see `MAE` and
+        `IMAE`.
+      embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
+        of the patch tokens, and `layers` [B, depth, D], the patch tokens' mean after each
+        block of the encoder.
+    """
+
+    predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]]
+    embed: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifyingNetwork:
+    """A frozen classifier, as a function from standardised images to NumPy arrays.
+
+    Attributes:
+      classify: images [B, H, W, C] -> [B, classes] logits, by pool.
+    """
+
+    classify: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+def rows_of(
+    networks: Mapping[str, Network], baselines: Mapping[str, str]
+) -> dict[str, Network]:
+    """The student and those baselines (row: network) that exist, by the row's prefix."""
+    rows = {"": "student"} | {f"baselines/{row}/": name for row, name in baselines.items()}
+    return {row: networks[name] for row, name in rows.items() if name in networks}
