@@ -27,7 +27,7 @@ from ml_collections import config_flags
 
 from imae_jax import evaluation
 from imae_jax.errors import Terminated, UserError
-from imae_jax.paths import local_path
+from imae_jax.storage.local_paths import local_path
 
 COMMANDS = ("demo", "data", "train", "eval", "study", "report")
 COMMANDS += ("export", "import", "compile")
@@ -117,9 +117,9 @@ def parse_flags(command: str, arguments: list[str]) -> None:
     if not FLAGS.workdir and command not in ("data", "compile"):
         raise UserError(f"{command} needs --workdir=DIR, the folder of the run")
     if command == "eval":
-        from imae_jax import workdirs  # late, as in `run`
+        from imae_jax.storage import workdir  # late, as in `run`
 
-        stored = workdirs.read_config(local_path(FLAGS.workdir, "--workdir"))
+        stored = workdir.read_config(local_path(FLAGS.workdir, "--workdir"))
         config_flags.DEFINE_config_dict("config", stored)
     else:
         default = str(DEMO_CONFIG) if command == "demo" else None
@@ -169,11 +169,12 @@ def run(command: str) -> None:
 
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
-    from imae_jax import files, train
+    from imae_jax import train
     from imae_jax.aot import plan
     from imae_jax.commands import demo, describe_data, study
     from imae_jax.interop import exporting, importing
     from imae_jax.report import html
+    from imae_jax.storage import atomic_files
 
     if command == "demo":
         report = demo.demo(config, workdir)
@@ -197,7 +198,7 @@ def work(command: str, config, workdir: str) -> None:
         found = plan.plan(config, FLAGS.topology)
         print(plan.as_text(found))
         if FLAGS.json:
-            files.write_json(local_path(FLAGS.json, "--json"), found)
+            atomic_files.write_json(local_path(FLAGS.json, "--json"), found)
     else:
         print(html.write_report(workdir))
 

@@ -12,7 +12,8 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 import pytest  # noqa: E402
 
 import imae_jax  # noqa: E402
-from imae_jax import train, workdirs  # noqa: E402
+from imae_jax import train
+from imae_jax.storage import workdir  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -31,7 +32,7 @@ def imae_config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def stored(name):
-        config = workdirs.read_config(HERE / name)
+        config = workdir.read_config(HERE / name)
         config.data.dir = str(folder / "data")
         return config
 

@@ -11,7 +11,7 @@ from imae_jax.data.pixel_formats import is_colour
 from imae_jax.errors import UserError, require
 from imae_jax.optim import run_steps
 from imae_jax.patches import grid_size, num_visible
-from imae_jax.paths import check_paths
+from imae_jax.storage.local_paths import check_paths
 from imae_jax.transformer import decode_variant
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, steps, workdirs
+from imae_jax import runs, steps
 from imae_jax.classifier import Classifier
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
@@ -19,11 +19,13 @@ from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import conditions, count_of
 from imae_jax.evaluators.networks import ClassifyingNetwork, Network
 from imae_jax.evaluators.registry import EVALUATORS, NEED_LABELS, NEED_TEACHER
-from imae_jax.files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.model import as_mae
-from imae_jax.paths import local_path
 from imae_jax.report import explorer, figures
 from imae_jax.setup import load_data
+from imae_jax.storage import atomic_files
+from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
+from imae_jax.storage.local_paths import local_path
+from imae_jax.storage.workdir import check_same_config, settle_dtype
 
 
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -38,8 +40,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """
     workdir = local_path(workdir, "workdir").absolute()
     config = config.copy_and_resolve_references()
-    workdirs.settle_dtype([config], [workdir])
-    workdirs.check_same_config(config, workdir)
+    settle_dtype([config], [workdir])
+    check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()
     run = runs.load_run(workdir, "workdir", mesh)
@@ -102,8 +104,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         folder = workdir / "figures"
         if not explorer.write(networks["student"], held_out, folder, **config.explorer):
             print("no panel: with loss.norm_pix predictions have no units to show them in")
-    files.write_json(workdir / SETTINGS_FILE, settings)
-    files.write_json(workdir / EVAL_FILE, results)
+    atomic_files.write_json(workdir / SETTINGS_FILE, settings)
+    atomic_files.write_json(workdir / EVAL_FILE, results)
     return results
 
 

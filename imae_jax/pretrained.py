@@ -22,7 +22,7 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.mixing import mix
 from imae_jax.model import IMAE, MAE
-from imae_jax.paths import local_path
+from imae_jax.storage.local_paths import local_path
 
 
 class Separated(NamedTuple):

@@ -10,13 +10,15 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import classifier, compute, model, optim, steps, trees, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import classifier, compute, model, optim, steps
 from imae_jax.classifier import Classifier
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.model import IMAE, MAE
-from imae_jax.paths import local_path
+from imae_jax.storage import pytrees
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.local_paths import local_path
+from imae_jax.storage.workdir import read_config
 
 # What the runs of each `model.name` are called in messages.
 KINDS = {"mae": "a MAE", "imae": "an i-MAE", "classifier": "a classifier"}
@@ -104,7 +106,7 @@ def load_run(
     if not workdir.is_dir():
         raise UserError(f"{key}={str(workdir)!r}: there is no such folder")
     try:
-        config = workdirs.read_config(workdir)
+        config = read_config(workdir)
         with Checkpoints(workdir) as checkpoints:
 
             def read(step: int) -> TrainedRun:
@@ -113,7 +115,7 @@ def load_run(
                 network = build_model(config, tuple(meta["image_shape"]), num_classes)
                 fixed = step, config, network, mesh
                 params, batch_stats = _load_variables(checkpoints, *fixed)
-                digest = trees.digest(params)
+                digest = pytrees.digest(params)
                 known = params, step, meta, digest, batch_stats
                 return TrainedRun(workdir, config, network, *known)
 
@@ -265,6 +267,6 @@ def warm_start(like, loaded, source: str):
         loaded = dict(loaded)
         embed = loaded.pop("decoder_embed")
         loaded |= {head: embed for head in heads}
-    trees.check_same_tree(like, loaded, source)
+    pytrees.check_same_tree(like, loaded, source)
     # Copies: the state will be donated, the source may be a teacher that stays.
     return jax.tree.map(lambda x: x.copy(), loaded)

@@ -16,9 +16,7 @@ from imae_jax import (
     steps,
     transfer,
     validate_transfer,
-    workdirs,
 )
-from imae_jax.checkpoint import Checkpoints
 from imae_jax.classifier import Classifier
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
@@ -28,7 +26,9 @@ from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.model import IMAE, MAE
-from imae_jax.paths import local_path
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.local_paths import local_path
+from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -77,7 +77,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     `compute.dtype` has been settled, see `workdirs.settle_dtype`.
     """
     config_checks.check_sections(config)
-    workdirs.check_same_config(config, workdir)
+    check_same_config(config, workdir)
     dataset = load_data(config)
     if dataset.ignored:
         ignored = folder_layouts.as_words(dataset.ignored)
@@ -126,7 +126,7 @@ def open_files(config: ConfigDict) -> image_files.Opened:
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
     """Checks the config, loads data and teacher; nothing is compiled yet."""
     config = config.copy_and_resolve_references()
-    workdirs.settle_dtype([config], [workdir])
+    settle_dtype([config], [workdir])
     dataset, mesh = check(config, workdir)
     model = _build_model(config, dataset)
     teacher = None
@@ -244,7 +244,7 @@ def run_meta(setup: Setup) -> dict:
         "class_names": list(dataset.class_names),
         "sizes": dataset.sizes,
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
-        "config": workdirs.as_json(setup.config),
+        "config": as_json(setup.config),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }

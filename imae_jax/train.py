@@ -7,12 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import files, memory, optim, runs, steps, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import memory, optim, runs, steps
 from imae_jax.distributed import preemption, processes
 from imae_jax.errors import Terminated, UserError
-from imae_jax.files import CONFIG_FILE
-from imae_jax.logs import MetricWriter, Progress, Throughput
 from imae_jax.setup import (
     Setup,
     initial_state,
@@ -22,6 +19,11 @@ from imae_jax.setup import (
     set_up,
     take_of,
 )
+from imae_jax.storage import atomic_files
+from imae_jax.storage.atomic_files import CONFIG_FILE
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
+from imae_jax.storage.workdir import as_json, open_workdir, owned
 
 
 def train(
@@ -42,9 +44,9 @@ def train(
         finite for `optim.max_skipped` steps.
       Terminated: after SIGTERM, once what was reached has been saved.
     """
-    workdir = workdirs.open_workdir(workdir)
+    workdir = open_workdir(workdir)
     setup = set_up(config, workdir)
-    with workdirs.owned(workdir), preemption.noticing_termination() as termination:
+    with owned(workdir), preemption.noticing_termination() as termination:
         state = _train(setup, stop_at, termination)
         if termination.look():
             raise Terminated(f"{workdir} is saved at step {int(state.step)}")
@@ -66,7 +68,7 @@ def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
     kept = config.checkpoint.keep, config.checkpoint.keep_best
     with Checkpoints(workdir, *kept) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
-        files.write_json(workdir / CONFIG_FILE, workdirs.as_json(config))
+        atomic_files.write_json(workdir / CONFIG_FILE, as_json(config))
         last_step = min(total_steps, stop_at or total_steps)
         if int(state.step) >= last_step:
             return state

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import jax
 
-from imae_jax import losses, trees
+from imae_jax import losses
 from imae_jax.classifier import Classifier
 from imae_jax.data import augment
 from imae_jax.data.randaugment import rand_augment
 from imae_jax.mixup import mixup_cutmix
 from imae_jax.objectives import Loss, step_keys
+from imae_jax.storage import pytrees
 
 
 def make_loss(
@@ -91,7 +92,7 @@ def pretrained_encoder(like: Mapping, loaded: Mapping, source: str) -> dict:
         blocks = {k: v for k, v in encoder["transformer"].items() if k != "norm"}
         encoder["transformer"] = blocks
         unused.append("encoder/transformer/norm")
-    trees.check_same_tree(
+    pytrees.check_same_tree(
         {"encoder": like["encoder"]}, {"encoder": encoder}, f"the encoder of {source}"
     )
     new = ", ".join(sorted(like.keys() - {"encoder"}))

@@ -8,7 +8,7 @@ import oracle
 import pytest
 
 from configs import datasets, imae, mae
-from imae_jax import evaluation, files, train
+from imae_jax import evaluation, train
 from imae_jax.data.builders import shape_outlines, shapes
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
@@ -18,7 +18,8 @@ from imae_jax.evaluators.metric_names import conditions, count_of
 from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES
 from imae_jax.report import summary
-from imae_jax.workdirs import read_config
+from imae_jax.storage import atomic_files
+from imae_jax.storage.workdir import read_config
 
 SYMMETRY = (1, 0, 4, 3)  # of four classes
 NUMBERS = {"label": 4, "colour": 5}  # of categories
@@ -451,7 +452,7 @@ def test_a_run_on_shapes(tmp_path, monkeypatch):
     config.evals = {"attributes": config.evals.attributes}
     del config.explorer
     found = evaluation.evaluate(config, tmp_path / "imae")
-    settings = files.read_json(tmp_path / "imae" / "eval_settings.json")
+    settings = atomic_files.read_json(tmp_path / "imae" / "eval_settings.json")
     factors = {"label", "colour", "background", "size", "x", "y", "rotation"}
     counts = {name: found[f"attributes/{name}/count"] for name in factors}
     assert counts["x"] == 64 > counts["label"] > counts["background"] > 32

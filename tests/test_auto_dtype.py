@@ -6,11 +6,12 @@ import pytest
 
 from configs import demo as demo_config
 from configs import imae, mae, studies
-from imae_jax import compute, evaluation, runs, train, workdirs
+from imae_jax import compute, evaluation, runs, train
 from imae_jax.aot import plan
 from imae_jax.commands import demo, study, study_grid
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
+from imae_jax.storage.workdir import as_json, read_config, settle_dtype
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 
@@ -52,7 +53,7 @@ def test_a_run_keeps_the_type_it_began_with(dtype, machine, mae_config, tmp_path
     assert f"compute.dtype=auto: {dtype}, as what has begun" in capsys.readouterr().out
     assert stored(tmp_path) == dtype
     evaluation.evaluate(config, tmp_path)
-    evaluation.evaluate(workdirs.read_config(tmp_path), tmp_path)
+    evaluation.evaluate(read_config(tmp_path), tmp_path)
     run = runs.load_run(tmp_path, "workdir", sharding.make_mesh())
     assert run.model.compute.operands == dtype
     assert run.meta["config"]["compute"]["dtype"] == dtype
@@ -73,7 +74,7 @@ def test_all_runs_of_a_study_are_of_one_type(machine, data_dir, tmp_path, monkey
     def begin(config, workdir, **options):
         trained.append((workdir, config.compute.dtype))
         workdir.mkdir(parents=True)
-        text = json.dumps(workdirs.as_json(config))
+        text = json.dumps(as_json(config))
         (workdir / "config.json").write_text(text)
         raise UserError("the machine was taken away")
 
@@ -102,7 +103,7 @@ def test_all_runs_of_a_demo_are_of_one_type(machine, data_dir, tmp_path, monkeyp
     for section in config.values():
         section.data.dir = data_dir
     (tmp_path / "teacher").mkdir()
-    begun = workdirs.as_json(config.teacher)
+    begun = as_json(config.teacher)
     begun["compute"]["dtype"] = "bfloat16"
     (tmp_path / "teacher" / "config.json").write_text(json.dumps(begun))
     machine("float32")
@@ -124,12 +125,12 @@ def test_runs_of_both_types_leave_it_to_the_machine(machine, mae_config, tmp_pat
         (tmp_path / dtype).mkdir()
         config = mae_config()
         config.compute.dtype = dtype
-        text = json.dumps(workdirs.as_json(config))
+        text = json.dumps(as_json(config))
         (tmp_path / dtype / "config.json").write_text(text)
     for dtype in compute.DTYPES:
         machine(dtype)
         config = auto(mae_config())
-        workdirs.settle_dtype([config], sorted(tmp_path.iterdir()))
+        settle_dtype([config], sorted(tmp_path.iterdir()))
         assert config.compute.dtype == dtype
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import files, trees
-from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
+from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage.checkpoint import Checkpoints
 
 PARAMS = dict(layer=dict(kernel=np.arange(6.0, dtype=np.float32).reshape(2, 3)))
 OPT_STATE = (dict(count=np.int32(3)), ())
@@ -72,7 +72,7 @@ def test_a_folder_without_checkpoints(tmp_path):
 
 def test_digest_sees_every_value_name_and_type():
     digests = {
-        trees.digest(params)
+        pytrees.digest(params)
         for params in (
             PARAMS,
             dict(layer=dict(kernel=PARAMS["layer"]["kernel"] + 1e-3)),
@@ -82,7 +82,7 @@ def test_digest_sees_every_value_name_and_type():
         )
     }
     assert len(digests) == 5
-    assert trees.digest(put(PARAMS)) == trees.digest(PARAMS)
+    assert pytrees.digest(put(PARAMS)) == pytrees.digest(PARAMS)
 
 
 def disk_full(handle):
@@ -91,21 +91,21 @@ def disk_full(handle):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "numbers.json"
-    files.write_json(path, {"a": 1})
+    atomic_files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        files.write_json(path, {"a": object()})
+        atomic_files.write_json(path, {"a": object()})
     with pytest.raises(UnicodeEncodeError):
-        files.write_text(path, "\ud800")
-    monkeypatch.setattr(files.os, "fsync", disk_full)
+        atomic_files.write_text(path, "\ud800")
+    monkeypatch.setattr(atomic_files.os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        files.write_json(path, {"a": 2})
-    assert files.read_json(path) == {"a": 1}
+        atomic_files.write_json(path, {"a": 2})
+    assert atomic_files.read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["numbers.json"]
 
 
 def test_broken_and_missing_json(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        files.read_json(tmp_path / "config.json")
+        atomic_files.read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        files.read_json(tmp_path / "config.json")
+        atomic_files.read_json(tmp_path / "config.json")

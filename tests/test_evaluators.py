@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import evaluation, files, runs, steps, train
+from imae_jax import evaluation, runs, steps, train
 from imae_jax.compute import Compute
 from imae_jax.data.load import Split, load
 from imae_jax.distributed import sharding
@@ -21,6 +21,7 @@ from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import EVALUATORS, OF_CLASSIFIERS
 from imae_jax.model import Size, as_mae, build_autoencoder
 from imae_jax.probing import similarity
+from imae_jax.storage import atomic_files
 
 COMMON = dict(split="test", batch_size=128, seed=0)
 CLASSIFIER = dict(width=64, epochs=40, batch_size=64, blr=8e-3, weight_decay=0.0)
@@ -372,7 +373,7 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
         # An accuracy may change by an example of 100 where two classes tie.
         tolerance = 0.011 if "accuracy" in name else 1e-4
         assert one[name] == pytest.approx(value, rel=1e-3, abs=tolerance), name
-    settings = files.read_json(tmp_path / "eval_settings.json")
+    settings = atomic_files.read_json(tmp_path / "eval_settings.json")
     assert settings["separability/alpha_0.45/dominant/r2"]["alpha"] == 0.45
     assert settings["quality/alpha_0.30/mask_0.50/dominant/psnr"]["mask_ratio"] == 0.5
     assert settings["semantics/dominant/accuracy"]["count"] == one["semantics/count"]

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import checkpoint, files, logs, runs, train, trees, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import runs, train
 from imae_jax.distributed import sharding
 from imae_jax.errors import Terminated, UserError
+from imae_jax.storage import atomic_files, checkpoint, metrics_log, pytrees
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.workdir import open_workdir, owned
 
 ROOT = Path(__file__).parent.parent
 STEPS = 40
@@ -69,7 +71,7 @@ def assert_undisturbed(workdir, undisturbed, config):
     def said(folder):
         return [
             {k: v for k, v in line.items() if not k.startswith(timed)}
-            for line in logs.read_metrics(folder)
+            for line in metrics_log.read_metrics(folder)
         ]
 
     assert said(workdir) == said(undisturbed)
@@ -132,7 +134,7 @@ def test_terminated_it_saves_what_it_has_and_goes_on(config, undisturbed, tmp_pa
     config.train.total_steps = 10**6
     process = start(config, workdir)
     wait_for(process, workdir / "metrics.jsonl")
-    while not logs.read_metrics(workdir):
+    while not metrics_log.read_metrics(workdir):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
@@ -150,7 +152,7 @@ def test_terminated_at_any_step_it_ends_the_same(
     """A signal to this process, while it trains."""
     config.checkpoint.every_steps = 1000
     workdir, made = tmp_path / "run", []
-    progress = logs.Progress.update
+    progress = metrics_log.Progress.update
 
     def update(self, step):
         progress(self, step)
@@ -158,7 +160,7 @@ def test_terminated_at_any_step_it_ends_the_same(
         if step in (7, 23):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(logs.Progress, "update", update)
+    monkeypatch.setattr(metrics_log.Progress, "update", update)
     for step in (7, 23):
         with pytest.raises(Terminated, match=f"is saved at step {step}$"):
             train.train(config, workdir)
@@ -242,9 +244,9 @@ def test_all_damaged_is_an_error_and_nothing_is_touched(damaged, config):
 
 def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
     """Orbax alone would restore 12 layers into 16 without a word."""
-    stored = files.read_json(damaged / "config.json")
+    stored = atomic_files.read_json(damaged / "config.json")
     stored["model"]["encoder"]["depth"] = 2
-    files.write_json(damaged / "config.json", stored)
+    atomic_files.write_json(damaged / "config.json", stored)
     config.model.encoder.depth = 2
     for begin in (
         lambda: train.train(config, damaged),
@@ -255,8 +257,8 @@ def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
 
 
 def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
-    workdir = workdirs.open_workdir(tmp_path / "run")
-    with workdirs.owned(workdir):
+    workdir = open_workdir(tmp_path / "run")
+    with owned(workdir):
         ended = subprocess.run(
             arguments(config, workdir), capture_output=True, text=True, cwd=ROOT
         )
@@ -264,7 +266,7 @@ def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
         line = ended.stderr.splitlines()[-1]
         assert "is being written by another process" in line
         assert not (workdir / "checkpoints").exists()
-    with workdirs.owned(workdir):  # free again
+    with owned(workdir):  # free again
         pass
 
 
@@ -275,7 +277,7 @@ def test_a_killed_owner_leaves_nothing_locked(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     assert (tmp_path / ".lock").exists()
-    with workdirs.owned(tmp_path):
+    with owned(tmp_path):
         pass
 
 
@@ -345,7 +347,7 @@ def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
         "print(jax.device_count())"
     )
     workdir = tmp_path / "run"
-    saved = trees.digest(train.train(config, workdir, stop_at=10).params)
+    saved = pytrees.digest(train.train(config, workdir, stop_at=10).params)
     ended = subprocess.run(
         [sys.executable, "-c", code, str(workdir)],
         check=True,
@@ -403,14 +405,14 @@ def test_a_reader_follows_a_run_that_goes_on(tmp_path):
 def test_terminated_at_the_last_step(config, tmp_path, monkeypatch):
     """A study must not go on to its next run."""
     config.train.total_steps = 3
-    progress = logs.Progress.update
+    progress = metrics_log.Progress.update
 
     def update(self, step):
         progress(self, step)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(logs.Progress, "update", update)
+    monkeypatch.setattr(metrics_log.Progress, "update", update)
     with pytest.raises(Terminated, match="is saved at step 3"):
         train.train(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:

@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 
 import imae_jax
 from configs import imae, mae, transfer
-from imae_jax import evaluation, files, losses, model, patches, runs, steps, train, trees
+from imae_jax import evaluation, losses, model, patches, runs, steps, train
 from imae_jax.compute import Compute
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing, native, reading
-from imae_jax.workdirs import read_config
+from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 PRESETS = {
@@ -427,7 +428,7 @@ def test_a_model_that_cannot_be_had_here(weights):
 
 def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
     exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
-    config = files.read_json(tmp_path / "hf" / "config.json")
+    config = atomic_files.read_json(tmp_path / "hf" / "config.json")
     for change, message in (
         (dict(num_hidden_layers=4), "missing blocks.1"),
         (dict(num_hidden_layers=0), "num_hidden_layers=0 is not possible"),
@@ -443,21 +444,21 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
         (dict(model_type="vit"), "type 'vit'; it must be 'vit_mae'"),
         (dict(decoder_num_hidden_layers=None), "does not say how deep"),
     ):
-        files.write_json(tmp_path / "hf" / "config.json", config | change)
+        atomic_files.write_json(tmp_path / "hf" / "config.json", config | change)
         with pytest.raises(UserError, match=message):
             import_file(tmp_path / "hf", tmp_path / "run")
-    files.write_json(tmp_path / "hf" / "config.json", config)
+    atomic_files.write_json(tmp_path / "hf" / "config.json", config)
     processor = tmp_path / "hf" / "preprocessor_config.json"
-    stored = files.read_json(processor)
+    stored = atomic_files.read_json(processor)
     for change, message in (
         (dict(image_mean=["a"]), "image_mean=.'a'. is not possible"),
         (dict(image_std=[0]), "image_std=.0. is not possible"),
         (dict(image_mean=[0.5, 0.5]), "must be of 1 channels"),
     ):
-        files.write_json(processor, stored | change)
+        atomic_files.write_json(processor, stored | change)
         with pytest.raises(UserError, match=message):
             import_file(tmp_path / "hf", tmp_path / "run")
-    files.write_json(processor, stored)
+    atomic_files.write_json(processor, stored)
     (tmp_path / "hf" / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         import_file(tmp_path / "hf", tmp_path / "run")
@@ -643,7 +644,7 @@ def test_what_cannot_be_exported(workdirs, tmp_path):
 @pytest.mark.parametrize("kind", ["imae", "finetune"])
 def test_a_program_runs_without_our_code(kind, workdirs, tmp_path):
     exporting.export(workdirs[kind], "stablehlo", tmp_path / "program")
-    about = files.read_json(tmp_path / "program" / "programs.json")
+    about = atomic_files.read_json(tmp_path / "program" / "programs.json")
     assert about["jax"] == jax.__version__ and "six months" in about["expires"]
     assert about["platforms"] == ["cpu", "cuda", "tpu"]
     programs = {
@@ -687,7 +688,7 @@ def test_on_the_command_line(workdirs, tmp_path):
     out = tmp_path / "w.safetensors"
     ended = main("export", f"--workdir={workdirs['imae']}", f"--out={out}", "--step=best")
     assert ended.returncode == 0, ended.stderr
-    digest = trees.digest({"params": load(workdirs["imae"]).params})
+    digest = pytrees.digest({"params": load(workdirs["imae"]).params})
     assert digest in ended.stdout
     ended = main("import", f"--checkpoint={out}", f"--workdir={tmp_path / 'run'}")
     assert ended.returncode == 0, ended.stderr

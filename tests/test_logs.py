@@ -1,6 +1,6 @@
 import json
 
-from imae_jax.logs import MetricWriter, Progress, Throughput, read_metrics
+from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput, read_metrics
 
 
 def test_metrics_are_lines_of_json_and_survive_a_cut_line(tmp_path):
@@ -23,7 +23,7 @@ def test_no_metrics_yet(tmp_path):
 
 def test_throughput_counts_images_after_the_first_reading(monkeypatch):
     now = iter([9.0, 10.0, 12.0])
-    monkeypatch.setattr("imae_jax.logs.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("imae_jax.storage.metrics_log.time.perf_counter", lambda: next(now))
     throughput = Throughput(seconds=100.0)  # before it was interrupted
     assert throughput.read(1, 32, seconds_waited=3.0) == {"seconds": 101.0}
     assert throughput.read(11, 32, seconds_waited=3.5) == {

@@ -14,8 +14,8 @@ from imae_jax.commands import demo, describe_data, study
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing
-from imae_jax.paths import check_paths, local_path
 from imae_jax.report import html
+from imae_jax.storage.local_paths import check_paths, local_path
 
 ADDRESSES = ["gs://bucket/run", "s3://bucket/run", "http://host/a.pth", "file:///tmp/x"]
 

@@ -12,14 +12,15 @@ from PIL import Image
 from test_folder import make
 
 from configs import datasets, imae, mae, studies, transfer
-from imae_jax import evaluation, pretrained, setup, steps, train, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import evaluation, pretrained, setup, steps, train
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting
-from imae_jax.logs import read_metrics
 from imae_jax.report import html
+from imae_jax.storage import workdir
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.metrics_log import read_metrics
 
 
 def mock_cifar(name):
@@ -251,7 +252,7 @@ def test_images_that_are_not_square(tmp_path):
     cropped = dict(augment=dict(crop_scale=(0.2, 1.0)))  # and so they are streamed
     teacher = not_square(tmp_path, mae, **cropped)
     run = not_square(tmp_path, imae, teacher=dict(init=str(teacher)))
-    config = workdirs.read_config(run)
+    config = workdir.read_config(run)
     del config.evals.probes  # of whole images, and slow
     found = evaluation.evaluate(config, run)
     assert {"separability/subordinate/r2", "reconstruction/dominant/ratio"} <= set(found)
@@ -275,7 +276,7 @@ def test_a_run_from_before_there_was_a_background_is_resumed(tmp_path):
     stored = json.loads(path.read_text())
     del stored["data"]["files"]["background"]
     path.write_text(json.dumps(stored))
-    assert evaluation.evaluate(workdirs.read_config(tmp_path / "run"), tmp_path / "run")
+    assert evaluation.evaluate(workdir.read_config(tmp_path / "run"), tmp_path / "run")
     assert int(train.train(config, tmp_path / "run").step) == 4
     config.data.files.background = "black"
     with pytest.raises(UserError, match="data.files.background is 'white' there, 'black'"):

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import evaluation, files, logs, runs, train, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import evaluation, runs, train
 from imae_jax.distributed import processes, sharding
 from imae_jax.errors import UserError
+from imae_jax.storage import atomic_files, metrics_log, workdir
+from imae_jax.storage.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 NUM_STEPS = 32
@@ -102,7 +103,7 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
     first, second = end(start_two(*command))
     assert f"two: step {NUM_STEPS}/{NUM_STEPS}" in first
     assert "two:" not in second  # the first speaks for all
-    found, alone = (logs.read_metrics(tmp_path / name) for name in ("two", "one"))
+    found, alone = (metrics_log.read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [line["step"] for line in found] == list(range(1, NUM_STEPS + 1))
     for ours, theirs in zip(found, alone, strict=True):
         for name in theirs.keys() - {"seconds", "images_per_second", "data_wait"}:
@@ -123,7 +124,7 @@ def test_one_of_two_is_terminated_and_both_save_and_end(mae_config, start_two, t
         "--config.train.total_steps=1000000",
         "--config.checkpoint.every_minutes=0.0",  # however slow the machine is
     )
-    while not logs.read_metrics(workdir):
+    while not metrics_log.read_metrics(workdir):
         assert pair[0].poll() is None, pair[0].communicate()
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGTERM)
@@ -136,10 +137,10 @@ def test_one_of_two_is_terminated_and_both_save_and_end(mae_config, start_two, t
 
 
 def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
-    expected = evaluation.evaluate(workdirs.read_config(teacher), teacher)
+    expected = evaluation.evaluate(workdir.read_config(teacher), teacher)
     shutil.copytree(teacher, tmp_path / "copy")
     end(start_two("eval", f"--workdir={tmp_path / 'copy'}"))
-    found = files.read_json(tmp_path / "copy" / "eval.json")
+    found = atomic_files.read_json(tmp_path / "copy" / "eval.json")
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         tolerance = 0.01 if "accuracy" in name else 1e-4

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from imae_jax import evaluation, files, train, workdirs
+from imae_jax import evaluation, train
 from imae_jax.errors import UserError
 from imae_jax.report import charts, explorer, figures, headlines, html, summary
+from imae_jax.storage import atomic_files, workdir
 
 NUMBERS = {
     "reconstruction/subordinate/mse": 0.3,
@@ -48,7 +49,7 @@ NUMBERS = {
 
 def with_config(config, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "config.json", workdirs.as_json(config))
+    atomic_files.write_json(folder / "config.json", workdir.as_json(config))
     return folder
 
 
@@ -64,7 +65,7 @@ def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
     for name, error in (("first", 0.1234), ("second", 0.5678)):
         numbers = NUMBERS | {"reconstruction/dominant/mse": error}
         folder = with_config(imae_config(), tmp_path / name)
-        files.write_json(folder / "eval.json", numbers)
+        atomic_files.write_json(folder / "eval.json", numbers)
     (tmp_path / "no_run").mkdir()
     page = html.write_report(tmp_path).read_text()
     assert "What was found: first" in page and "What was found: second" in page

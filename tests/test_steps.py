@@ -9,7 +9,7 @@ from imae_jax import optim, runs, steps
 from imae_jax.distributed import sharding
 from imae_jax.objectives import Loss
 from imae_jax.setup import make_feed, make_loss, set_up, take_of
-from imae_jax.trees import flatten
+from imae_jax.storage.pytrees import flatten
 
 
 def make_step(config, workdir, mesh=None):

@@ -19,7 +19,7 @@ from imae_jax.compute import Compute
 from imae_jax.distill import teacher_latents
 from imae_jax.interop import naming
 from imae_jax.steps import init_params
-from imae_jax.trees import check_same_tree, nested
+from imae_jax.storage.pytrees import check_same_tree, nested
 
 WORKER = Path(__file__).parent.parent / "benchmarks" / "torch_peer.py"
 SIZE = dict(width=32, depth=1, heads=2)

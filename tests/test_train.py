@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import evaluation, runs, setup, train, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import evaluation, runs, setup, train
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
-from imae_jax.logs import read_metrics
 from imae_jax.objectives import Loss
 from imae_jax.setup import is_resident, say_achieved_rate, set_up, starting_params
+from imae_jax.storage import workdir
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.metrics_log import read_metrics
 
 MEASURED = ("images_per_second", "seconds", "data_wait")
 
@@ -208,7 +209,7 @@ def test_keys_that_compute_nothing_may_change(imae_config, undisturbed):
     config.checkpoint.keep = 5
     config.evals.separability.alpha = 0.2
     train.train(config, undisturbed[0])
-    assert workdirs.read_config(undisturbed[0]).checkpoint.keep == 5
+    assert workdir.read_config(undisturbed[0]).checkpoint.keep == 5
 
 
 def test_a_changed_teacher_refuses_a_resume(imae_config, mae_config, tmp_path):

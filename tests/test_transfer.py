@@ -9,11 +9,13 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import evaluation, files, losses, runs, setup, steps, train, workdirs
+from imae_jax import evaluation, losses, runs, setup, steps, train
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.logs import read_metrics
-from imae_jax.trees import tree_leaves
+from imae_jax.storage import atomic_files
+from imae_jax.storage.metrics_log import read_metrics
+from imae_jax.storage.pytrees import tree_leaves
+from imae_jax.storage.workdir import read_config
 
 MODES = ("linear", "finetune", "scratch")
 
@@ -177,7 +179,7 @@ def test_metrics_and_evaluation(mode, run_of):
     names = [f"accuracy/{pool}" for pool in pools] if len(pools) > 1 else ["accuracy"]
     assert {"loss/total", *names} <= lines[-1].keys()
     assert all(0 <= line[name] <= 1 for line in lines for name in names)
-    found = evaluation.evaluate(workdirs.read_config(workdir), workdir)
+    found = evaluation.evaluate(read_config(workdir), workdir)
     assert found == json.loads((workdir / "eval.json").read_text())
     measured = ("accuracy", "top5_accuracy", "loss")
     expected = {f"classification/{pool}/{name}" for pool in pools for name in measured}
@@ -195,7 +197,7 @@ def test_metrics_and_evaluation(mode, run_of):
 
 def test_evaluation_equals_the_network_applied_by_hand(run_of):
     workdir, state = run_of("linear")
-    config = workdirs.read_config(workdir)
+    config = read_config(workdir)
     made = setup.set_up(config, workdir)
     split = made.dataset.splits["test"]
     images = (split.images - made.dataset.mean) / made.dataset.std
@@ -408,7 +410,7 @@ def test_the_command_line(data_dir, teacher, tmp_path):
     assert done.returncode == 0, done.stderr
     done = call("eval", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    found = files.read_json(workdir / "eval.json")
+    found = atomic_files.read_json(workdir / "eval.json")
     assert f"{found['classification/mean/accuracy']:.3f}" in done.stdout
     assert "Measured on 300 images of the test split." in " ".join(done.stdout.split())
     assert call("report", f"--workdir={workdir}").returncode == 0

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import evaluation, files, setup, train, workdirs
+from imae_jax import evaluation, setup, train
 from imae_jax.errors import UserError
-from imae_jax.files import EVAL_FILE, SETTINGS_FILE
-from imae_jax.paths import check_paths
 from imae_jax.report import html
+from imae_jax.storage import atomic_files
+from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
+from imae_jax.storage.local_paths import check_paths
+from imae_jax.storage.workdir import open_workdir, settle_dtype
 
 STUDENTS = ("imae_without_distillation", "imae")
 
@@ -50,9 +52,9 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
       UserError: for bad input, before the first run is trained.
     """
     check_paths(config)
-    workdir = workdirs.open_workdir(workdir)
+    workdir = open_workdir(workdir)
     configs = connect(config, workdir)
-    workdirs.settle_dtype(configs.values(), [workdir / name for name in configs])
+    settle_dtype(configs.values(), [workdir / name for name in configs])
     for name, run_config in configs.items():
         try:
             setup.check(run_config, workdir / name)
@@ -62,10 +64,10 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     for name, run_config in configs.items():
         train.train(run_config, workdir / name)
         numbers = evaluation.evaluate(run_config, workdir / name)
-        used = files.read_json(workdir / name / SETTINGS_FILE)
+        used = atomic_files.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"
         results |= {prefix + key: value for key, value in numbers.items()}
         settings |= {prefix + key: value for key, value in used.items()}
-    files.write_json(workdir / SETTINGS_FILE, settings)
-    files.write_json(workdir / EVAL_FILE, results)
+    atomic_files.write_json(workdir / SETTINGS_FILE, settings)
+    atomic_files.write_json(workdir / EVAL_FILE, results)
     return html.write_report(workdir)

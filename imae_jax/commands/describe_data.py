@@ -11,15 +11,17 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from imae_jax import config_checks, files, setup, workdirs
+from imae_jax import config_checks, setup
 from imae_jax.data import folder_layouts
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.encoded_images import EncodedImages, reasons
 from imae_jax.data.eval_splits import decoded, part_indices
 from imae_jax.data.load import Dataset, Split, of_files
 from imae_jax.errors import UserError
-from imae_jax.paths import local_path
 from imae_jax.report.figures import as_png
+from imae_jax.storage import atomic_files
+from imae_jax.storage.local_paths import local_path
+from imae_jax.storage.workdir import open_workdir
 
 DATA_FILE = "data.json"
 SHEET_FILE = "contact_sheet.png"
@@ -41,13 +43,13 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     """
     config_checks.check_sections(config)
     name = re.sub(r"[^\w.+-]+", "_", config.data.name)
-    workdir = workdirs.open_workdir(local_path(workdir, "workdir") / name)
+    workdir = open_workdir(local_path(workdir, "workdir") / name)
     dataset, unusable = open_all(config, workdir / DATA_FILE)
     found = summary(config, dataset) | {"unusable": unusable}
-    files.write_json(workdir / DATA_FILE, found)
+    atomic_files.write_json(workdir / DATA_FILE, found)
     sheet = workdir / SHEET_FILE
     figure = contact_sheet(dataset)
-    files.write_bytes(sheet, as_png(figure))
+    atomic_files.write_bytes(sheet, as_png(figure))
     text = f"{as_text(found)}\nContact sheet: {sheet}"
     count = sum(map(len, unusable.values()))
     if count and config.data.on_bad_image == "raise":
@@ -79,7 +81,7 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
                 progress.update()
     count = sum(map(len, found.values()))
     if count:
-        files.write_json(path, {"unusable": found})
+        atomic_files.write_json(path, {"unusable": found})
         print(as_list(found, path), flush=True)
     # What can be said of the others is said.
     on_bad_image = "skip" if count else config.data.on_bad_image

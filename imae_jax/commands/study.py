@@ -8,11 +8,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import evaluation, files, setup, train, workdirs
+from imae_jax import evaluation, setup, train
 from imae_jax.commands.study_grid import Cell, Grid, make_grid
 from imae_jax.errors import UserError
-from imae_jax.paths import check_paths
 from imae_jax.report import studies
+from imae_jax.storage import atomic_files
+from imae_jax.storage.local_paths import check_paths
+from imae_jax.storage.workdir import as_json, open_workdir, settle_dtype
 
 
 def check(cells: Iterable[Cell], workdir: Path) -> None:
@@ -24,7 +26,7 @@ def check(cells: Iterable[Cell], workdir: Path) -> None:
     checked = set()
     for cell in cells:
         # What differs in nothing but the seed is checked once.
-        text = str(workdirs.as_json(cell.config) | {"seed": None})
+        text = str(as_json(cell.config) | {"seed": None})
         if text in checked or is_done(cell, workdir):
             continue
         checked.add(text)
@@ -49,7 +51,7 @@ def run_cell(cell: Cell, workdir: Path) -> None:
     train.train(config, folder)
     numbers = evaluation.evaluate(config, folder) if config.evals else {}
     found = {"cell": cell.name, "seconds": time.monotonic() - started, "numbers": numbers}
-    files.write_json(cell.results_file(workdir), found)
+    atomic_files.write_json(cell.results_file(workdir), found)
 
 
 def seconds_left(todo: Iterable[Cell], done: Mapping[str, list[float]]) -> float | None:
@@ -132,7 +134,7 @@ def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
             for seed in study.seeds:
                 cell = grid.get((arm, column.run, seed))
                 if cell and is_done(cell, workdir):
-                    numbers = files.read_json(cell.results_file(workdir))["numbers"]
+                    numbers = atomic_files.read_json(cell.results_file(workdir))["numbers"]
                     if metric in numbers:
                         values[str(seed)] = numbers[metric]
     return rows
@@ -155,9 +157,9 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
     """
     check_paths(config)
     make_grid(config)  # says what is wrong with it
-    workdir = workdirs.open_workdir(workdir)
+    workdir = open_workdir(workdir)
     begun = sorted((workdir / "cells").glob("*"))
-    workdirs.settle_dtype(config.runs.values(), begun)  # part of what cells are known by
+    settle_dtype(config.runs.values(), begun)  # part of what cells are known by
     grid = make_grid(config)
     cells = in_order(grid)
     check(cells, workdir)
@@ -175,7 +177,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "rows": collect(config, grid, workdir),
         "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
     }
-    files.write_json(folder / "study_config.json", workdirs.as_json(config))
+    atomic_files.write_json(folder / "study_config.json", as_json(config))
     studies.write(found, folder)
     if failed:
         names = "; ".join(f"{name} ({why})" for name, why in found["failed"].items())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import trees, workdirs
 from imae_jax.errors import UserError
+from imae_jax.storage import pytrees, workdir
 
 # "run:ROLE" in a config stands for the workdir of that role's run.
 REFERENCE = "run:"
@@ -66,13 +66,13 @@ def digest(value) -> str:
 
 def digests(config: ConfigDict, parents: Mapping[str, Cell]) -> tuple[str, str]:
     """(of what is trained, of that and what is measured); parents count, not paths."""
-    flat = trees.flatten(workdirs.as_json(config))
+    flat = pytrees.flatten(workdir.as_json(config))
     flat |= {key: parent.training for key, parent in parents.items()}
     measured = {k: v for k, v in flat.items() if k.startswith(OF_EVALUATION)}
     trained = {
         key: value
         for key, value in flat.items()
-        if key in STARTS or not key.startswith(workdirs.NEUTRAL_KEYS)
+        if key in STARTS or not key.startswith(workdir.NEUTRAL_KEYS)
     }
     training = digest(trained)
     return training, digest([training, measured])
@@ -110,7 +110,7 @@ def make_cell(study: ConfigDict, arm: str, role: str, seed: int, asking=()) -> C
         key: make_cell(
             study, arm, value.removeprefix(REFERENCE), seed, asking=(*asking, role)
         )
-        for key, value in trees.flatten(workdirs.as_json(config)).items()
+        for key, value in pytrees.flatten(workdir.as_json(config)).items()
         if isinstance(value, str) and value.startswith(REFERENCE)
     }
     name = f"{study.arms[arm].label}: {role}, seed {seed}"

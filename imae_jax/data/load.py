@@ -12,7 +12,7 @@ from imae_jax.data.builders.registry import BUILDERS, SYMMETRY
 from imae_jax.data.dataset import Dataset, Split
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, decode_all
 from imae_jax.errors import UserError
-from imae_jax.paths import local_path
+from imae_jax.storage.local_paths import local_path
 
 # Mean and deviation of files are taken from this many images, evenly spaced: that is
 # exact to a thousandth, and the whole of ImageNet would take hours.

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from imae_jax import classifier, files, runs
+from imae_jax import classifier, runs
 from imae_jax.classifier import Classifier
 from imae_jax.compute import Compute
 from imae_jax.data import augment
 from imae_jax.patches import num_visible
+from imae_jax.storage import atomic_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 EXPIRY = (
@@ -96,7 +97,7 @@ def export(run: runs.TrainedRun, out: Path) -> str:
         "std": run.meta["std"],
         "programs": said,
     }
-    with files.new_folder(out) as folder:
+    with atomic_files.new_folder(out) as folder:
         for name, blob in blobs.items():
             (folder / name).write_bytes(blob)
         (folder / "programs.json").write_text(json.dumps(about, indent=2) + "\n")

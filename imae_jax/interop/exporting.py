@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from imae_jax import files, patches, runs, trees
+from imae_jax import patches, runs
 from imae_jax.classifier import Classifier
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -16,7 +16,8 @@ from imae_jax.interop import compiled, naming, native
 from imae_jax.interop.reading import import_torch
 from imae_jax.interop.saying import WRITTEN_BY
 from imae_jax.model import IMAE, MAE
-from imae_jax.paths import local_path
+from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage.local_paths import local_path
 
 # How the name of a file ends; the others are folders.
 SUFFIXES = {
@@ -90,7 +91,7 @@ def state_dict(run: runs.TrainedRun) -> dict[str, np.ndarray]:
         heads = [head for head in naming.HEADS if head in run.params]
         names += naming.decoder_names(model.decoder_size.depth, heads)
         widths["decoder"] = model.decoder_size.width
-    leaves = trees.tree_leaves(run.params)
+    leaves = pytrees.tree_leaves(run.params)
     patch_shape = model.patch_size, model.channels
     state = {
         name.theirs: np.ascontiguousarray(
@@ -127,7 +128,7 @@ def _write_state(
         whole = {"model": tensors, "args": argparse.Namespace(**args)}
         torch.save(tensors if is_plain else whole, buffer)
         data = buffer.getvalue()
-    files.write_bytes(out, data)
+    atomic_files.write_bytes(out, data)
 
 
 def _args_of(run: runs.TrainedRun) -> dict:
@@ -245,7 +246,7 @@ def _export_hugging_face(run: runs.TrainedRun, out: Path) -> str:
     state = naming.to_hugging_face(state_dict(run))
     state = {name: np.ascontiguousarray(x) for name, x in state.items()}
     weights = safetensors.numpy.save(state, {"format": "pt"})
-    with files.new_folder(out) as folder:
+    with atomic_files.new_folder(out) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (folder / "preprocessor_config.json").write_text(
             json.dumps(processor, indent=2) + "\n"

@@ -11,15 +11,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks, files, model, patches, runs, steps, trees, workdirs
-from imae_jax.checkpoint import Checkpoints
+from imae_jax import config_checks, model, patches, runs, steps
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.files import CONFIG_FILE
 from imae_jax.interop import naming, native, reading
 from imae_jax.interop.detecting import Found, detect
-from imae_jax.paths import local_path
+from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage.atomic_files import CONFIG_FILE
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.local_paths import local_path
+from imae_jax.storage.workdir import as_json, open_workdir, owned, settle_dtype
 from imae_jax.transformer import VARIANTS
 
 # Of one that MAE's formula gives and one in a file; bfloat16 rounds by 2e-3.
@@ -122,7 +124,7 @@ def _variant(found: Found) -> str:
 
 def _params(found: Found, network) -> dict:
     """By our names, compared with what the model has, under their names."""
-    like = trees.tree_leaves(jax.eval_shape(lambda: steps.init_params(network, 0)))
+    like = pytrees.tree_leaves(jax.eval_shape(lambda: steps.init_params(network, 0)))
     patch_shape = found.patch_size, found.channels
     expected = {
         name.theirs: jax.eval_shape(
@@ -133,12 +135,12 @@ def _params(found: Found, network) -> dict:
     }
     positions = {k: v for k, v in found.arrays.items() if k in naming.POSITIONS.values()}
     arrays = {k: v for k, v in found.arrays.items() if k not in positions}
-    trees.check_same_tree(expected, arrays, f"{found.source}: it")
+    pytrees.check_same_tree(expected, arrays, f"{found.source}: it")
     for part, size in (("encoder", found.encoder), ("decoder", found.decoder)):
         if size and (name := naming.POSITIONS[part]) in positions:
             _check_positions(positions[name], name, found, size.width)
     flat = {n.ours: naming.to_ours(arrays[n.theirs], n.form) for n in found.names}
-    return trees.nested(flat)
+    return pytrees.nested(flat)
 
 
 def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> None:
@@ -199,15 +201,15 @@ def write_run(
     Raises:
       UserError: if there is a run already, or it cannot be written.
     """
-    config = ConfigDict(workdirs.as_json(config))
-    workdirs.settle_dtype([config], [])
+    config = ConfigDict(as_json(config))
+    settle_dtype([config], [])
     if "ema_decay" in config.optim:
         config.optim.ema_decay = None  # its average is what has been kept
     config.imported = ConfigDict(dict(file=source.name, sha256=_sha256(source)))
     arrays = jax.device_put(dict(arrays), sharding.replicated(sharding.make_mesh()))
-    meta = dict(meta) | {"config": workdirs.as_json(config)}
-    workdir = workdirs.open_workdir(workdir)
-    with workdirs.owned(workdir):
+    meta = dict(meta) | {"config": as_json(config)}
+    workdir = open_workdir(workdir)
+    with owned(workdir):
         folder = workdir / "checkpoints"
         if (workdir / CONFIG_FILE).exists() or folder.exists():
             raise UserError(
@@ -216,7 +218,7 @@ def write_run(
         try:
             with Checkpoints(workdir, keep=1) as checkpoints:
                 checkpoints.save(meta["step"], arrays, meta)
-            files.write_json(workdir / CONFIG_FILE, workdirs.as_json(config))
+            atomic_files.write_json(workdir / CONFIG_FILE, as_json(config))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -12,9 +12,10 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from imae_jax import files, runs, trees, workdirs
+from imae_jax import runs
 from imae_jax.errors import UserError
 from imae_jax.interop.reading import Contents
+from imae_jax.storage import atomic_files, pytrees, workdir
 
 FORMAT = "imae_jax 1"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -50,16 +51,16 @@ def write(path: Path, run: runs.TrainedRun, dtype: str) -> str:
     )
     arrays = jax.tree.map(lambda x: np.asarray(x).astype(DTYPES[dtype]), arrays)
     meta = {key: run.meta[key] for key in META if key in run.meta} | {"step": run.step}
-    config = workdirs.as_json(without_paths(run.config))
+    config = workdir.as_json(without_paths(run.config))
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config),
         "meta": json.dumps(meta),
-        "sha256": trees.digest(arrays),
+        "sha256": pytrees.digest(arrays),
     }
     metadata["sha256_of_text"] = _digest_of_text(metadata)
-    leaves = {k: np.ascontiguousarray(x) for k, x in trees.tree_leaves(arrays).items()}
-    files.write_bytes(path, safetensors.numpy.save(leaves, metadata))
+    leaves = {k: np.ascontiguousarray(x) for k, x in pytrees.tree_leaves(arrays).items()}
+    atomic_files.write_bytes(path, safetensors.numpy.save(leaves, metadata))
     return metadata["sha256"]
 
 
@@ -77,18 +78,18 @@ def read(contents: Contents, path: Path) -> Released:
         )
     if metadata.get("sha256_of_text") != _digest_of_text(metadata):
         raise UserError(f"{path} is damaged: its config or meta is not what was written")
-    config = workdirs.config_of(json.loads(metadata["config"]))
+    config = workdir.config_of(json.loads(metadata["config"]))
     meta = json.loads(metadata["meta"])
     try:
-        arrays = trees.nested(contents.arrays)
+        arrays = pytrees.nested(contents.arrays)
     except (AttributeError, TypeError):
         raise UserError(f"{path} is damaged: the names of its arrays") from None
-    if trees.digest(arrays) != metadata.get("sha256"):
+    if pytrees.digest(arrays) != metadata.get("sha256"):
         raise UserError(f"{path} is damaged: its values have another digest than stated")
     image_shape, num_classes = tuple(meta["image_shape"]), len(meta["class_names"])
     like = runs.abstract_variables(runs.build_model(config, image_shape, num_classes))
     arrays = jax.tree.map(lambda x: x.astype(np.float32), arrays)
-    trees.check_same_tree(like, arrays, str(path))
+    pytrees.check_same_tree(like, arrays, str(path))
     return Released(config, arrays, meta, metadata["sha256"])
 
 
@@ -101,7 +102,7 @@ def without_paths(config: ConfigDict) -> ConfigDict:
     """The config with no folder of the machine that it was used on."""
     config = config.copy_and_resolve_references()
     config.data.dir = "data"
-    for key, value in trees.flatten(workdirs.as_json(config)).items():
+    for key, value in pytrees.flatten(workdir.as_json(config)).items():
         is_run = key in ("init", "teacher.init") or key.startswith("evals.separability.")
         if is_run and isinstance(value, str) and value not in ("", "teacher", "test"):
             config.update_from_flattened_dict({key: ""})

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imae_jax import files
 from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
@@ -25,6 +24,7 @@ from imae_jax.losses import masked_patch_error, target_patches
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import grid_size, unpatchify
 from imae_jax.report import figures
+from imae_jax.storage import atomic_files
 
 LAYOUT_FILE = "explorer.json"
 SWEEP_FILE = "alpha_by_mask_ratio.png"
@@ -177,9 +177,9 @@ def write(
     whole = whole.reshape(len(mask_ratios), len(alphas), -1, *shape)
     sheet = figures.draw_sweep(mixed, whole, targets, alphas, mask_ratios)
     folder.mkdir(exist_ok=True)
-    files.write_bytes(folder / SWEEP_FILE, figures.as_png(sheet))
-    files.write_bytes(folder / layout["image"], data)
-    files.write_json(folder / LAYOUT_FILE, layout)
+    atomic_files.write_bytes(folder / SWEEP_FILE, figures.as_png(sheet))
+    atomic_files.write_bytes(folder / layout["image"], data)
+    atomic_files.write_json(folder / LAYOUT_FILE, layout)
     return folder / LAYOUT_FILE
 
 
@@ -196,7 +196,7 @@ def read(folder: Path) -> dict | None:
       or of another evaluation.
     """
     try:
-        layout = files.read_json(folder / LAYOUT_FILE)
+        layout = atomic_files.read_json(folder / LAYOUT_FILE)
         data = (folder / layout["image"]).read_bytes()
         if hashlib.sha256(data).hexdigest() != layout["sha256"]:
             return None

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.files import write_bytes
 from imae_jax.mixing import BRANCHES
 from imae_jax.patches import patchify, unpatchify
+from imae_jax.storage.atomic_files import write_bytes
 
 NUM_ROWS = 10
 REMOVED_GREY = 127.5  # on the 0..255 scale

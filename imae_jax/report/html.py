@@ -6,13 +6,13 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from imae_jax import files, trees
-from imae_jax.checkpoint import Checkpoints
 from imae_jax.errors import UserError
-from imae_jax.files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
-from imae_jax.logs import read_metrics
-from imae_jax.paths import local_path
 from imae_jax.report import charts, explorer, headlines, studies, summary
+from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage.atomic_files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.local_paths import local_path
+from imae_jax.storage.metrics_log import read_metrics
 
 REPORT_FILE = "report.html"
 
@@ -40,7 +40,7 @@ def find_runs(workdir: Path) -> dict[str, Path]:
 def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, dict]:
     """What the runs' `file` holds, by name; runs without it are left out."""
     return {
-        name: files.read_json(path / file)
+        name: atomic_files.read_json(path / file)
         for name, path in runs.items()
         if (path / file).exists()
     }
@@ -90,7 +90,7 @@ def describe(run: Path) -> dict:
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
             step, meta = checkpoints.newest(checkpoints.meta) or (None, {})
-    config, metrics = files.read_json(run / CONFIG_FILE), read_metrics(run)
+    config, metrics = atomic_files.read_json(run / CONFIG_FILE), read_metrics(run)
     last = metrics[-1] if metrics else {}
     return {
         "data": config["data"]["name"],
@@ -99,7 +99,7 @@ def describe(run: Path) -> dict:
         "minutes": last.get("seconds", 0) / 60,
         "device": meta.get("device", "unknown"),
         "versions": meta.get("versions", {}),
-        "settings": trees.flatten(config),
+        "settings": pytrees.flatten(config),
     }
 
 
@@ -145,5 +145,5 @@ def write_report(workdir: str | Path) -> Path:
             run["settings"]["model.name"] == "imae" for run in described.values()
         ),
     )
-    files.write_text(workdir / REPORT_FILE, page)
+    atomic_files.write_text(workdir / REPORT_FILE, page)
     return workdir / REPORT_FILE

@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from imae_jax import files
 from imae_jax.report.charts import GREY, ORANGE, STYLE, Chart
 from imae_jax.report.figures import as_png
 from imae_jax.report.tables import Table
+from imae_jax.storage import atomic_files
 
 STUDY_FILE = "study.json"
 
@@ -147,14 +147,14 @@ def chart(study: Mapping) -> Chart:
 def write(study: Mapping, folder: Path) -> None:
     """Writes `study.json`, `table.md`, `table.csv` and `figures/study.png`."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    files.write_text(folder / "table.md", as_markdown(study))
-    files.write_text(folder / "table.csv", as_csv(study))
-    files.write_bytes(folder / "figures" / "study.png", as_png(draw(study)))
-    files.write_json(folder / STUDY_FILE, study)
+    atomic_files.write_text(folder / "table.md", as_markdown(study))
+    atomic_files.write_text(folder / "table.csv", as_csv(study))
+    atomic_files.write_bytes(folder / "figures" / "study.png", as_png(draw(study)))
+    atomic_files.write_json(folder / STUDY_FILE, study)
 
 
 def read(workdir: Path) -> list[dict]:
     """The studies in a folder: itself, or its sub-folders."""
     folders = [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
     paths = (folder / STUDY_FILE for folder in folders)
-    return [files.read_json(path) for path in paths if path.exists()]
+    return [atomic_files.read_json(path) for path in paths if path.exists()]

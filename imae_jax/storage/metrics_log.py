@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from imae_jax.distributed import processes
-from imae_jax.files import write_text
+from imae_jax.storage.atomic_files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 

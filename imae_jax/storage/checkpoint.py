@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
-from imae_jax.trees import check_same_tree, checksums, tree_leaves
+from imae_jax.storage.pytrees import check_same_tree, checksums, tree_leaves
 
 # The pytrees of arrays that a checkpoint can hold.
 ARRAYS = ("params", "opt_state", "batch_stats")

@@ -9,11 +9,12 @@ import filelock
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import compute, files, trees
+from imae_jax import compute
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
-from imae_jax.files import CONFIG_FILE
-from imae_jax.paths import local_path
+from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage.atomic_files import CONFIG_FILE
+from imae_jax.storage.local_paths import local_path
 
 # A resumed run may change these: they do not touch what is computed. (A teacher that
 # moved is recognised by its digest.)
@@ -47,7 +48,7 @@ def open_workdir(workdir: str | Path) -> Path:
     workdir = local_path(workdir, "workdir").absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        files.write_text(workdir / ".writable", "")
+        atomic_files.write_text(workdir / ".writable", "")
         (workdir / ".writable").unlink(missing_ok=True)  # by whoever is first
     except OSError as error:
         raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
@@ -56,7 +57,7 @@ def open_workdir(workdir: str | Path) -> Path:
 
 def read_config(workdir: str | Path) -> ConfigDict:
     """The stored config of a run; raises UserError if there is none."""
-    return config_of(files.read_json(Path(workdir).expanduser() / CONFIG_FILE))
+    return config_of(atomic_files.read_json(Path(workdir).expanduser() / CONFIG_FILE))
 
 
 def config_of(found: Mapping) -> ConfigDict:
@@ -98,8 +99,8 @@ def check_same_config(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError if the workdir holds a run of another config, naming the keys."""
     if not (workdir / CONFIG_FILE).exists():
         return
-    stored = trees.flatten(as_json(read_config(workdir)))
-    given = trees.flatten(as_json(config))
+    stored = pytrees.flatten(as_json(read_config(workdir)))
+    given = pytrees.flatten(as_json(config))
     # What an imported run was trained on is not known; it may be measured on anything.
     is_imported = any(key.startswith("imported.") for key in stored.keys() & given.keys())
     differences = [
