@@ -32,8 +32,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from imae_jax import model, objectives, optim, steps
-from imae_jax.compute import Compute  # noqa: E402
+from imae_jax import objectives, optim, steps
 from imae_jax.data import augment
 from imae_jax.data.encoded_images import NUM_THREADS  # noqa: E402
 from imae_jax.data.image_io import NUM_DRAWS, random_box  # noqa: E402
@@ -41,6 +40,8 @@ from imae_jax.data.input_pipeline import Resident, Streaming  # noqa: E402
 from imae_jax.data.load import load  # noqa: E402
 from imae_jax.data.pair_sampler import Pairs  # noqa: E402
 from imae_jax.distributed import sharding  # noqa: E402
+from imae_jax.models.factory import build_autoencoder
+from imae_jax.models.layers import Compute  # noqa: E402
 
 NUM_CIFAR, NUM_FILES = 50_000, 256
 PHOTO = (375, 500)  # the commonest size in ImageNet
@@ -122,7 +123,7 @@ def measure_resident(seconds: float) -> dict:
         seconds,
     )
     unset = dict(width=None, depth=None, heads=None)
-    network = model.build_autoencoder(
+    network = build_autoencoder(
         name="mae",
         variant="Ti/4",
         encoder=unset,

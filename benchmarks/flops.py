@@ -1,7 +1,7 @@
 """The matrix products of a training step, counted by hand."""
 
-from imae_jax.model import MAE
-from imae_jax.patches import num_visible
+from imae_jax.models.mae import MAE
+from imae_jax.models.masking import num_visible
 
 
 def count(network: MAE, mask_ratio: float, kind: str, shared_mask: bool) -> float:

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 from imae_jax.data import augment
 from imae_jax.data.builders import shapes
-from imae_jax.model import Encoder  # noqa: E402
+from imae_jax.models.mae import Encoder  # noqa: E402
 
 BATCH = 32
 

@@ -26,8 +26,10 @@ from benchmarks import flops  # noqa: E402
 from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
-from imae_jax import compute, model, objectives, optim, runtime, steps
+from imae_jax import objectives, optim, runtime, steps
 from imae_jax.distributed import sharding
+from imae_jax.models import layers
+from imae_jax.models.factory import build_autoencoder
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
@@ -77,9 +79,9 @@ def make_step(work: Work, size: str, batch_size: int | None):
     """Returns a function that runs one training step, and what is known of the step."""
     image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
     form = dict(attention="xla", scan=False, remat="none") | FORMS[work.form]
-    fields["compute"] = compute.choose(work.dtype, **form, platform=jax.default_backend())
+    fields["compute"] = layers.choose(work.dtype, **form, platform=jax.default_backend())
     networks = {
-        kind: model.build_autoencoder(name=kind, **fields, image_shape=image_shape)
+        kind: build_autoencoder(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
     loss = dict(mask_ratio=mask_ratio, norm_pix=False)
@@ -170,8 +172,8 @@ def ours(work: Work, size: str, arguments) -> Worker | Local:
 def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
     """PyTorch's step of the same work."""
     image_shape, batch_size, mask_ratio, fields = describe(size, arguments.batch_size)
-    network = model.build_autoencoder(
-        name="mae", **fields, image_shape=image_shape, compute=compute.Compute()
+    network = build_autoencoder(
+        name="mae", **fields, image_shape=image_shape, compute=layers.Compute()
     )
     specification = dict(
         kind=work.kind,
@@ -272,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", action="append", choices=SIZES)
     parser.add_argument("--kind", action="append", choices=("mae", "imae"))
-    parser.add_argument("--dtype", action="append", choices=compute.DTYPES)
+    parser.add_argument("--dtype", action="append", choices=layers.DTYPES)
     parser.add_argument("--batch-size", type=int, help="unset: by size and platform")
     parser.add_argument("--form", action="append", default=[], choices=list(FORMS)[1:])
     parser.add_argument("--rounds", type=int, default=9)
@@ -283,7 +285,7 @@ def main() -> None:
     if arguments.worker:
         return serve()
     arguments.kind = arguments.kind or ["mae", "imae"]
-    arguments.dtype = arguments.dtype or list(compute.DTYPES)
+    arguments.dtype = arguments.dtype or list(layers.DTYPES)
 
     # PyTorch needs a part of a GPU's memory too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

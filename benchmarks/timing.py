@@ -6,7 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imae_jax.compute import DTYPES
+from imae_jax.models.layers import DTYPES
 
 WARMUP_ROUNDS = 3
 

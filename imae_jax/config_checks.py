@@ -4,15 +4,16 @@ import math
 
 from ml_collections import ConfigDict
 
-from imae_jax.compute import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.data.load import Dataset
 from imae_jax.data.pixel_formats import is_colour
 from imae_jax.errors import UserError, require
+from imae_jax.models.layers import ATTENTIONS, AUTO, DTYPES, REMATS
+from imae_jax.models.masking import num_visible
+from imae_jax.models.patches import grid_size
+from imae_jax.models.transformer import decode_variant
 from imae_jax.optim import run_steps
-from imae_jax.patches import grid_size, num_visible
 from imae_jax.storage.local_paths import check_paths
-from imae_jax.transformer import decode_variant
 
 
 def _check_transformer(size, section: str) -> None:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.mixing import Mixtures, pair_sources
-from imae_jax.model import MAE, forward
+from imae_jax.models.forward import forward
+from imae_jax.models.mae import MAE
 
 
 def teacher_latents(

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import runs, steps
-from imae_jax.classifier import Classifier
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
 from imae_jax.errors import Terminated, UserError
@@ -19,7 +18,8 @@ from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import conditions, count_of
 from imae_jax.evaluators.networks import ClassifyingNetwork, Network
 from imae_jax.evaluators.registry import EVALUATORS, NEED_LABELS, NEED_TEACHER
-from imae_jax.model import as_mae
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.setup import load_data
 from imae_jax.storage import atomic_files

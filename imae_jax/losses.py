@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.mixing import BRANCHES
-from imae_jax.patches import patchify
+from imae_jax.models.patches import patchify
 
 
 def normalise_patches(patches: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from imae_jax.patches import Mask, random_mask
+from imae_jax.models.masking import Mask, random_mask
 
 # Axis S of every two-image array.
 BRANCHES = ("subordinate", "dominant")

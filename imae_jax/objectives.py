@@ -14,8 +14,10 @@ from imae_jax import losses
 from imae_jax.data import augment
 from imae_jax.distill import teacher_latents
 from imae_jax.mixing import draw_mixtures, make_mixtures
-from imae_jax.model import IMAE, MAE, forward
-from imae_jax.patches import random_mask
+from imae_jax.models.forward import forward
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
+from imae_jax.models.masking import random_mask
 
 Metrics = dict[str, jax.Array]
 

@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import classifier, patches, runs, steps
-from imae_jax.classifier import Classifier
-from imae_jax.compute import Compute
+from imae_jax import runs, steps
 from imae_jax.config_checks import check_mask_ratio
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
@@ -21,7 +19,12 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.mixing import mix
-from imae_jax.model import IMAE, MAE
+from imae_jax.models import masking, patches
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.forward import encode
+from imae_jax.models.imae import IMAE
+from imae_jax.models.layers import Compute
+from imae_jax.models.mae import MAE
 from imae_jax.storage.local_paths import local_path
 
 
@@ -44,7 +47,7 @@ class Separated(NamedTuple):
     dominant: np.ndarray | None
 
 
-_encode = jax.jit(classifier.encode, static_argnums=0)
+_encode = jax.jit(encode, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -130,7 +133,7 @@ class Pretrained:
         sources = self._standardised(np.stack([images_a, images_b], axis=1))
         mixture = mix(sources, jnp.full(len(sources), alpha))
         key = jax.random.key(seed)
-        mask = patches.random_mask(key, len(sources), self.network.num_patches, ratio)
+        mask = masking.random_mask(key, len(sources), self.network.num_patches, ratio)
         mesh = sharding.make_mesh(jax.devices()[:1])
         pred, _ = rebuild(
             steps.make_network(self.network, self.params, mesh), np.asarray(mixture), mask

@@ -10,11 +10,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import classifier, compute, model, optim, steps
-from imae_jax.classifier import Classifier
+from imae_jax import optim, steps
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.model import IMAE, MAE
+from imae_jax.models import layers
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.factory import build_autoencoder, build_classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.storage import pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
@@ -39,7 +42,7 @@ class TrainedRun:
 
     workdir: Path
     config: ConfigDict
-    model: MAE | IMAE | Classifier
+    mae: MAE | IMAE | Classifier
     params: Any
     step: int
     meta: Mapping
@@ -61,13 +64,13 @@ def build_model(
       num_classes: only a classifier needs it.
       platform: where it will be computed, "cpu", "gpu" or "tpu"; None: here.
     """
-    form = compute.choose(**config.compute, platform=platform or jax.default_backend())
+    form = layers.choose(**config.compute, platform=platform or jax.default_backend())
     fields = dict(config.model) | dict(image_shape=image_shape, compute=form)
     if fields["name"] == "classifier":
         del fields["name"]
-        return classifier.build_classifier(**fields, num_classes=num_classes)
+        return build_classifier(**fields, num_classes=num_classes)
     branches = {"branches": config.loss.branches} if fields["name"] == "imae" else {}
-    return model.build_autoencoder(**fields, **branches)
+    return build_autoencoder(**fields, **branches)
 
 
 def make_optimiser(

@@ -17,7 +17,6 @@ from imae_jax import (
     transfer,
     validate_transfer,
 )
-from imae_jax.classifier import Classifier
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
@@ -25,7 +24,9 @@ from imae_jax.data.load import Dataset, Split, check_known, load
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 from imae_jax.evaluators.config_checks import check_evals
-from imae_jax.model import IMAE, MAE
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype

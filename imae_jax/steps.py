@@ -11,12 +11,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from imae_jax.classifier import Classifier, classify
 from imae_jax.distributed import sharding
 from imae_jax.evaluators.networks import ClassifyingNetwork, Network
-from imae_jax.model import IMAE, MAE, embed, forward
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.forward import classify, embed, forward
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
+from imae_jax.models.masking import random_mask
 from imae_jax.objectives import Loss, named_keys
-from imae_jax.patches import random_mask
 
 
 @flax.struct.dataclass

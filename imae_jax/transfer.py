@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import jax
 
 from imae_jax import losses
-from imae_jax.classifier import Classifier
 from imae_jax.data import augment
 from imae_jax.data.randaugment import rand_augment
 from imae_jax.mixup import mixup_cutmix
+from imae_jax.models.classifier import Classifier
 from imae_jax.objectives import Loss, step_keys
 from imae_jax.storage import pytrees
 

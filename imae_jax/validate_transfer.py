@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from imae_jax.classifier import MODES, POOLS
 from imae_jax.data.load import Dataset
 from imae_jax.data.randaugment import MAX_MAGNITUDE
 from imae_jax.errors import UserError, require
+from imae_jax.models.classifier import MODES, POOLS
 
 # What a linear probe has no use for, and full training needs.
 OF_FULL_TRAINING = (

@@ -4,7 +4,7 @@ import numpy as np
 
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.patches import patchify
+from imae_jax.models.patches import patchify
 
 
 def held_out(dataset, *, mask_ratio=0.5, norm_pix=False):

@@ -6,11 +6,12 @@ import pytest
 
 from configs import demo as demo_config
 from configs import imae, mae, studies
-from imae_jax import compute, evaluation, runs, train
+from imae_jax import evaluation, runs, train
 from imae_jax.aot import plan
 from imae_jax.commands import demo, study, study_grid
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
+from imae_jax.models import layers
 from imae_jax.storage.workdir import as_json, read_config, settle_dtype
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
@@ -21,7 +22,7 @@ def machine(monkeypatch):
     """Makes this a machine that computes a type faster."""
 
     def become(dtype):
-        monkeypatch.setattr(compute, "fastest_type", lambda platform: dtype)
+        monkeypatch.setattr(layers, "fastest_type", lambda platform: dtype)
 
     return become
 
@@ -40,7 +41,7 @@ def test_it_is_the_default():
         assert config.compute.dtype == "auto"
 
 
-@pytest.mark.parametrize("dtype", compute.DTYPES)
+@pytest.mark.parametrize("dtype", layers.DTYPES)
 def test_a_run_keeps_the_type_it_began_with(dtype, machine, mae_config, tmp_path, capsys):
     machine(dtype)
     config = auto(mae_config())
@@ -121,13 +122,13 @@ def test_all_runs_of_a_demo_are_of_one_type(machine, data_dir, tmp_path, monkeyp
 
 
 def test_runs_of_both_types_leave_it_to_the_machine(machine, mae_config, tmp_path):
-    for dtype in compute.DTYPES:
+    for dtype in layers.DTYPES:
         (tmp_path / dtype).mkdir()
         config = mae_config()
         config.compute.dtype = dtype
         text = json.dumps(as_json(config))
         (tmp_path / dtype / "config.json").write_text(text)
-    for dtype in compute.DTYPES:
+    for dtype in layers.DTYPES:
         machine(dtype)
         config = auto(mae_config())
         settle_dtype([config], sorted(tmp_path.iterdir()))

@@ -3,9 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import classifier, model, steps
-from imae_jax.compute import Compute
-from imae_jax.transformer import DropPath, Transformer
+from imae_jax import steps
+from imae_jax.models.factory import build_classifier
+from imae_jax.models.forward import classify, embed
+from imae_jax.models.layers import Compute
+from imae_jax.models.mae import MAE, Size
+from imae_jax.models.transformer import DropPath, Transformer
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (4, 8, 8, 1))
@@ -13,7 +16,7 @@ UNSET = dict(width=None, depth=None, heads=None)
 
 
 def make(mode="finetune", pools=("mean",), depth=2, drop_path=0.0, compute=None):
-    return classifier.build_classifier(
+    return build_classifier(
         variant="mu/2",
         encoder=UNSET | {"depth": depth},
         mode=mode,
@@ -57,7 +60,7 @@ def test_modules_and_initial_heads(mode, pools, modules):
         assert head["kernel"].shape == (32, 3)
         assert float(head["kernel"].std()) == pytest.approx(std, rel=0.25)
         assert not head["bias"].any()
-    logits = classifier.classify(network, variables_of(network), IMAGES)
+    logits = classify(network, variables_of(network), IMAGES)
     assert logits.keys() == set(pools)
     assert all(x.shape == (4, 3) and x.dtype == jnp.float32 for x in logits.values())
 
@@ -68,7 +71,7 @@ def test_every_patch_is_seen(mode, pool):
     variables = variables_of(network)
 
     def total(images):
-        return classifier.classify(network, variables, images)[pool][0, 0]
+        return classify(network, variables, images)[pool][0, 0]
 
     grad = np.abs(jax.grad(total)(IMAGES[:1]) if mode == "finetune" else changes(total))
     assert (grad.reshape(4, 2, 4, 2).max(axis=(1, 3)) > 0).all()
@@ -86,16 +89,16 @@ def test_the_pools_are_of_the_tokens_they_should_be():
     variables = variables_of(probe)
     # In training a BatchNorm takes the batch's own statistics.
     logits, _ = probe.apply(variables, IMAGES, is_training=True, mutable=["batch_stats"])
-    mae = model.MAE(
+    mae = MAE(
         probe.encoder_size,
-        model.Size(16, 1, 2),
+        Size(16, 1, 2),
         probe.patch_size,
         probe.image_size,
         1,
         Compute(),
     )
     params = {"encoder": variables["params"]["encoder"]}
-    features = model.embed(mae, params, IMAGES)
+    features = embed(mae, params, IMAGES)
     for pool in probe.pools:
         x = features[pool]
         x = (x - x.mean(axis=0)) / jnp.sqrt(x.var(axis=0) + 1e-6)
@@ -107,11 +110,11 @@ def test_the_pools_are_of_the_tokens_they_should_be():
     variables = variables_of(tuned)
     encoder = dict(variables["params"]["encoder"])
     encoder["transformer"] |= {"norm": dict(scale=jnp.ones(32), bias=jnp.zeros(32))}
-    x = model.embed(mae, {"encoder": encoder}, IMAGES)["layers"][:, -1]
+    x = embed(mae, {"encoder": encoder}, IMAGES)["layers"][:, -1]
     x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
     norm, head = (variables["params"][name] for name in ("fc_norm", "head_mean"))
     x = x * norm["scale"] + norm["bias"]
-    found = classifier.classify(tuned, variables, IMAGES)["mean"]
+    found = classify(tuned, variables, IMAGES)["mean"]
     np.testing.assert_allclose(
         found, x @ head["kernel"] + head["bias"], rtol=1e-3, atol=1e-4
     )
@@ -122,7 +125,7 @@ def test_a_probe_gives_its_encoder_no_gradient():
     variables = variables_of(network)
 
     def loss(params):
-        found = classifier.classify(network, variables | {"params": params}, IMAGES)
+        found = classify(network, variables | {"params": params}, IMAGES)
         return sum(jnp.square(x).sum() for x in found.values())
 
     grads = jax.grad(loss)(variables["params"])

@@ -12,21 +12,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import imae, mae
-from imae_jax import compute, model, objectives, optim, steps
-from imae_jax.compute import Compute, float32_attention, float32_layer_norm, float32_matmul
+from imae_jax import objectives, optim, steps
 from imae_jax.distributed import sharding
-from imae_jax.patches import random_mask
+from imae_jax.models import layers
+from imae_jax.models.factory import build_autoencoder
+from imae_jax.models.forward import embed, forward
+from imae_jax.models.layers import (
+    Compute,
+    float32_attention,
+    float32_layer_norm,
+    float32_matmul,
+)
+from imae_jax.models.masking import random_mask
 
 SIZE = dict(width=32, depth=3, heads=2)
 KEY = jax.random.key(0)
 BFLOAT16_ON = {
-    platform: compute.choose("bfloat16", "xla", False, "none", platform=platform)
+    platform: layers.choose("bfloat16", "xla", False, "none", platform=platform)
     for platform in ("cpu", "gpu", "tpu")
 }
 
 
 def make(name, form, variant="mu/2", size=SIZE, image_shape=(8, 8, 1)):
-    return model.build_autoencoder(
+    return build_autoencoder(
         name=name,
         variant=variant,
         encoder=size,
@@ -41,7 +49,7 @@ def rounded(x, dtype):
 
 
 @given(
-    st.sampled_from(compute.DTYPES),
+    st.sampled_from(layers.DTYPES),
     st.lists(st.integers(1, 5), max_size=3),
     st.integers(1, 9),
     st.integers(1, 9),
@@ -90,7 +98,7 @@ def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
     images, mask = jnp.ones((2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
 
     def loss(params):
-        return model.forward(network, params, images, mask)["pred"].sum()
+        return forward(network, params, images, mask)["pred"].sum()
 
     of_layers = 2 * 3 * 4 + 4  # two transformers of three blocks; embed, two heads, pred
     found = products(jax.grad(loss), params)
@@ -109,8 +117,8 @@ def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
     exact = make(name, Compute())
     params = steps.init_params(exact, 0)
     images, mask = jax.random.normal(KEY, (4, 8, 8, 1)), random_mask(KEY, 4, 16, 0.5)
-    expected = model.forward(exact, params, images, mask)
-    found = model.forward(make(name, BFLOAT16_ON[platform]), params, images, mask)
+    expected = forward(exact, params, images, mask)
+    found = forward(make(name, BFLOAT16_ON[platform]), params, images, mask)
     assert found.keys() == expected.keys()
     for key, value in found.items():
         assert value.dtype == jnp.float32
@@ -127,11 +135,11 @@ def test_attention_is_the_librarys_with_its_gradient(operands, error):
 
     expected = with_gradient(jax.nn.dot_product_attention)
     form = Compute(operands=jnp.dtype(operands))
-    found = with_gradient(lambda *qkv: compute.attention(*qkv, form))
+    found = with_gradient(lambda *qkv: layers.attention(*qkv, form))
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(ours - theirs).max() < error * np.abs(theirs).max()
     in_products = products(
-        jax.grad(lambda qkv: compute.attention(*qkv, form).sum()), arguments
+        jax.grad(lambda qkv: layers.attention(*qkv, form).sum()), arguments
     )
     assert len(in_products) == 6
     assert {kind for product in in_products for kind in product[:2]} == {operands}
@@ -142,7 +150,7 @@ def test_gelu_is_the_librarys_exact_one():
     expected = jax.vmap(
         jax.value_and_grad(functools.partial(jax.nn.gelu, approximate=False))
     )(x)
-    found = jax.vmap(jax.value_and_grad(compute.gelu))(x)
+    found = jax.vmap(jax.value_and_grad(layers.gelu))(x)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
@@ -158,7 +166,7 @@ def test_layer_norm_is_the_librarys_with_its_gradient(batch, width, offset):
     def with_gradient(norm):
         return jax.value_and_grad(lambda *inputs: (weights * norm(*inputs)).sum(), (0, 1))
 
-    library = nn.LayerNorm(epsilon=compute.LAYER_NORM_EPSILON)
+    library = nn.LayerNorm(epsilon=layers.LAYER_NORM_EPSILON)
     expected = with_gradient(lambda x, p: library.apply({"params": p}, x))(x, params)
     found = with_gradient(lambda x, p: float32_layer_norm(x, **p))(x, params)
     for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
@@ -177,14 +185,14 @@ FLAGS = {
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_a_processors_flags_tell_its_type(flags, monkeypatch):
-    monkeypatch.setattr(compute, "_float32_sum", None)  # nothing is measured
-    assert compute._cpu_is_faster_in_bfloat16(set(flags.split())) == FLAGS[flags]
+    monkeypatch.setattr(layers, "_float32_sum", None)  # nothing is measured
+    assert layers._cpu_is_faster_in_bfloat16(set(flags.split())) == FLAGS[flags]
 
 
 @pytest.mark.parametrize("flags", ["", "fp asimd bf16 i8mm"])
 def test_where_no_flag_tells_products_are_timed(flags):
     start = time.perf_counter()
-    assert compute._cpu_is_faster_in_bfloat16(set(flags.split())) in (True, False)
+    assert layers._cpu_is_faster_in_bfloat16(set(flags.split())) in (True, False)
     assert time.perf_counter() - start < 5  # far less, compiling and other jobs aside
 
 
@@ -195,8 +203,8 @@ def test_where_no_flag_tells_products_are_timed(flags):
 def test_old_gpus_compute_in_float32(capability, expected, monkeypatch):
     device = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert compute.fastest_type.__wrapped__("gpu") == expected
-    assert compute.fastest_type.__wrapped__("tpu") == "bfloat16"
+    assert layers.fastest_type.__wrapped__("gpu") == expected
+    assert layers.fastest_type.__wrapped__("tpu") == "bfloat16"
 
 
 def test_attention_of_equal_keys_is_the_mean_of_the_values():
@@ -208,7 +216,7 @@ def test_attention_of_equal_keys_is_the_mean_of_the_values():
 
 @pytest.mark.parametrize(
     ("scan", "remat"),
-    [(True, "none"), *((scan, r) for scan in (False, True) for r in compute.REMATS[1:])],
+    [(True, "none"), *((scan, r) for scan in (False, True) for r in layers.REMATS[1:])],
 )
 def test_scan_and_remat_equal_the_plain_loop(scan, remat):
     images, mask = jax.random.normal(KEY, (2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
@@ -218,7 +226,7 @@ def test_scan_and_remat_equal_the_plain_loop(scan, remat):
 
     def with_gradient(network):
         def loss(params):
-            out = model.forward(network, params, images, mask)
+            out = forward(network, params, images, mask)
             return jnp.square(out["pred"]).mean() + jnp.square(out["latents"]).mean()
 
         return jax.value_and_grad(loss)
@@ -230,8 +238,8 @@ def test_scan_and_remat_equal_the_plain_loop(scan, remat):
     assert ("remat" in text or "checkpoint" in text) == (remat != "none")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5),
-        model.embed(other, params, images),
-        model.embed(plain, params, images),
+        embed(other, params, images),
+        embed(plain, params, images),
     )
 
 
@@ -243,19 +251,19 @@ def test_scan_computes_a_block_once():
         mask = random_mask(KEY, 2, 16, 0.5)
         params = steps.init_params(network, 0)
         arguments = params, jnp.ones((2, 8, 8, 1)), mask
-        counts.append(len(products(functools.partial(model.forward, network), *arguments)))
+        counts.append(len(products(functools.partial(forward, network), *arguments)))
     assert counts == [2 * 3 * 6 + 3, 2 * 6 + 3]
 
 
 def test_remat_keeps_less_memory():
     mask = random_mask(KEY, 64, 16, 0.5)
     found = []
-    for remat in compute.REMATS:
+    for remat in layers.REMATS:
         network = make("mae", Compute(remat=remat, scan=True))
         params = steps.init_params(network, 0)
 
         def loss(params, network=network):
-            out = model.forward(network, params, jnp.ones((64, 8, 8, 1)), mask)
+            out = forward(network, params, jnp.ones((64, 8, 8, 1)), mask)
             return out["pred"].sum()
 
         compiled = jax.jit(jax.grad(loss)).lower(params).compile()
@@ -272,8 +280,8 @@ def test_bfloat16_trains_as_float32_does(configs):
     pictures = jax.image.resize(corners.astype(np.float32), (64, 32, 32, 3), "linear")
     pictures = np.asarray(pictures.clip(0, 255), np.uint8)
     curves = {}
-    for dtype in compute.DTYPES:
-        form = compute.choose(dtype, "xla", False, "none", platform="cpu")
+    for dtype in layers.DTYPES:
+        form = layers.choose(dtype, "xla", False, "none", platform="cpu")
         size = dict(width=32, depth=2, heads=2)
         networks = {
             name: make(name, form, "mu/4", size, (32, 32, 3)) for name in ("mae", "imae")

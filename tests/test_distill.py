@@ -2,13 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import mixing, model
-from imae_jax.compute import Compute
+from imae_jax import mixing
 from imae_jax.distill import teacher_latents
+from imae_jax.models.factory import build_autoencoder
+from imae_jax.models.forward import forward
+from imae_jax.models.layers import Compute
 from imae_jax.steps import init_params
 
 SIZE = dict(width=32, depth=1, heads=2)
-TEACHER = model.build_autoencoder(
+TEACHER = build_autoencoder(
     name="mae",
     variant="mu/2",
     encoder=SIZE,
@@ -37,7 +39,7 @@ def test_targets_are_the_latents_of_each_image_alone_under_the_mixtures_mask(par
     targets = teacher_latents(TEACHER, params, mixtures)
     assert targets.shape == (6, 2, 9, 32)
     for s in range(2):
-        alone = model.forward(TEACHER, params, mixtures.sources[:, s], mixtures.mask)
+        alone = forward(TEACHER, params, mixtures.sources[:, s], mixtures.mask)
         np.testing.assert_allclose(targets[:, s], alone["latents"], atol=1e-5)
     assert not np.allclose(targets[:, 0], targets[:, 1])
 
@@ -63,7 +65,7 @@ def test_mixture_input_makes_both_targets_equal(params):
     mixtures = make_mixtures(shared_mask=False)
     targets = teacher_latents(TEACHER, params, mixtures, teacher_input="mixture")
     np.testing.assert_array_equal(targets[:, 0], targets[:, 1])
-    mixed = model.forward(TEACHER, params, mixtures.mixture, mixtures.mask)["latents"]
+    mixed = forward(TEACHER, params, mixtures.mixture, mixtures.mask)["latents"]
     np.testing.assert_allclose(targets[:, 0], mixed, atol=1e-5)
 
 

@@ -11,7 +11,6 @@ import oracle
 import pytest
 
 from imae_jax import evaluation, runs, steps, train
-from imae_jax.compute import Compute
 from imae_jax.data.load import Split, load
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -19,7 +18,9 @@ from imae_jax.evaluators import probes, quality, recognition, representation, se
 from imae_jax.evaluators.metric_names import at, conditions
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import EVALUATORS, OF_CLASSIFIERS
-from imae_jax.model import Size, as_mae, build_autoencoder
+from imae_jax.models.factory import as_mae, build_autoencoder
+from imae_jax.models.layers import Compute
+from imae_jax.models.mae import Size
 from imae_jax.probing import similarity
 from imae_jax.storage import atomic_files
 

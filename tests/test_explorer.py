@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imae_jax import evaluation, patches, train
+from imae_jax import evaluation, train
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.models import patches
 from imae_jax.report import explorer
 
 OPTIONS = dict(

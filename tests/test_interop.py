@@ -21,11 +21,13 @@ from ml_collections import ConfigDict
 
 import imae_jax
 from configs import imae, mae, transfer
-from imae_jax import evaluation, losses, model, patches, runs, steps, train
-from imae_jax.compute import Compute
+from imae_jax import evaluation, losses, runs, steps, train
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing, native, reading
+from imae_jax.models import masking, patches
+from imae_jax.models.forward import forward
+from imae_jax.models.layers import Compute
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.workdir import read_config
 
@@ -179,7 +181,7 @@ def test_transformers_opens_our_folder_and_computes_the_same(parity, workdirs, t
     with torch.no_grad():
         pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
         theirs = network(pixels, noise=torch.from_numpy(noise))
-    mask = patches.mask_from_noise(jnp.asarray(noise), network.config.mask_ratio)
+    mask = masking.mask_from_noise(jnp.asarray(noise), network.config.mask_ratio)
     found = ours.forward(images, mask.ids_keep, mask.ids_restore)
     np.testing.assert_allclose(found["pred"], theirs.logits.numpy(), atol=2e-5)
 
@@ -286,10 +288,10 @@ def trained_on_shades(network, norm_pix):
         keys = jax.random.split(key, 3)
         shades = jax.random.normal(keys[0], (32, 1, 1, 1))
         images = shades + 0.3 * jax.random.normal(keys[1], (32, 8, 8, 1))
-        mask = patches.random_mask(keys[2], 32, 16, 0.5)
+        mask = masking.random_mask(keys[2], 32, 16, 0.5)
         target = patches.patchify(images, 2)
         target = losses.normalise_patches(target) if norm_pix else target
-        out = model.forward(network, params, images, mask)
+        out = forward(network, params, images, mask)
         return losses.mae_losses(out, target, mask.mask)[0]
 
     @jax.jit
@@ -667,7 +669,7 @@ def test_a_program_runs_without_our_code(kind, workdirs, tmp_path):
         ours = imae_jax.load(workdirs[kind])
         found = programs["encode.stablehlo"].call(images)
         np.testing.assert_allclose(found, ours.encode(images), atol=1e-5)
-        mask = patches.random_mask(jax.random.key(0), count, 16, 0.25)
+        mask = masking.random_mask(jax.random.key(0), count, 16, 0.25)
         x = random.normal(size=(count, 8, 8, 1)).astype(np.float32)
         inputs = x, mask.ids_keep, mask.ids_restore
         found = programs["forward.stablehlo"].call(*inputs)

@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import model, patches, transformer
-from imae_jax.compute import Compute
+from imae_jax.models import masking, patches, transformer
+from imae_jax.models.factory import build_autoencoder
+from imae_jax.models.forward import forward
+from imae_jax.models.layers import Compute
+from imae_jax.models.transformer import VARIANTS
 from imae_jax.steps import init_params
-from imae_jax.transformer import VARIANTS
 
 UNSET = dict(width=None, depth=None, heads=None)
 # Image and decoder of each variant's preset in the paper's tables; decoder of `mu`: tests.
@@ -30,7 +32,7 @@ PARAMETERS = {
 
 def make(name, variant="mu/2", branches="both"):
     image_shape, decoder = SHAPES[variant]
-    return model.build_autoencoder(
+    return build_autoencoder(
         name=name,
         variant=variant,
         encoder=UNSET,
@@ -48,7 +50,7 @@ def initialised(name, seed=0):
 
 def inputs(batch_size=4, seed=3, ratio=0.5):
     images = jax.random.normal(jax.random.key(seed), (batch_size, 8, 8, 1))
-    return images, patches.random_mask(jax.random.key(seed + 1), batch_size, 16, ratio)
+    return images, masking.random_mask(jax.random.key(seed + 1), batch_size, 16, ratio)
 
 
 def count_parameters(network):
@@ -72,8 +74,8 @@ def test_output_shapes_of_full_size_models(variant):
 
     def run():
         images = jnp.zeros((2, height, width, channels))
-        mask = patches.random_mask(jax.random.key(0), 2, length, 0.75)
-        return model.forward(network, init_params(network, 0), images, mask)
+        mask = masking.random_mask(jax.random.key(0), 2, length, 0.75)
+        return forward(network, init_params(network, 0), images, mask)
 
     out = jax.eval_shape(run)
     encoder, decoder = network.encoder_size.width, network.decoder_size.width
@@ -103,11 +105,11 @@ def test_initialisation_is_maes():
 def test_swapping_the_heads_swaps_the_branches_exactly():
     network, params = initialised("imae")
     images, mask = inputs()
-    out = model.forward(network, params, images, mask)
+    out = forward(network, params, images, mask)
     swapped = dict(params)
     swapped["disentangle_subordinate"] = params["disentangle_dominant"]
     swapped["disentangle_dominant"] = params["disentangle_subordinate"]
-    other = model.forward(network, swapped, images, mask)
+    other = forward(network, swapped, images, mask)
     for name in ("latents", "pred"):
         np.testing.assert_array_equal(other[name], out[name][:, ::-1])
         assert not np.allclose(out[name], out[name][:, ::-1])
@@ -118,7 +120,7 @@ def test_both_branches_share_the_decoder():
     images, mask = inputs()
 
     def branch_sums(decoder):
-        out = model.forward(network, {**params, "decoder": decoder}, images, mask)
+        out = forward(network, {**params, "decoder": decoder}, images, mask)
         return out["pred"].sum(axis=(0, 2, 3))
 
     jacobian = jax.jacobian(branch_sums)(params["decoder"])
@@ -138,7 +140,7 @@ def test_encoder_sees_only_visible_patches_and_samples_do_not_mix():
     images, mask = inputs()
 
     def first_sample(images):
-        return model.forward(network, params, images, mask)["pred"][0].sum()
+        return forward(network, params, images, mask)["pred"][0].sum()
 
     gradient = patches.patchify(jax.grad(first_sample)(images), 2)
     assert np.all(np.asarray(gradient)[np.asarray(mask.mask)] == 0)
@@ -162,7 +164,7 @@ def test_subordinate_only_has_one_head_and_agrees_with_the_first_branch():
     single = make("imae", branches="subordinate")
     kept = {k: v for k, v in params.items() if k != "disentangle_dominant"}
     assert set(init_params(single, 0)) == set(kept)
-    out = model.forward(single, kept, images, mask)
+    out = forward(single, kept, images, mask)
     assert out["pred"].shape[1] == 1
-    expected = model.forward(both, params, images, mask)["pred"][:, :1]
+    expected = forward(both, params, images, mask)["pred"][:, :1]
     np.testing.assert_allclose(out["pred"], expected, atol=1e-5)

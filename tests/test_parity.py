@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from configs import mae
-from imae_jax import losses, model, patches
-from imae_jax.compute import Compute
+from imae_jax import losses
 from imae_jax.interop import importing, reading
 from imae_jax.interop.detecting import detect
+from imae_jax.models import masking, patches
+from imae_jax.models.forward import forward
+from imae_jax.models.layers import Compute
 from imae_jax.runs import build_model
 
 # (H, W), patch size, channels, encoder and decoder (width, depth, heads)
@@ -82,10 +84,10 @@ def test_mae_is_transformers_vitmae(parity, size, norm_pix, tmp_path):
         expected = reference(pixels, noise=torch.from_numpy(noise))
         tokens = reference.vit(pixels, noise=torch.from_numpy(noise)).last_hidden_state
 
-    mask = patches.mask_from_noise(jnp.asarray(noise), 0.5)
+    mask = masking.mask_from_noise(jnp.asarray(noise), 0.5)
     np.testing.assert_array_equal(mask.mask, expected.mask.numpy())
     np.testing.assert_array_equal(mask.ids_restore, expected.ids_restore.numpy())
-    out = model.forward(network, params, images, mask)
+    out = forward(network, params, images, mask)
     np.testing.assert_allclose(out["tokens"], tokens.numpy(), atol=TOLERANCE)
     np.testing.assert_allclose(out["pred"], expected.logits.numpy(), atol=TOLERANCE)
     target = patches.patchify(jnp.asarray(images), patch_size)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imae_jax import patches
+from imae_jax.models import masking, patches
 
 small = st.integers(1, 4)
 
@@ -37,9 +37,9 @@ def test_mask_partitions_the_patches(num_patches, ratio, seed):
     visible = int(num_patches * (1 - ratio))
     if visible < 1:
         with pytest.raises(ValueError, match="leaves 0 of"):
-            patches.num_visible(num_patches, ratio)
+            masking.num_visible(num_patches, ratio)
         return
-    mask = patches.random_mask(jax.random.key(seed), 3, num_patches, ratio)
+    mask = masking.random_mask(jax.random.key(seed), 3, num_patches, ratio)
     assert mask.ids_keep.shape == (3, visible)
     np.testing.assert_array_equal((~mask.mask).sum(axis=1), visible)
     for keep, removed in zip(mask.ids_keep, mask.mask, strict=True):
@@ -50,7 +50,7 @@ def test_mask_partitions_the_patches(num_patches, ratio, seed):
 def test_restore_puts_every_visible_patch_back_in_its_place(num_patches, seed, ratio):
     if int(num_patches * (1 - ratio)) < 1:
         return
-    mask = patches.random_mask(jax.random.key(seed), 2, num_patches, ratio)
+    mask = masking.random_mask(jax.random.key(seed), 2, num_patches, ratio)
     full = jnp.arange(2.0 * num_patches * 3).reshape(2, num_patches, 3)
     filler = jnp.full(3, -1.0)
     restored = patches.restore_order(
@@ -62,17 +62,17 @@ def test_restore_puts_every_visible_patch_back_in_its_place(num_patches, seed, r
 
 def test_masks_keep_the_smallest_noise_and_differ_between_samples():
     noise = jnp.array([[0.3, 0.1, 0.9, 0.2]])
-    mask = patches.mask_from_noise(noise, 0.5)
+    mask = masking.mask_from_noise(noise, 0.5)
     np.testing.assert_array_equal(mask.ids_keep, [[1, 3]])
     np.testing.assert_array_equal(mask.mask, [[True, False, True, False]])
-    rows = patches.random_mask(jax.random.key(0), 16, 64, 0.5).mask
+    rows = masking.random_mask(jax.random.key(0), 16, 64, 0.5).mask
     assert len(np.unique(rows, axis=0)) == 16
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.4, 0.5, 0.75, 0.9])
 def test_covering_masks_remove_every_patch(ratio):
-    mask = patches.random_mask(jax.random.key(0), 4, 16, ratio)
-    masks = patches.covering_masks(mask)
+    mask = masking.random_mask(jax.random.key(0), 4, 16, ratio)
+    masks = masking.covering_masks(mask)
     np.testing.assert_array_equal(masks[0].ids_keep, mask.ids_keep)
     np.testing.assert_array_equal(masks[0].mask, mask.mask)
     removed = np.stack([other.mask for other in masks])

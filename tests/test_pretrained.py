@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 import imae_jax
-from imae_jax import model, patches, runs, train
-from imae_jax.compute import Compute
+from imae_jax import runs, train
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting
+from imae_jax.models import masking, patches
+from imae_jax.models.forward import forward
+from imae_jax.models.layers import Compute
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
@@ -56,10 +58,10 @@ def test_encode_sees_every_patch_in_raster_order(pretrained, evaluated):
 def test_forward_gives_the_models_own_outputs(pretrained, evaluated):
     run = run_of(evaluated)
     mixture = RANDOM.normal(size=(3, 8, 8, 1)).astype(np.float32)
-    mask = patches.random_mask(jax.random.key(0), 3, 16, 0.25)
+    mask = masking.random_mask(jax.random.key(0), 3, 16, 0.25)
     found = pretrained.forward(mixture, mask.ids_keep, mask.ids_restore)
     network = run.model.clone(compute=Compute())
-    wanted = model.forward(network, run.params, mixture, mask)
+    wanted = forward(network, run.params, mixture, mask)
     shapes = dict(tokens=(3, 13, 32), latents=(3, 2, 13, 32), pred=(3, 2, 16, 4))
     assert {name: x.shape for name, x in found.items()} == shapes
     for name, value in wanted.items():
@@ -82,7 +84,7 @@ def test_separate_mixes_and_rebuilds_from_removed_patches(pretrained):
     assert both.dominant.shape == (2, 8, 8, 1)
     # Removed patches are those that the model predicts in the first pass.
     x = augment.standardise(255 * found.mixture, pretrained.mean, pretrained.std)
-    mask = patches.random_mask(jax.random.key(1), 1, 16, 0.25)
+    mask = masking.random_mask(jax.random.key(1), 1, 16, 0.25)
     np.testing.assert_array_equal(mask.mask[0], found.mask)
     pred = pretrained.forward(x[None], mask.ids_keep, mask.ids_restore)["pred"][0, 1]
     rebuilt = patches.unpatchify(pred, 2, (8, 8))
@@ -94,7 +96,7 @@ def test_separate_mixes_and_rebuilds_from_removed_patches(pretrained):
 
 def test_other_kinds_of_models(teacher, imae_config, transfer_config, tmp_path):
     mae = imae_jax.load(teacher)
-    mask = patches.random_mask(jax.random.key(0), 3, 16, 0.25)
+    mask = masking.random_mask(jax.random.key(0), 3, 16, 0.25)
     x = RANDOM.normal(size=(3, 8, 8, 1)).astype(np.float32)
     found = mae.forward(x, mask.ids_keep, mask.ids_restore)
     assert found["latents"].shape == (3, 13, 32) and found["pred"].shape == (3, 16, 4)

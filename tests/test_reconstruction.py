@@ -2,13 +2,13 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import patches
 from imae_jax.data import augment
 from imae_jax.data.load import load
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.models import masking, patches
 from imae_jax.report import figures
 
 
@@ -171,7 +171,7 @@ def test_pictures_show_what_the_encoder_saw_and_raw_predictions(dataset, tmp_pat
 
 @pytest.mark.parametrize("branches", [0, 2])
 def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branches):
-    mask = patches.random_mask(jax.random.key(0), 3, 16, 0.375)
+    mask = masking.random_mask(jax.random.key(0), 3, 16, 0.375)
 
     def predict(images, mask):
         """Right (7) where removed, wrong where seen."""
@@ -187,7 +187,7 @@ def test_rebuilding_takes_each_patch_from_passes_in_which_it_was_removed(branche
 
 
 def test_of_several_predictions_of_a_patch_the_first_counts():
-    mask = patches.random_mask(jax.random.key(0), 3, 16, 0.75)  # two passes overlap
+    mask = masking.random_mask(jax.random.key(0), 3, 16, 0.75)  # two passes overlap
     passes = iter(range(1, 9))
 
     def predict(images, mask):

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from test_parity import TOLERANCE
 
-from imae_jax import losses, mixing, model, patches
-from imae_jax.compute import Compute
+from imae_jax import losses, mixing
 from imae_jax.distill import teacher_latents
 from imae_jax.interop import naming
+from imae_jax.models import masking, patches
+from imae_jax.models.factory import build_autoencoder
+from imae_jax.models.forward import forward
+from imae_jax.models.layers import Compute
 from imae_jax.steps import init_params
 from imae_jax.storage.pytrees import check_same_tree, nested
 
@@ -42,7 +45,7 @@ def work(lines, **changes):
 
 
 def our_network(name):
-    return model.build_autoencoder(
+    return build_autoencoder(
         name=name,
         variant="mu/4",
         encoder=SIZE,
@@ -186,10 +189,10 @@ def test_loss_is_ours(peer, shared_mask):
     @jax.jit
     def our_loss(params):
         sources = mixing.pair_sources(jnp.asarray(images))
-        mask = patches.mask_from_noise(jnp.asarray(noise), SPEC["mask_ratio"])
+        mask = masking.mask_from_noise(jnp.asarray(noise), SPEC["mask_ratio"])
         mixtures = mixing.Mixtures(mixing.mix(sources, alpha), sources, alpha, mask)
         return losses.imae_losses(
-            model.forward(networks["imae"], params["imae"], mixtures.mixture, mask),
+            forward(networks["imae"], params["imae"], mixtures.mixture, mask),
             losses.target_patches(sources, SPEC["patch_size"], norm_pix=False),
             mask.mask,
             teacher_latents(

@@ -19,7 +19,7 @@ from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.load import Dataset, Split
 from imae_jax.distributed import sharding
 from imae_jax.memory import over_limit
-from imae_jax.model import as_mae
+from imae_jax.models.factory import as_mae
 from imae_jax.setup import Setup, make_loss
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167

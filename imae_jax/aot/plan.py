@@ -15,9 +15,9 @@ from imae_jax import config_checks
 from imae_jax import validate_transfer as for_classifiers
 from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
 from imae_jax.aot.compile_step import Need, Step
-from imae_jax.compute import AUTO, REMATS, fastest_type
 from imae_jax.data.load import check_known
 from imae_jax.distributed import sharding
+from imae_jax.models.layers import AUTO, REMATS, fastest_type
 
 GPUS = "cuda"
 

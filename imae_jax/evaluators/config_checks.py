@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from imae_jax.classifier import Classifier
 from imae_jax.config_checks import check_batch, check_mask_ratio
 from imae_jax.data.eval_splits import part_indices
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.registry import CHOOSING, EVALUATORS, OF_CLASSIFIERS, OF_MIXTURES
-from imae_jax.model import IMAE, MAE
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 
 # They name other runs; the networks are loaded from them.
 RUN_KEYS = ("teacher", "baseline_runs")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from imae_jax.evaluators.networks import Network
-from imae_jax.patches import Mask, covering_masks
+from imae_jax.models.masking import Mask, covering_masks
 
 
 def rebuild(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from imae_jax.patches import Mask
+from imae_jax.models.masking import Mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES, mix, pair_sources
-from imae_jax.patches import unpatchify
+from imae_jax.models.patches import unpatchify
 from imae_jax.probing.pixel_classifier import train_classifier
 
 

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from imae_jax import classifier, runs
-from imae_jax.classifier import Classifier
-from imae_jax.compute import Compute
+from imae_jax import runs
 from imae_jax.data import augment
-from imae_jax.patches import num_visible
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.forward import classify, encode
+from imae_jax.models.layers import Compute
+from imae_jax.models.masking import num_visible
 from imae_jax.storage import atomic_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -39,15 +40,15 @@ def programs(run: runs.TrainedRun) -> dict:
     if isinstance(network, Classifier) and network.pools:
         variables = {"params": params, "batch_stats": run.batch_stats}
 
-        def classify(images):
-            return classifier.classify(network, variables, of(images))
+        def logits(pixels):
+            return classify(network, variables, of(pixels))
 
-        return {"classify": (classify, (images,), "images -> logits of each class")}
+        return {"classify": (logits, (images,), "images -> logits of each class")}
 
-    def encode(images):
-        return classifier.encode(network, params, of(images))
+    def tokens(pixels):
+        return encode(network, params, of(pixels))
 
-    found = {"encode": (encode, (images,), "images -> tokens, the class token first")}
+    found = {"encode": (tokens, (images,), "images -> tokens, the class token first")}
     if not isinstance(network, Classifier):
 
         def forward(images, ids_keep, ids_restore):

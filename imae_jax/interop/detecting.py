@@ -12,7 +12,7 @@ from imae_jax.errors import UserError
 from imae_jax.interop import naming, saying
 from imae_jax.interop.reading import Contents
 from imae_jax.interop.saying import Said
-from imae_jax.transformer import Size
+from imae_jax.models.transformer import Size
 
 # How many heads the usual widths have (ViT, DeiT; MAE's decoder): no file says so.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from imae_jax import patches, runs
-from imae_jax.classifier import Classifier
+from imae_jax import runs
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import compiled, naming, native
 from imae_jax.interop.reading import import_torch
 from imae_jax.interop.saying import WRITTEN_BY
-from imae_jax.model import IMAE, MAE
+from imae_jax.models import patches
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
 

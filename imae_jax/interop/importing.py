@@ -11,18 +11,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks, model, patches, runs, steps
+from imae_jax import config_checks, runs, steps
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import naming, native, reading
 from imae_jax.interop.detecting import Found, detect
+from imae_jax.models import masking, patches
+from imae_jax.models.forward import forward
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
+from imae_jax.models.transformer import VARIANTS
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, open_workdir, owned, settle_dtype
-from imae_jax.transformer import VARIANTS
 
 # Of one that MAE's formula gives and one in a file; bfloat16 rounds by 2e-3.
 POSITION_TOLERANCE = 4e-3
@@ -168,7 +172,7 @@ def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> 
         print(f"{name}: computed anew for {shown[0]} patches, the file has {shown[1]}")
 
 
-def predicts_pixels(network: model.MAE | model.IMAE, params) -> bool:
+def predicts_pixels(network: MAE | IMAE, params) -> bool:
     """Whether the decoder predicts pixels, or patches that are standardised one by one.
 
     Told by what it makes of a dark and a bright image of one colour.
@@ -176,8 +180,8 @@ def predicts_pixels(network: model.MAE | model.IMAE, params) -> bool:
     shades = np.array([-1.0, 1.0], np.float32)
     images = np.ones((2, *network.image_size, network.channels), np.float32)
     images *= shades[:, None, None, None]
-    mask = patches.random_mask(jax.random.key(0), 2, network.num_patches, 0.5)
-    pred = jax.jit(model.forward, static_argnums=0)(network, params, images, mask)["pred"]
+    mask = masking.random_mask(jax.random.key(0), 2, network.num_patches, 0.5)
+    pred = jax.jit(forward, static_argnums=0)(network, params, images, mask)["pred"]
     dark, bright = np.asarray(pred).reshape(2, -1).mean(axis=1)
     slope = float(bright - dark) / 2
     is_pixels = slope > BRIGHTNESS_THRESHOLD

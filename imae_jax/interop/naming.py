@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imae_jax.patches import sincos_position_embedding
+from imae_jax.models.patches import sincos_position_embedding
 
 
 class Name(NamedTuple):

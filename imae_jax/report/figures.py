@@ -11,7 +11,7 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.mixing import BRANCHES
-from imae_jax.patches import patchify, unpatchify
+from imae_jax.models.patches import patchify, unpatchify
 from imae_jax.storage.atomic_files import write_bytes
 
 NUM_ROWS = 10

@@ -9,9 +9,9 @@ import filelock
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import compute
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
+from imae_jax.models import layers
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.local_paths import local_path
@@ -79,18 +79,18 @@ def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None
     otherwise what the machine computes faster. Of several processes the first decides.
     """
     sections = [config.compute for config in configs if "compute" in config]
-    sections = [section for section in sections if section.dtype == compute.AUTO]
+    sections = [section for section in sections if section.dtype == layers.AUTO]
     if not sections:
         return
     begun = [folder for folder in folders if (folder / CONFIG_FILE).exists()]
-    stored = {read_config(folder).compute.dtype for folder in begun} - {compute.AUTO}
+    stored = {read_config(folder).compute.dtype for folder in begun} - {layers.AUTO}
     platform = jax.default_backend()
     is_stored = len(stored) == 1
-    dtype = stored.pop() if is_stored else compute.fastest_type(platform)
-    dtype = compute.DTYPES[processes.first_says(dtype == compute.DTYPES[1])]
+    dtype = stored.pop() if is_stored else layers.fastest_type(platform)
+    dtype = layers.DTYPES[processes.first_says(dtype == layers.DTYPES[1])]
     here = {"cpu": "processor"}.get(platform, platform.upper())
     why = "as what has begun there" if is_stored else f"which this {here} computes faster"
-    print(f"compute.dtype={compute.AUTO}: {dtype}, {why}", flush=True)
+    print(f"compute.dtype={layers.AUTO}: {dtype}, {why}", flush=True)
     for section in sections:
         section.dtype = dtype
 

@@ -1,6 +1,5 @@
 """Images as patches: cutting, positions, and the random mask."""
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,66 +59,6 @@ def sincos_position_embedding(width: int, grid: tuple[int, int]) -> np.ndarray:
         angles = position.reshape(-1, 1) * frequencies
         halves += [np.sin(angles), np.cos(angles)]
     return np.concatenate(halves, axis=1).astype(np.float32)
-
-
-def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """K = int(L * (1 - mask_ratio)); raises ValueError unless 1 <= K <= L."""
-    visible = int(num_patches * (1 - mask_ratio))
-    if not 1 <= visible <= num_patches:
-        raise ValueError(
-            f"mask ratio {mask_ratio} leaves {visible} of {num_patches} patches visible; "
-            f"it must be at least 0 and leave at least one"
-        )
-    return visible
-
-
-@flax.struct.dataclass
-class Mask:
-    """Which patches the encoder sees, for a batch.
-
-    Attributes:
-      ids_keep: [B, K] int32, raster index of each visible patch, in the encoder's order.
-      ids_restore: [B, L] int32, place of each patch in (visible..., removed...).
-      mask: [B, L] bool, True = removed.
-    """
-
-    ids_keep: jax.Array
-    ids_restore: jax.Array
-    mask: jax.Array
-
-
-def mask_from_noise(noise: jax.Array, mask_ratio: float) -> Mask:
-    """Keeps the K patches with the smallest noise ([B, L] float); MAE's random masking."""
-    num_patches = noise.shape[-1]
-    visible = num_visible(num_patches, mask_ratio)
-    ids_shuffle = jnp.argsort(noise, axis=-1)
-    ids_restore = jnp.argsort(ids_shuffle, axis=-1)
-    return Mask(ids_shuffle[..., :visible], ids_restore, ids_restore >= visible)
-
-
-def random_mask(
-    key: jax.Array, batch_size: int, num_patches: int, mask_ratio: float
-) -> Mask:
-    """Draws an independent random mask for each of `batch_size` samples."""
-    noise = jax.random.uniform(key, (batch_size, num_patches))
-    return mask_from_noise(noise, mask_ratio)
-
-
-def covering_masks(mask: Mask) -> list[Mask]:
-    """Masks of the same size, the given one first, that remove every patch at least once.
-
-    For pictures: what a model predicts of a patch means something only where it was
-    removed, so a whole image needs several passes.
-    """
-    num_patches, visible = mask.ids_restore.shape[1], mask.ids_keep.shape[1]
-    removed = num_patches - visible
-    ids_shuffle = jnp.argsort(mask.ids_restore, axis=-1)
-    masks = []
-    for turn in range(-(-num_patches // removed)):
-        turned = jnp.roll(ids_shuffle, turn * removed, axis=-1)
-        ids_restore = jnp.argsort(turned, axis=-1)
-        masks.append(Mask(turned[:, :visible], ids_restore, ids_restore >= visible))
-    return masks
 
 
 def take_patches(patches: jax.Array, ids: jax.Array) -> jax.Array:

@@ -1,15 +1,13 @@
 """`Classifier`: the encoder on whole images, and linear heads that name their class."""
 
-from collections.abc import Mapping, Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imae_jax.compute import Compute
-from imae_jax.model import Autoencoder, Encoder
-from imae_jax.patches import grid_size
-from imae_jax.transformer import Size, decode_variant, layer_norm
+from imae_jax.models.layers import Compute
+from imae_jax.models.mae import Encoder
+from imae_jax.models.patches import grid_size
+from imae_jax.models.transformer import Size, layer_norm
 
 # "linear": heads on a frozen encoder. "finetune": all is trained, from a run's encoder.
 # "scratch": all is trained, from random weights.
@@ -95,61 +93,3 @@ class Classifier(nn.Module):
                 self.num_classes, kernel_init=init, name=f"head_{pool}"
             )(x)
         return logits
-
-
-def classify(model: Classifier, variables, images: jax.Array) -> dict[str, jax.Array]:
-    """[B, classes] logits of [B, H, W, C] standardised images, by pool; deterministic."""
-    return model.apply(variables, images, is_training=False)
-
-
-def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Array:
-    """What the encoder of any model makes of whole images.
-
-    Args:
-      model: a MAE, an i-MAE or a classifier.
-      params: its own.
-      images: [B, H, W, C] standardised pixels.
-    Returns:
-      [B, 1 + L, D] float32 tokens, the class token first, patches in raster order.
-    """
-    encoder = Encoder(
-        **model.encoder_size._asdict(),
-        patch_size=model.patch_size,
-        compute=model.compute,
-        # Not where a fine-tuned classifier has another one behind its pooling.
-        final_norm="norm" in params["encoder"]["transformer"],
-    )
-    return encoder.apply({"params": params["encoder"]}, images).astype(jnp.float32)
-
-
-def build_classifier(
-    *,
-    variant: str,
-    encoder: Mapping[str, int | None],
-    mode: str,
-    pools: Sequence[str],
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    compute: Compute,
-    drop_path: float = 0.0,
-) -> Classifier:
-    """Makes the classifier that a config's `model` section describes.
-
-    Args:
-      variant, encoder, image_shape, compute: see `build_autoencoder`.
-      mode: one of MODES.
-      pools, num_classes, drop_path: see `Classifier`.
-    """
-    size, patch_size = decode_variant(variant)
-    *image_size, channels = image_shape
-    return Classifier(
-        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
-        patch_size=patch_size,
-        image_size=tuple(image_size),
-        channels=channels,
-        num_classes=num_classes,
-        pools=tuple(pools),
-        is_probe=mode == "linear",
-        drop_path=drop_path,
-        compute=compute,
-    )

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imae_jax.compute import (
+from imae_jax.models.layers import (
     LAYER_NORM_EPSILON,
     Compute,
     attention,

@@ -1,0 +1,1 @@
+"""Networks: patches, masks, layers, MAE, i-MAE and the classifier."""

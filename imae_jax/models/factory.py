@@ -1,0 +1,84 @@
+"""Models from a config's sections."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.layers import Compute
+from imae_jax.models.mae import MAE, Autoencoder
+from imae_jax.models.transformer import Size, decode_variant
+
+
+def as_mae(model: MAE | IMAE) -> MAE:
+    """The MAE of the same encoder and decoder."""
+    fields = (field.name for field in dataclasses.fields(Autoencoder) if field.init)
+    shared = {name: getattr(model, name) for name in fields}
+    return MAE(**shared | {"parent": None, "name": None})
+
+
+def build_autoencoder(
+    *,
+    name: str,
+    variant: str,
+    encoder: Mapping[str, int | None],
+    decoder: Mapping[str, int],
+    image_shape: tuple[int, int, int],
+    compute: Compute,
+    branches: str = "both",
+) -> MAE | IMAE:
+    """Makes the model that a config's `model` section describes.
+
+    Args:
+      name: "mae" or "imae".
+      variant: see `decode_variant`.
+      encoder: width, depth and heads; None leaves the variant's own.
+      decoder: width, depth and heads.
+      image_shape: (H, W, C).
+      compute: see `compute.choose`.
+      branches: see `IMAE`.
+    """
+    size, patch_size = decode_variant(variant)
+    *image_size, channels = image_shape
+    fields = dict(
+        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
+        decoder_size=Size(**decoder),
+        patch_size=patch_size,
+        image_size=tuple(image_size),
+        channels=channels,
+        compute=compute,
+    )
+    return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)
+
+
+def build_classifier(
+    *,
+    variant: str,
+    encoder: Mapping[str, int | None],
+    mode: str,
+    pools: Sequence[str],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    compute: Compute,
+    drop_path: float = 0.0,
+) -> Classifier:
+    """Makes the classifier that a config's `model` section describes.
+
+    Args:
+      variant, encoder, image_shape, compute: see `build_autoencoder`.
+      mode: one of MODES.
+      pools, num_classes, drop_path: see `Classifier`.
+    """
+    size, patch_size = decode_variant(variant)
+    *image_size, channels = image_shape
+    return Classifier(
+        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
+        patch_size=patch_size,
+        image_size=tuple(image_size),
+        channels=channels,
+        num_classes=num_classes,
+        pools=tuple(pools),
+        is_probe=mode == "linear",
+        drop_path=drop_path,
+        compute=compute,
+    )

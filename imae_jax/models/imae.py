@@ -1,0 +1,67 @@
+"""`IMAE`: a MAE's encoder and decoder, and two linear heads between them."""
+
+import jax.numpy as jnp
+
+from imae_jax.models.layers import dense
+from imae_jax.models.mae import Autoencoder, _as_float32
+
+
+class IMAE(Autoencoder):
+    """Pulls the two images of a mixture apart (paper, section 3).
+
+    Two independent linear heads stand where MAE has its single `decoder_embed`; head 0 is
+    always the subordinate image's and head 1 the dominant's, which makes an unordered
+    pair identifiable. One decoder, shared by both branches, rebuilds both images.
+
+    Attributes:
+      branches: "both", or "subordinate" for the mode of the paper's first version, which
+        rebuilds only the weaker image (axis S then has length 1).
+    """
+
+    branches: str = "both"
+
+    @property
+    def num_sources(self) -> int:
+        """S."""
+        return 2 if self.branches == "both" else 1
+
+    def setup(self):
+        super().setup()
+        self.disentangle_subordinate = dense(self.decoder_size.width, self.compute)
+        if self.branches == "both":
+            self.disentangle_dominant = dense(self.decoder_size.width, self.compute)
+
+    def disentangle(self, tokens):
+        """[B, 1 + K, D] tokens of mixtures -> [B, S, 1 + K, E] latents of their sources."""
+        latents = [self.disentangle_subordinate(tokens)]
+        if self.branches == "both":
+            latents.append(self.disentangle_dominant(tokens))
+        return jnp.stack(latents, axis=1)
+
+    def decode(self, latents, ids_restore):
+        """[B, S, 1 + K, E] latents, [B, L] ids_restore -> [B, S, L, P] predicted pixels.
+
+        Both branches go through the decoder as one batch. S is the inner axis, so that
+        merging it with a B that is sharded over devices moves nothing between them.
+        """
+        batch_size, sources, *token_shape = latents.shape
+        pred = self.decoder(
+            latents.reshape(batch_size * sources, *token_shape),
+            jnp.repeat(ids_restore, sources, axis=0),
+        )
+        return pred.reshape(batch_size, sources, *pred.shape[1:])
+
+    def __call__(self, mixture, ids_keep, ids_restore):
+        """Encodes the visible patches of the mixture, rebuilds both sources.
+
+        Args:
+          mixture: [B, H, W, C] standardised pixels.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+        Returns:
+          A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
+          [B, S, L, P].
+        """
+        tokens = self.encode(mixture, ids_keep)
+        latents = self.disentangle(tokens)
+        pred = self.decode(latents, ids_restore)
+        return _as_float32(dict(tokens=tokens, latents=latents, pred=pred))

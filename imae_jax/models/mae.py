@@ -1,0 +1,151 @@
+"""`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imae_jax.models.layers import Compute, dense
+from imae_jax.models.patches import (
+    grid_size,
+    patchify,
+    restore_order,
+    sincos_position_embedding,
+    take_patches,
+)
+from imae_jax.models.transformer import Size, Transformer
+
+
+def _as_float32(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """For losses and metrics."""
+    return {name: value.astype(jnp.float32) for name, value in outputs.items()}
+
+
+class Encoder(nn.Module):
+    """ViT over the visible patches only.
+
+    Attributes:
+      width, depth, heads, patch_size, compute: see `Autoencoder`.
+      drop_path, final_norm: see `Transformer`; fine-tuning has choices there.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch_size: int
+    compute: Compute
+    drop_path: float = 0.0
+    final_norm: bool = True
+
+    @nn.compact
+    def __call__(self, images, ids_keep=None):
+        batch_size, height, width, _ = images.shape
+        patches = patchify(images, self.patch_size)
+        grid = grid_size((height, width), self.patch_size)
+        positions = jnp.asarray(sincos_position_embedding(self.width, grid))[None]
+        if ids_keep is not None:
+            # Gathered before they are embedded: removed patches cost nothing.
+            patches = take_patches(patches, ids_keep)
+            positions = positions[0][ids_keep]
+        x = dense(self.width, self.compute, "patch_embed")(patches) + positions
+        class_token = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
+        class_token = jnp.broadcast_to(class_token, (batch_size, 1, self.width))
+        x = jnp.concatenate([class_token, x], axis=1)
+        x = x.astype(self.compute.activations)
+        return Transformer(
+            self.depth,
+            self.heads,
+            self.compute,
+            self.drop_path,
+            self.final_norm,
+            name="transformer",
+        )(x)
+
+
+class Decoder(nn.Module):
+    """Rebuilds every patch from the visible latents and mask tokens."""
+
+    width: int
+    depth: int
+    heads: int
+    grid: tuple[int, int]
+    patch_values: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, latents, ids_restore):
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
+        positions = jnp.asarray(sincos_position_embedding(self.width, self.grid))[None]
+        patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
+        x = jnp.concatenate([latents[:, :1], patches], axis=1)
+        x = x.astype(self.compute.activations)
+        x = Transformer(self.depth, self.heads, self.compute, name="transformer")(x)
+        return dense(self.patch_values, self.compute, "pred")(x[:, 1:])
+
+
+class Autoencoder(nn.Module):
+    """What `MAE` and `IMAE` share.
+
+    Attributes:
+      encoder_size, decoder_size: of the two Transformers.
+      patch_size: p.
+      image_size, channels: (H, W) and C.
+      compute: types and forms; outputs are float32 always.
+    """
+
+    encoder_size: Size
+    decoder_size: Size
+    patch_size: int
+    image_size: tuple[int, int]
+    channels: int
+    compute: Compute
+
+    def setup(self):
+        self.encoder = Encoder(
+            **self.encoder_size._asdict(), patch_size=self.patch_size, compute=self.compute
+        )
+        self.decoder = Decoder(
+            **self.decoder_size._asdict(),
+            grid=grid_size(self.image_size, self.patch_size),
+            patch_values=self.patch_size**2 * self.channels,
+            compute=self.compute,
+        )
+
+    @property
+    def num_patches(self) -> int:
+        """L."""
+        rows, columns = grid_size(self.image_size, self.patch_size)
+        return rows * columns
+
+    def encode(self, images, ids_keep=None):
+        """Encodes the patches at `ids_keep`; without it all of them, in raster order.
+
+        Args:
+          images: [B, H, W, C] standardised pixels.
+          ids_keep: [B, K] int, or None.
+        Returns:
+          [B, 1 + K, D] tokens, the class token first.
+        """
+        return self.encoder(images, ids_keep)
+
+
+class MAE(Autoencoder):
+    """A masked autoencoder (He et al. 2022), the teacher of i-MAE."""
+
+    def setup(self):
+        super().setup()
+        self.decoder_embed = dense(self.decoder_size.width, self.compute)
+
+    def __call__(self, images, ids_keep, ids_restore):
+        """Encodes the visible patches, rebuilds all of them.
+
+        Args:
+          images: [B, H, W, C] standardised pixels.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+        Returns:
+          A dict of `tokens` [B, 1 + K, D], `latents` [B, 1 + K, E] (what the decoder is
+          given, and the target of distillation) and `pred` [B, L, P].
+        """
+        tokens = self.encode(images, ids_keep)
+        latents = self.decoder_embed(tokens)
+        pred = self.decoder(latents, ids_restore)
+        return _as_float32(dict(tokens=tokens, latents=latents, pred=pred))
