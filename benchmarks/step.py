@@ -26,10 +26,13 @@ from benchmarks import flops  # noqa: E402
 from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
-from imae_jax import objectives, optim, runtime, steps
+from imae_jax import optim, runtime, steps
 from imae_jax.distributed import sharding
 from imae_jax.models import layers
 from imae_jax.models.factory import build_autoencoder
+from imae_jax.objectives.base import make_loss
+from imae_jax.objectives.imae import imae_objective
+from imae_jax.objectives.mae import mae_objective
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
@@ -87,10 +90,10 @@ def make_step(work: Work, size: str, batch_size: int | None):
     loss = dict(mask_ratio=mask_ratio, norm_pix=False)
     teacher_params = None
     if work.kind == "mae":
-        objective = objectives.mae_objective(networks["mae"], **loss)
+        objective = mae_objective(networks["mae"], **loss)
     else:
         teacher_params = steps.init_params(networks["mae"], 1)
-        objective = objectives.imae_objective(
+        objective = imae_objective(
             networks["imae"],
             networks["mae"],
             **loss,
@@ -103,9 +106,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     mesh = sharding.make_mesh()
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     state = steps.init_state(networks[work.kind], optimiser, 0, mesh)
-    loss = objectives.make_loss(
-        objective, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=()
-    )
+    loss = make_loss(objective, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=())
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
     batch = sharding.batch_sharding(mesh)

@@ -12,6 +12,7 @@ from imae_jax.models.layers import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.models.masking import num_visible
 from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import decode_variant
+from imae_jax.objectives.imae import check_mixtures
 from imae_jax.optim import run_steps
 from imae_jax.storage.local_paths import check_paths
 
@@ -117,35 +118,6 @@ def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
         ratio,
         f"large enough to remove at least one of {num_patches} patches",
     )
-
-
-def check_mixtures(config: ConfigDict) -> None:
-    """What only i-MAE has: mixing, branches, teacher."""
-    mix, loss, teacher = config.mix, config.loss, config.teacher
-    in_range = mix.alpha is None or 0 < mix.alpha <= 0.5
-    require(in_range, "mix.alpha", mix.alpha, "in (0, 0.5], or unset to draw it")
-    require(
-        mix.alpha is None or not mix.per_batch,
-        "mix.per_batch",
-        mix.per_batch,
-        f"False where mix.alpha is fixed (it is {mix.alpha})",
-    )
-    rate = mix.same_class_rate
-    in_range = rate is None or 0 <= rate <= 1
-    require(in_range, "mix.same_class_rate", rate, "in [0, 1], or unset to ignore classes")
-    choices = "'image' or 'mixture'"
-    valid = teacher.input in ("image", "mixture")
-    require(valid, "teacher.input", teacher.input, choices)
-    choices = "'both' or 'subordinate'"
-    valid = loss.branches in ("both", "subordinate")
-    require(valid, "loss.branches", loss.branches, choices)
-    weight = loss.distill_weight
-    require(weight >= 0, "loss.distill_weight", weight, "0 or more")
-    if weight and not teacher.init:
-        raise UserError(
-            "teacher.init is empty, but distillation needs a teacher: give the workdir of "
-            "a run of configs/mae.py, or set loss.distill_weight=0"
-        )
 
 
 def check_mesh(fsdp: int, num_devices: int) -> None:

@@ -18,13 +18,13 @@ from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.interop import native, reading
-from imae_jax.mixing import mix
 from imae_jax.models import masking, patches
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.forward import encode
 from imae_jax.models.imae import IMAE
 from imae_jax.models.layers import Compute
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.mixing import mix
 from imae_jax.storage.local_paths import local_path
 
 

@@ -8,15 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import (
-    config_checks,
-    errors,
-    objectives,
-    runs,
-    steps,
-    transfer,
-    validate_transfer,
-)
+from imae_jax import config_checks, errors, runs, steps
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
@@ -27,6 +19,9 @@ from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
+from imae_jax.objectives import base, classification
+from imae_jax.objectives.imae import imae_objective
+from imae_jax.objectives.mae import mae_objective
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
@@ -86,7 +81,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     config_checks.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     if config.model.name == "classifier":
-        validate_transfer.check(config, dataset)
+        classification.check(config, dataset)
     config_checks.check(config, dataset, mesh.size, jax.default_backend())
     if not is_resident(config, dataset.splits["train"], mesh.size):
         dispatch = config.train.steps_per_dispatch
@@ -139,20 +134,20 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     return Setup(config, workdir, dataset, mesh, model, teacher)
 
 
-def make_loss(setup: Setup) -> objectives.Loss:
+def make_loss(setup: Setup) -> base.Loss:
     """The loss that a config asks for: from `objectives` or, of classifiers, `transfer`."""
     config, model, dataset = setup.config, setup.model, setup.dataset
     options = dict(config.augment) | dict(mean=dataset.mean, std=dataset.std)
     if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
         options["crop_scale"] = ()  # the feed has cropped them already
     if isinstance(model, Classifier):
-        return transfer.make_loss(model, **options, mixup=config.get("mixup"))
+        return classification.make_loss(model, **options, mixup=config.get("mixup"))
     common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
     if config.model.name == "mae":
-        objective = objectives.mae_objective(model, **common)
+        objective = mae_objective(model, **common)
     else:
         mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}  # the feed's
-        objective = objectives.imae_objective(
+        objective = imae_objective(
             model,
             setup.teacher and setup.teacher.model,
             **common,
@@ -160,7 +155,7 @@ def make_loss(setup: Setup) -> objectives.Loss:
             teacher_input=config.teacher.input,
             distill_weight=config.loss.distill_weight,
         )
-    return objectives.make_loss(objective, **options)
+    return base.make_loss(objective, **options)
 
 
 def make_feed(setup: Setup) -> Resident | Streaming:
@@ -231,7 +226,7 @@ def starting_params(setup: Setup):
     like = runs.abstract_params(setup.model, setup.mesh)
     name = f"init={str(source.workdir)!r}"
     if isinstance(setup.model, Classifier):
-        return transfer.pretrained_encoder(like, source.params, name)
+        return classification.pretrained_encoder(like, source.params, name)
     return runs.warm_start(like, source.params, name)
 
 

@@ -18,7 +18,7 @@ from imae_jax.models.forward import classify, embed, forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import random_mask
-from imae_jax.objectives import Loss, named_keys
+from imae_jax.objectives.base import Loss, named_keys
 
 
 @flax.struct.dataclass

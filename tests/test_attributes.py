@@ -16,7 +16,7 @@ from imae_jax.evaluators import attributes, semantics
 from imae_jax.evaluators.factor_targets import as_factor, factors_of
 from imae_jax.evaluators.metric_names import conditions, count_of
 from imae_jax.evaluators.networks import Network
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report import summary
 from imae_jax.storage import atomic_files
 from imae_jax.storage.workdir import read_config

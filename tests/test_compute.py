@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import imae, mae
-from imae_jax import objectives, optim, steps
+from imae_jax import optim, steps
 from imae_jax.distributed import sharding
 from imae_jax.models import layers
 from imae_jax.models.factory import build_autoencoder
@@ -24,6 +24,9 @@ from imae_jax.models.layers import (
     float32_matmul,
 )
 from imae_jax.models.masking import random_mask
+from imae_jax.objectives.base import make_loss
+from imae_jax.objectives.imae import imae_objective
+from imae_jax.objectives.mae import mae_objective
 
 SIZE = dict(width=32, depth=3, heads=2)
 KEY = jax.random.key(0)
@@ -288,9 +291,9 @@ def test_bfloat16_trains_as_float32_does(configs):
         }
         common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
         teacher = steps.init_params(networks["mae"], 1)
-        objective = objectives.mae_objective(networks["mae"], **common)
+        objective = mae_objective(networks["mae"], **common)
         if configs is imae:
-            objective = objectives.imae_objective(
+            objective = imae_objective(
                 networks["imae"],
                 networks["mae"],
                 **common,
@@ -300,7 +303,7 @@ def test_bfloat16_trains_as_float32_does(configs):
                 teacher_input=config.teacher.input,
                 distill_weight=config.loss.distill_weight,
             )
-        loss = objectives.make_loss(objective, mean=127.0, std=64.0, **dict(config.augment))
+        loss = make_loss(objective, mean=127.0, std=64.0, **dict(config.augment))
         mesh = sharding.make_mesh(jax.devices()[:1])
         schedule = optim.learning_rate(2e-2, 32, 20, 200)
         update = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)

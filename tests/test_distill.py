@@ -2,11 +2,11 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import mixing
-from imae_jax.distill import teacher_latents
 from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
+from imae_jax.objectives import mixing
+from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.steps import init_params
 
 SIZE = dict(width=32, depth=1, heads=2)

@@ -21,13 +21,14 @@ from ml_collections import ConfigDict
 
 import imae_jax
 from configs import imae, mae, transfer
-from imae_jax import evaluation, losses, runs, steps, train
+from imae_jax import evaluation, runs, steps, train
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing, native, reading
 from imae_jax.models import masking, patches
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
+from imae_jax.objectives import losses
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.workdir import read_config
 

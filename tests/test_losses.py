@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import losses
+from imae_jax.objectives import losses
 
 
 def random(seed, *shape):

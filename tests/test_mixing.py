@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imae_jax import mixing
+from imae_jax.objectives import mixing
 
 KEY = jax.random.key(0)
 

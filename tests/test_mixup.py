@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imae_jax import mixup
+from imae_jax.objectives import mixup
 
 KEY = jax.random.key(0)
 MAE = dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_probability=0.5, smoothing=0.1)

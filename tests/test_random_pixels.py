@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import mixup
 from imae_jax.data import augment, randaugment
 from imae_jax.distributed import sharding
+from imae_jax.objectives import mixup
 
 # What a compiled program calls where devices, or host and device, exchange data; but for
 # one bit, whether all have drawn: rejection sampling goes on until then.

@@ -7,7 +7,7 @@ import pytest
 
 from imae_jax import optim, runs, steps
 from imae_jax.distributed import sharding
-from imae_jax.objectives import Loss
+from imae_jax.objectives.base import Loss
 from imae_jax.setup import make_feed, make_loss, set_up, take_of
 from imae_jax.storage.pytrees import flatten
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from test_parity import TOLERANCE
 
-from imae_jax import losses, mixing
-from imae_jax.distill import teacher_latents
 from imae_jax.interop import naming
 from imae_jax.models import masking, patches
 from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
+from imae_jax.objectives import losses, mixing
+from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.steps import init_params
 from imae_jax.storage.pytrees import check_same_tree, nested
 

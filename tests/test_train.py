@@ -10,7 +10,7 @@ from imae_jax import evaluation, runs, setup, train
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
-from imae_jax.objectives import Loss
+from imae_jax.objectives.base import Loss
 from imae_jax.setup import is_resident, say_achieved_rate, set_up, starting_params
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints

@@ -9,9 +9,10 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import evaluation, losses, runs, setup, steps, train
+from imae_jax import evaluation, runs, setup, steps, train
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
+from imae_jax.objectives import losses
 from imae_jax.storage import atomic_files
 from imae_jax.storage.metrics_log import read_metrics
 from imae_jax.storage.pytrees import tree_leaves

@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax import config_checks
-from imae_jax import validate_transfer as for_classifiers
 from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
 from imae_jax.aot.compile_step import Need, Step
 from imae_jax.data.load import check_known
 from imae_jax.distributed import sharding
 from imae_jax.models.layers import AUTO, REMATS, fastest_type
+from imae_jax.objectives import classification
 
 GPUS = "cuda"
 
@@ -94,7 +94,7 @@ def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     config_checks.check_mesh(config.mesh.fsdp, num_devices)
     dataset = compile_step.unseen_data(config)
     if config.model.name == "classifier":
-        for_classifiers.check(config, dataset)
+        classification.check(config, dataset)
     config_checks.check(config, dataset, num_devices, platform)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators.separability_scores import Latents
-from imae_jax.mixing import BRANCHES, mix
+from imae_jax.objectives.mixing import BRANCHES, mix
 from imae_jax.probing.arrays import ROUNDING, as_array, as_features, as_text
 
 # Features of one image may differ from call to call by these fractions of how far images'

@@ -14,8 +14,8 @@ from imae_jax.data import augment
 from imae_jax.data.load import Dataset
 from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.evaluators.networks import Network
-from imae_jax.mixing import mix, pair_sources
 from imae_jax.models.masking import Mask, random_mask
+from imae_jax.objectives.mixing import mix, pair_sources
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import Network
-from imae_jax.mixing import BRANCHES
 from imae_jax.models.patches import unpatchify
+from imae_jax.objectives.mixing import BRANCHES
 
 SSIM_WINDOW = 11  # pixels (Wang et al. 2004), or the largest odd number that fits
 

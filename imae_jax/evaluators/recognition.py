@@ -14,8 +14,8 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.mixing import BRANCHES, mix, pair_sources
 from imae_jax.models.patches import unpatchify
+from imae_jax.objectives.mixing import BRANCHES, mix, pair_sources
 from imae_jax.probing.pixel_classifier import train_classifier
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.losses import masked_patch_error, target_patches
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.losses import masked_patch_error, target_patches
+from imae_jax.objectives.mixing import BRANCHES
 
 CHUNK = 1000  # images that are standardised at a time
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.ridge import Moments
 from imae_jax.probing.similarity import effective_rank, linear_cka
 

@@ -11,7 +11,7 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.pooled_latents import collect, prefixes, questions
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, logistic_accuracy
 
 

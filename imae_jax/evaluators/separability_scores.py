@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing import ridge
 from imae_jax.probing.ridge import AffineMap, Moments
 

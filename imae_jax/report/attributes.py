@@ -2,7 +2,7 @@
 
 import re
 
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report.tables import ROWS, Numbers, Table, cell
 
 # What stands in a row: (key of ROWS, how the names of its numbers begin, label).

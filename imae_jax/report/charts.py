@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report.tables import Numbers, Table, cell
 
 # Stands for the colour of text until the SVG is written, then for whatever the page has.

@@ -20,9 +20,9 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.reconstruction import mean_target
-from imae_jax.losses import masked_patch_error, target_patches
-from imae_jax.mixing import BRANCHES
 from imae_jax.models.patches import grid_size, unpatchify
+from imae_jax.objectives.losses import masked_patch_error, target_patches
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report import figures
 from imae_jax.storage import atomic_files
 

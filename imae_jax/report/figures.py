@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.mixing import BRANCHES
 from imae_jax.models.patches import patchify, unpatchify
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.storage.atomic_files import write_bytes
 
 NUM_ROWS = 10

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report.tables import Numbers
 
 

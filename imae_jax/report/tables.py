@@ -7,7 +7,7 @@ of one of them.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from imae_jax.mixing import BRANCHES
+from imae_jax.objectives.mixing import BRANCHES
 
 Numbers = Mapping[str, float]
 Results = Mapping[str, Numbers]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from imae_jax.mixing import BRANCHES
 from imae_jax.models.patches import patchify
+from imae_jax.objectives.mixing import BRANCHES
 
 
 def normalise_patches(patches: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.data.augment import box_mask
-from imae_jax.mixing import swap_partners
+from imae_jax.objectives.mixing import swap_partners
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:

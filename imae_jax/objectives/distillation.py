@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from imae_jax.mixing import Mixtures, pair_sources
 from imae_jax.models.forward import forward
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.mixing import Mixtures, pair_sources
 
 
 def teacher_latents(

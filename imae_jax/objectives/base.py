@@ -10,14 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from imae_jax import losses
 from imae_jax.data import augment
-from imae_jax.distill import teacher_latents
-from imae_jax.mixing import draw_mixtures, make_mixtures
-from imae_jax.models.forward import forward
-from imae_jax.models.imae import IMAE
-from imae_jax.models.mae import MAE
-from imae_jax.models.masking import random_mask
 
 Metrics = dict[str, jax.Array]
 
@@ -64,72 +57,6 @@ def step_keys(seed: jax.Array, step: jax.Array, *names: str) -> dict[str, jax.Ar
     """A step's keys, one for each purpose: functions of (seed, step) alone."""
     key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
     return named_keys(jax.random.fold_in(key, step), *names)
-
-
-def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
-    """Each image alone: rebuild its removed patches."""
-
-    def draw(key, batch_size):
-        return random_mask(key, batch_size, model.num_patches, mask_ratio)
-
-    def loss(params, teacher_params, images, mask):
-        del teacher_params
-        out = forward(model, params, images, mask)
-        target = losses.target_patches(images, model.patch_size, norm_pix)
-        return losses.mae_losses(out, target, mask.mask)
-
-    return Objective(draw, loss)
-
-
-def imae_objective(
-    model: IMAE,
-    teacher: MAE | None,
-    *,
-    mask_ratio: float,
-    norm_pix: bool,
-    alpha: float | None,
-    per_batch: bool,
-    shared_mask: bool,
-    teacher_input: str,
-    distill_weight: float,
-) -> Objective:
-    """Pairs of images: rebuild both from their mixture, like the teacher sees each."""
-
-    def draw(key, batch_size):
-        return draw_mixtures(
-            key,
-            batch_size,
-            num_patches=model.num_patches,
-            mask_ratio=mask_ratio,
-            alpha=alpha,
-            per_batch=per_batch,
-            shared_mask=shared_mask,
-        )
-
-    def loss(params, teacher_params, images, draws):
-        mixtures = make_mixtures(images, *draws)
-        mask = mixtures.mask
-        out = forward(model, params, mixtures.mixture, mask)
-        latents = None
-        if distill_weight:
-            latents = teacher_latents(
-                teacher,
-                teacher_params,
-                mixtures,
-                teacher_input=teacher_input,
-                shared_mask=shared_mask,
-                num_sources=model.num_sources,
-            )
-        sources = mixtures.sources[:, : model.num_sources]
-        return losses.imae_losses(
-            out,
-            losses.target_patches(sources, model.patch_size, norm_pix),
-            mask.mask,
-            latents,
-            distill_weight,
-        )
-
-    return Objective(draw, loss)
 
 
 def make_loss(

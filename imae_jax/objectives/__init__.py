@@ -1,0 +1,1 @@
+"""Training objectives: mixing, distillation, losses, and the three kinds of run."""
