@@ -169,12 +169,12 @@ def run(command: str) -> None:
 
 def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
-    from imae_jax import train
     from imae_jax.aot import plan
     from imae_jax.commands import demo, describe_data, study
     from imae_jax.interop import exporting, importing
     from imae_jax.report import html
     from imae_jax.storage import atomic_files
+    from imae_jax.training.loop import train
 
     if command == "demo":
         report = demo.demo(config, workdir)
@@ -182,7 +182,7 @@ def work(command: str, config, workdir: str) -> None:
     elif command == "data":
         print(describe_data.describe(config, workdir or "runs/data"))
     elif command == "train":
-        train.train(config, workdir)
+        train(config, workdir)
     elif command == "study":
         folder = study.study(config, workdir)
         print(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")

@@ -12,8 +12,8 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 import pytest  # noqa: E402
 
 import imae_jax  # noqa: E402
-from imae_jax import train
 from imae_jax.storage import workdir  # noqa: E402
+from imae_jax.training.loop import train
 
 HERE = Path(__file__).parent
 
@@ -36,7 +36,7 @@ def imae_config(tmp_path_factory):
         config.data.dir = str(folder / "data")
         return config
 
-    train.train(stored("mae"), folder / "teacher")
+    train(stored("mae"), folder / "teacher")
 
     def make():
         config = stored("imae")

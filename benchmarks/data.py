@@ -32,7 +32,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from imae_jax import optim, steps
+from imae_jax import optim
 from imae_jax.data import augment
 from imae_jax.data.encoded_images import NUM_THREADS  # noqa: E402
 from imae_jax.data.image_io import NUM_DRAWS, random_box  # noqa: E402
@@ -44,6 +44,8 @@ from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.layers import Compute  # noqa: E402
 from imae_jax.objectives.base import make_loss
 from imae_jax.objectives.mae import mae_objective
+from imae_jax.training.state import init_state
+from imae_jax.training.step import make_train_step
 
 NUM_CIFAR, NUM_FILES = 50_000, 256
 PHOTO = (375, 500)  # the commonest size in ImageNet
@@ -136,8 +138,8 @@ def measure_resident(seconds: float) -> dict:
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     objective = mae_objective(network, mask_ratio=0.75, norm_pix=False)
     loss = make_loss(objective, mean=127.0, std=64.0, **options)
-    state = steps.init_state(network, optimiser, 0, mesh)
-    train = steps.make_train_step(loss, optimiser, mesh, feed.take, state, max_skipped=1)
+    state = init_state(network, optimiser, 0, mesh)
+    train = make_train_step(loss, optimiser, mesh, feed.take, state, max_skipped=1)
     waited = []
 
     def step(number):

@@ -26,13 +26,15 @@ from benchmarks import flops  # noqa: E402
 from benchmarks.timing import matmul_peaks, time_alternating  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 from configs import mae  # noqa: E402
-from imae_jax import optim, runtime, steps
+from imae_jax import optim, runtime
 from imae_jax.distributed import sharding
 from imae_jax.models import layers
 from imae_jax.models.factory import build_autoencoder
 from imae_jax.objectives.base import make_loss
 from imae_jax.objectives.imae import imae_objective
 from imae_jax.objectives.mae import mae_objective
+from imae_jax.training.state import init_params, init_state
+from imae_jax.training.step import make_train_step
 
 PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
@@ -92,7 +94,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     if work.kind == "mae":
         objective = mae_objective(networks["mae"], **loss)
     else:
-        teacher_params = steps.init_params(networks["mae"], 1)
+        teacher_params = init_params(networks["mae"], 1)
         objective = imae_objective(
             networks["imae"],
             networks["mae"],
@@ -105,7 +107,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
         )
     mesh = sharding.make_mesh()
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
-    state = steps.init_state(networks[work.kind], optimiser, 0, mesh)
+    state = init_state(networks[work.kind], optimiser, 0, mesh)
     loss = make_loss(objective, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=())
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
@@ -114,7 +116,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     def take(images, number):
         return jax.lax.with_sharding_constraint(images, batch)
 
-    step = steps.make_train_step(loss, optimiser, mesh, take, state, max_skipped=1)
+    step = make_train_step(loss, optimiser, mesh, take, state, max_skipped=1)
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}

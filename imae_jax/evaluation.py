@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import runs, steps
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
 from imae_jax.errors import Terminated, UserError
@@ -21,11 +20,15 @@ from imae_jax.evaluators.registry import EVALUATORS, NEED_LABELS, NEED_TEACHER
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
-from imae_jax.setup import load_data
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import check_same_config, settle_dtype
+from imae_jax.training import trained_run
+from imae_jax.training.predict import make_classifying_network, make_network
+from imae_jax.training.restore import check_same_data
+from imae_jax.training.setup import load_data
+from imae_jax.training.state import init_params
 
 
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -44,7 +47,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()
-    run = runs.load_run(workdir, "workdir", mesh)
+    run = trained_run.load_run(workdir, "workdir", mesh)
     config_checks.check_evals(config, run.model, dataset.sizes, mesh.size)
     networks = networks_of(config, run, mesh)
     found = dict(
@@ -57,7 +60,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
             "to a run of configs/transfer.py"
         )
-    runs.check_same_data(found, run.meta, what)
+    check_same_data(found, run.meta, what)
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
     # Pixels in the units that the run was trained in.
     mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))
@@ -110,7 +113,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
 
 def networks_of(
-    config: ConfigDict, run: runs.TrainedRun, mesh: Mesh
+    config: ConfigDict, run: trained_run.TrainedRun, mesh: Mesh
 ) -> dict[str, Network | ClassifyingNetwork]:
     """The networks that evaluators compare; a baseline without a run is left out.
 
@@ -123,7 +126,7 @@ def networks_of(
     """
     if isinstance(run.model, Classifier):
         variables = run.params, run.batch_stats
-        return {"student": steps.make_classifying_network(run.model, *variables, mesh)}
+        return {"student": make_classifying_network(run.model, *variables, mesh)}
     found = {"student": run}
     options = config.evals.get("separability") or {}
     if NEED_TEACHER.intersection(config.evals):
@@ -133,22 +136,23 @@ def networks_of(
         if not path:
             print(f"no run for baseline {name!r} ({key}): its rows are left out")
             continue
-        found[name] = runs.load_baseline(path, run.model, key, mesh)
+        found[name] = trained_run.load_baseline(path, run.model, key, mesh)
     networks = {
-        name: steps.make_network(other.model, other.params, mesh)
-        for name, other in found.items()
+        name: make_network(other.model, other.params, mesh) for name, other in found.items()
     }
     # The student's encoder under a MAE's `decoder_embed`; no run began with this seed.
     untrained = as_mae(run.model)
     seed = 1 + max(other.config.seed for other in found.values())
     params = jax.jit(
-        lambda: steps.init_params(untrained, seed),
+        lambda: init_params(untrained, seed),
         out_shardings=sharding.replicated(mesh),
     )()
-    return networks | {"random": steps.make_network(untrained, params, mesh)}
+    return networks | {"random": make_network(untrained, params, mesh)}
 
 
-def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.TrainedRun:
+def load_teacher(
+    config: ConfigDict, run: trained_run.TrainedRun, mesh: Mesh
+) -> trained_run.TrainedRun:
     """The MAE whose latents of each image alone are the evaluators' targets.
 
     Raises:
@@ -164,4 +168,4 @@ def load_teacher(config: ConfigDict, run: runs.TrainedRun, mesh: Mesh) -> runs.T
             "evals.separability.teacher and teacher.init are empty: "
             f"{wanting} measure against a teacher's latents, give the workdir of a MAE run"
         )
-    return runs.load_teacher(path, run.model, key, mesh)
+    return trained_run.load_teacher(path, run.model, key, mesh)

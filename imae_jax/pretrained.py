@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import runs, steps
 from imae_jax.config_checks import check_mask_ratio
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
@@ -20,12 +19,16 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.interop import native, reading
 from imae_jax.models import masking, patches
 from imae_jax.models.classifier import Classifier
+from imae_jax.models.factory import build_model
 from imae_jax.models.forward import encode
 from imae_jax.models.imae import IMAE
 from imae_jax.models.layers import Compute
 from imae_jax.models.mae import MAE
 from imae_jax.objectives.mixing import mix
+from imae_jax.objectives.select import KINDS
 from imae_jax.storage.local_paths import local_path
+from imae_jax.training import trained_run
+from imae_jax.training.predict import make_network
 
 
 class Separated(NamedTuple):
@@ -112,7 +115,7 @@ class Pretrained:
             predicts no pixels.
         """
         if not isinstance(self.network, IMAE):
-            kind = runs.KINDS[self.config.model.name]
+            kind = KINDS[self.config.model.name]
             raise UserError(f"this is {kind}; only an i-MAE separates two images")
         if self.config.loss.norm_pix:
             raise UserError(
@@ -136,7 +139,7 @@ class Pretrained:
         mask = masking.random_mask(key, len(sources), self.network.num_patches, ratio)
         mesh = sharding.make_mesh(jax.devices()[:1])
         pred, _ = rebuild(
-            steps.make_network(self.network, self.params, mesh), np.asarray(mixture), mask
+            make_network(self.network, self.params, mesh), np.asarray(mixture), mask
         )
         size = self.network.image_size
         rebuilt = patches.unpatchify(jnp.asarray(pred), self.network.patch_size, size)
@@ -229,7 +232,7 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
         if (path / "config.json").exists() and not (path / "checkpoints").exists():
             raise UserError(f"{path} holds no checkpoints: {_IMPORT}")
         mesh = sharding.make_mesh(jax.devices()[:1])
-        run = runs.load_run(path, "path", mesh, step)
+        run = trained_run.load_run(path, "path", mesh, step)
         return _pretrained(run.config, run.params, run.meta)
     if not path.exists():
         raise UserError(f"{path} does not exist")
@@ -250,7 +253,7 @@ _IMPORT = (
 
 def _pretrained(config: ConfigDict, params, meta: Mapping) -> Pretrained:
     image_shape = tuple(meta["image_shape"])
-    network = runs.build_model(config, image_shape, len(meta["class_names"]))
+    network = build_model(config, image_shape, len(meta["class_names"]))
     mean, std = (np.array(meta[name], np.float32) for name in ("mean", "std"))
     network = network.clone(compute=Compute())
     return Pretrained(config, params, network, image_shape, mean, std)

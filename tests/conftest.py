@@ -28,8 +28,9 @@ import pytest
 from hypothesis import settings
 
 from configs import imae, mae, transfer
-from imae_jax import evaluation, train
+from imae_jax import evaluation
 from imae_jax.data.load import load
+from imae_jax.training.loop import train
 
 # No deadlines: the first example of a shape compiles.
 settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
@@ -70,7 +71,7 @@ def mae_config(data_dir):
 def teacher(mae_config, tmp_path_factory):
     """The workdir of a MAE run of four steps."""
     workdir = tmp_path_factory.mktemp("runs") / "teacher"
-    train.train(mae_config(), workdir)
+    train(mae_config(), workdir)
     return workdir
 
 
@@ -107,7 +108,7 @@ def evaluated(imae_config, tmp_path_factory):
     """The workdir of an i-MAE run, trained and evaluated; to be read, not written."""
     workdir = tmp_path_factory.mktemp("runs") / "imae"
     config = imae_config()
-    train.train(config, workdir)
+    train(config, workdir)
     config.data.evaluate_on.update(dict(train=150, validation=150, test=150))
     evaluation.evaluate(config, workdir)
     return workdir

@@ -8,7 +8,7 @@ import oracle
 import pytest
 
 from configs import datasets, imae, mae
-from imae_jax import evaluation, train
+from imae_jax import evaluation
 from imae_jax.data.builders import shape_outlines, shapes
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
@@ -20,6 +20,7 @@ from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report import summary
 from imae_jax.storage import atomic_files
 from imae_jax.storage.workdir import read_config
+from imae_jax.training.loop import train
 
 SYMMETRY = (1, 0, 4, 3)  # of four classes
 NUMBERS = {"label": 4, "colour": 5}  # of categories
@@ -447,7 +448,7 @@ def test_a_run_on_shapes(tmp_path, monkeypatch):
         config.train.total_steps = 1
         if name == "imae":
             config.teacher.init = str(tmp_path / "teacher")
-        train.train(config, tmp_path / name)
+        train(config, tmp_path / name)
     config = read_config(tmp_path / "imae")
     config.evals = {"attributes": config.evals.attributes}
     del config.explorer

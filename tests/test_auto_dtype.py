@@ -6,13 +6,14 @@ import pytest
 
 from configs import demo as demo_config
 from configs import imae, mae, studies
-from imae_jax import evaluation, runs, train
+from imae_jax import evaluation
 from imae_jax.aot import plan
 from imae_jax.commands import demo, study, study_grid
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.models import layers
 from imae_jax.storage.workdir import as_json, read_config, settle_dtype
+from imae_jax.training import loop, trained_run
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 
@@ -45,23 +46,23 @@ def test_it_is_the_default():
 def test_a_run_keeps_the_type_it_began_with(dtype, machine, mae_config, tmp_path, capsys):
     machine(dtype)
     config = auto(mae_config())
-    train.train(config, tmp_path, stop_at=2)
+    loop.train(config, tmp_path, stop_at=2)
     assert f"compute.dtype=auto: {dtype}, which this processor" in capsys.readouterr().out
     assert config.compute.dtype == "auto"  # the caller's own
     assert stored(tmp_path) == dtype
     machine(OTHER[dtype])
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     assert f"compute.dtype=auto: {dtype}, as what has begun" in capsys.readouterr().out
     assert stored(tmp_path) == dtype
     evaluation.evaluate(config, tmp_path)
     evaluation.evaluate(read_config(tmp_path), tmp_path)
-    run = runs.load_run(tmp_path, "workdir", sharding.make_mesh())
+    run = trained_run.load_run(tmp_path, "workdir", sharding.make_mesh())
     assert run.model.compute.operands == dtype
     assert run.meta["config"]["compute"]["dtype"] == dtype
     # One that is named is compared, as ever.
     config.compute.dtype = OTHER[dtype]
     with pytest.raises(UserError, match=f"compute.dtype is '{dtype}' there"):
-        train.train(config, tmp_path)
+        loop.train(config, tmp_path)
 
 
 def test_all_runs_of_a_study_are_of_one_type(machine, data_dir, tmp_path, monkeypatch):
@@ -79,7 +80,7 @@ def test_all_runs_of_a_study_are_of_one_type(machine, data_dir, tmp_path, monkey
         (workdir / "config.json").write_text(text)
         raise UserError("the machine was taken away")
 
-    monkeypatch.setattr(train, "train", begin)
+    monkeypatch.setattr(loop, "train", begin)
     machine("bfloat16")
     with pytest.raises(UserError, match="taken away"):
         study.study(make(), tmp_path)
@@ -115,7 +116,7 @@ def test_all_runs_of_a_demo_are_of_one_type(machine, data_dir, tmp_path, monkeyp
         raise UserError("enough")
 
     demo_runs = {name: config[name] for name in ("teacher", *demo.STUDENTS)}
-    monkeypatch.setattr(train, "train", begin)
+    monkeypatch.setattr(loop, "train", begin)
     with pytest.raises(UserError, match="enough"):
         demo.demo(config, tmp_path)
     assert found == ["bfloat16"] * 3

@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import steps
 from imae_jax.models.factory import build_classifier
 from imae_jax.models.forward import classify, embed
 from imae_jax.models.layers import Compute
 from imae_jax.models.mae import MAE, Size
 from imae_jax.models.transformer import DropPath, Transformer
+from imae_jax.training.state import init_variables
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (4, 8, 8, 1))
@@ -36,7 +36,7 @@ def loud(params):
 
 
 def variables_of(network):
-    params, batch_stats = steps.init_variables(network, 0)
+    params, batch_stats = init_variables(network, 0)
     return {"params": loud(params), "batch_stats": batch_stats}
 
 
@@ -50,7 +50,7 @@ def variables_of(network):
 )
 def test_modules_and_initial_heads(mode, pools, modules):
     network = make(mode, pools)
-    params, batch_stats = steps.init_variables(network, 0)
+    params, batch_stats = init_variables(network, 0)
     assert params.keys() == {"encoder"} | modules
     assert bool(batch_stats) == (mode == "linear")
     assert ("norm" in params["encoder"]["transformer"]) == (pools != ("mean",))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import imae, mae
-from imae_jax import optim, steps
+from imae_jax import optim
 from imae_jax.distributed import sharding
 from imae_jax.models import layers
 from imae_jax.models.factory import build_autoencoder
@@ -27,6 +27,8 @@ from imae_jax.models.masking import random_mask
 from imae_jax.objectives.base import make_loss
 from imae_jax.objectives.imae import imae_objective
 from imae_jax.objectives.mae import mae_objective
+from imae_jax.training.state import init_params, init_state
+from imae_jax.training.step import make_train_step
 
 SIZE = dict(width=32, depth=3, heads=2)
 KEY = jax.random.key(0)
@@ -96,7 +98,7 @@ def products(function, *arguments):
 @pytest.mark.parametrize("platform", BFLOAT16_ON)
 def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
     network = make("imae", BFLOAT16_ON[platform])
-    params = steps.init_params(network, 0)
+    params = init_params(network, 0)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     images, mask = jnp.ones((2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
 
@@ -118,7 +120,7 @@ def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
 @pytest.mark.parametrize("name", ["mae", "imae"])
 def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
     exact = make(name, Compute())
-    params = steps.init_params(exact, 0)
+    params = init_params(exact, 0)
     images, mask = jax.random.normal(KEY, (4, 8, 8, 1)), random_mask(KEY, 4, 16, 0.5)
     expected = forward(exact, params, images, mask)
     found = forward(make(name, BFLOAT16_ON[platform]), params, images, mask)
@@ -224,8 +226,8 @@ def test_attention_of_equal_keys_is_the_mean_of_the_values():
 def test_scan_and_remat_equal_the_plain_loop(scan, remat):
     images, mask = jax.random.normal(KEY, (2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
     plain, other = make("imae", Compute()), make("imae", Compute(scan=scan, remat=remat))
-    params = steps.init_params(plain, 0)
-    jax.tree.map(np.testing.assert_array_equal, params, steps.init_params(other, 0))
+    params = init_params(plain, 0)
+    jax.tree.map(np.testing.assert_array_equal, params, init_params(other, 0))
 
     def with_gradient(network):
         def loss(params):
@@ -252,7 +254,7 @@ def test_scan_computes_a_block_once():
     for scan in (False, True):
         network = make("mae", Compute(scan=scan))
         mask = random_mask(KEY, 2, 16, 0.5)
-        params = steps.init_params(network, 0)
+        params = init_params(network, 0)
         arguments = params, jnp.ones((2, 8, 8, 1)), mask
         counts.append(len(products(functools.partial(forward, network), *arguments)))
     assert counts == [2 * 3 * 6 + 3, 2 * 6 + 3]
@@ -263,7 +265,7 @@ def test_remat_keeps_less_memory():
     found = []
     for remat in layers.REMATS:
         network = make("mae", Compute(remat=remat, scan=True))
-        params = steps.init_params(network, 0)
+        params = init_params(network, 0)
 
         def loss(params, network=network):
             out = forward(network, params, jnp.ones((64, 8, 8, 1)), mask)
@@ -290,7 +292,7 @@ def test_bfloat16_trains_as_float32_does(configs):
             name: make(name, form, "mu/4", size, (32, 32, 3)) for name in ("mae", "imae")
         }
         common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
-        teacher = steps.init_params(networks["mae"], 1)
+        teacher = init_params(networks["mae"], 1)
         objective = mae_objective(networks["mae"], **common)
         if configs is imae:
             objective = imae_objective(
@@ -307,8 +309,8 @@ def test_bfloat16_trains_as_float32_does(configs):
         mesh = sharding.make_mesh(jax.devices()[:1])
         schedule = optim.learning_rate(2e-2, 32, 20, 200)
         update = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
-        state = steps.init_state(networks[config.model.name], update, 0, mesh)
-        step = steps.make_train_step(
+        state = init_state(networks[config.model.name], update, 0, mesh)
+        step = make_train_step(
             loss, update, mesh, lambda images, _: images, state, max_skipped=1
         )
         curve = []

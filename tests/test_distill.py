@@ -7,7 +7,7 @@ from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
 from imae_jax.objectives import mixing
 from imae_jax.objectives.distillation import teacher_latents
-from imae_jax.steps import init_params
+from imae_jax.training.state import init_params
 
 SIZE = dict(width=32, depth=1, heads=2)
 TEACHER = build_autoencoder(

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from imae_jax import evaluation, runs, steps, train
+from imae_jax import evaluation
 from imae_jax.data.load import Split, load
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -18,11 +18,14 @@ from imae_jax.evaluators import probes, quality, recognition, representation, se
 from imae_jax.evaluators.metric_names import at, conditions
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import EVALUATORS, OF_CLASSIFIERS
-from imae_jax.models.factory import as_mae, build_autoencoder
+from imae_jax.models.factory import as_mae, build_autoencoder, build_model
 from imae_jax.models.layers import Compute
 from imae_jax.models.mae import Size
 from imae_jax.probing import similarity
 from imae_jax.storage import atomic_files
+from imae_jax.training import loop, trained_run
+from imae_jax.training.predict import make_network
+from imae_jax.training.state import init_params
 
 COMMON = dict(split="test", batch_size=128, seed=0)
 CLASSIFIER = dict(width=64, epochs=40, batch_size=64, blr=8e-3, weight_decay=0.0)
@@ -238,7 +241,7 @@ def test_cka_of_known_features():
 
 
 def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
-    train.train(imae_config(), tmp_path, stop_at=1)
+    loop.train(imae_config(), tmp_path, stop_at=1)
     config = imae_config()
     config.evals = {"reconstruction": config.evals.reconstruction}
     del config.explorer
@@ -350,7 +353,7 @@ def evaluated(config, workdir, *, devices, batch_size):
         section.batch_size = batch_size
     config.data.evaluate_on.update(dict(train=120, validation=120, test=120))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.sharding, "make_mesh", lambda: mesh)
+        patch.setattr(loop.sharding, "make_mesh", lambda: mesh)
         return evaluation.evaluate(config, workdir)
 
 
@@ -359,7 +362,7 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
 ):
     config = imae_config()
     config.evals.attributes = config.evals.semantics.copy_and_resolve_references()
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     eight = evaluated(config, tmp_path, devices=8, batch_size=64)
     one = evaluated(config, tmp_path, devices=1, batch_size=70)
     missing = (
@@ -381,7 +384,7 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
 
 
 def test_a_baseline_must_be_what_its_row_says(imae_config, teacher, tmp_path):
-    train.train(imae_config(), tmp_path / "imae", stop_at=1)
+    loop.train(imae_config(), tmp_path / "imae", stop_at=1)
     for path, kind in ((teacher, "a MAE run"), (tmp_path / "imae", "a distilled i-MAE")):
         config = imae_config()
         config.evals.separability.baseline_runs.without_distillation = str(path)
@@ -394,13 +397,13 @@ def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
     config = imae_config()
     config.seed = 1
     config.model.encoder.depth = 2
-    model = runs.build_model(config, (8, 8, 1))
-    params = steps.init_params(model, config.seed)
-    run = runs.TrainedRun(tmp_path, config, model, params, 0, meta={}, digest="")
+    model = build_model(config, (8, 8, 1))
+    params = init_params(model, config.seed)
+    run = trained_run.TrainedRun(tmp_path, config, model, params, 0, meta={}, digest="")
     mesh = sharding.make_mesh()
     images = np.zeros((8, 8, 8, 1), np.float32)
     found = evaluation.networks_of(config, run, mesh)["random"].embed(images)["layers"]
-    began = steps.make_network(as_mae(model), steps.init_params(as_mae(model), 1), mesh)
+    began = make_network(as_mae(model), init_params(as_mae(model), 1), mesh)
     assert found.shape == (8, 2, 32)
     assert not np.allclose(found, began.embed(images)["layers"])
 
@@ -423,7 +426,7 @@ def test_mixtures_of_one_class_get_one_line(dataset):
 
 
 def test_evaluation_without_a_teacher_gets_one_line(imae_config, tmp_path):
-    train.train(imae_config(), tmp_path)
+    loop.train(imae_config(), tmp_path)
     config = imae_config()
     config.teacher.init = ""
     with pytest.raises(UserError, match="teacher.init are empty: representation, semant"):
@@ -447,10 +450,10 @@ def numbers(data_dir):
         )
         assert model.encoder_size == Size(16, 1, 2)
         params = jax.jit(
-            lambda model=model: steps.init_params(model, 0),
+            lambda model=model: init_params(model, 0),
             out_shardings=sharding.replicated(mesh),
         )()
-        networks[role] = steps.make_network(model, params, mesh)
+        networks[role] = make_network(model, params, mesh)
     found = {}
     for name in ("reconstruction", "separability"):
         options = dict(alpha=0.3, **COMMON)

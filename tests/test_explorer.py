@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imae_jax import evaluation, train
+from imae_jax import evaluation
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.models import patches
 from imae_jax.report import explorer
+from imae_jax.training.loop import train
 
 OPTIONS = dict(
     split="test",
@@ -279,7 +280,7 @@ def test_a_run_without_a_panel(imae_config, tmp_path, capsys):
     config = imae_config()
     config.evals = {}
     config.loss.norm_pix = True
-    train.train(config, tmp_path, stop_at=1)
+    train(config, tmp_path, stop_at=1)
     evaluation.evaluate(config, tmp_path)
     assert "no panel: with loss.norm_pix" in capsys.readouterr().out
     del config.explorer

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import runs, train
 from imae_jax.distributed import sharding
 from imae_jax.errors import Terminated, UserError
+from imae_jax.models.factory import build_model
+from imae_jax.objectives.select import make_optimiser
 from imae_jax.storage import atomic_files, checkpoint, metrics_log, pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.workdir import open_workdir, owned
+from imae_jax.training import trained_run
+from imae_jax.training.loop import steps, train
 
 ROOT = Path(__file__).parent.parent
 STEPS = 40
@@ -41,7 +44,7 @@ def undisturbed(mae_config, tmp_path_factory):
     config.checkpoint.every_steps, config.checkpoint.every_minutes = 10, 0.0
     config.log.every_steps = 5
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    train.train(config, workdir)
+    train(config, workdir)
     return workdir
 
 
@@ -56,9 +59,9 @@ def arrays_of(workdir, config, step=STEPS):
     """A checkpoint's parameters and optimiser's state."""
     with Checkpoints(workdir) as checkpoints:
         mesh = sharding.make_mesh()
-        network = runs.build_model(config, (8, 8, 1))
-        optimiser = runs.make_optimiser(config, network, lambda step: 0.0)
-        state = train.steps.init_state(network, optimiser, 0, mesh)
+        network = build_model(config, (8, 8, 1))
+        optimiser = make_optimiser(config, network, lambda step: 0.0)
+        state = steps.init_state(network, optimiser, 0, mesh)
         return jax.device_get(checkpoints.restore(step, **state.arrays))
 
 
@@ -123,7 +126,7 @@ def test_killed_around_a_save(moment, config, undisturbed, tmp_path):
     process.communicate()
     with Checkpoints(workdir) as checkpoints:
         assert checkpoints.steps()[0] in (10, 20, 30)
-    train.train(config, workdir)
+    train(config, workdir)
     assert_undisturbed(workdir, undisturbed, config)
     assert not list((workdir / "checkpoints").glob("*tmp*"))  # nothing half written stays
 
@@ -163,9 +166,9 @@ def test_terminated_at_any_step_it_ends_the_same(
     monkeypatch.setattr(metrics_log.Progress, "update", update)
     for step in (7, 23):
         with pytest.raises(Terminated, match=f"is saved at step {step}$"):
-            train.train(config, workdir)
+            train(config, workdir)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    train.train(config, workdir)
+    train(config, workdir)
     assert made == list(range(1, STEPS + 1))
     config.checkpoint.every_steps = 10
     pair = arrays_of(workdir, config), arrays_of(undisturbed, config)
@@ -223,7 +226,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on(
 ):
     flip(largest(damaged / "checkpoints" / "40" / "params"))
     before = {x.name for x in (damaged / "checkpoints").iterdir()}
-    train.train(config, damaged)
+    train(config, damaged)
     said = capsys.readouterr().err
     assert "checkpoints/40 " in said and "the one before is taken" in said
     assert_undisturbed(damaged, undisturbed, config)
@@ -236,9 +239,9 @@ def test_all_damaged_is_an_error_and_nothing_is_touched(damaged, config):
         flip(largest(damaged / "checkpoints" / str(step) / "params"))
     before = {path: path.read_bytes() for path in files_of(damaged / "checkpoints")}
     with pytest.raises(UserError, match=r"\{40,30\}: all checkpoints are damaged"):
-        train.train(config, damaged)
+        train(config, damaged)
     with pytest.raises(UserError, match="all checkpoints are damaged"):
-        runs.load_run(damaged, "teacher.init", sharding.make_mesh())
+        trained_run.load_run(damaged, "teacher.init", sharding.make_mesh())
     assert {x: x.read_bytes() for x in files_of(damaged / "checkpoints")} == before
 
 
@@ -249,8 +252,8 @@ def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
     atomic_files.write_json(damaged / "config.json", stored)
     config.model.encoder.depth = 2
     for begin in (
-        lambda: train.train(config, damaged),
-        lambda: runs.load_run(damaged, "init", sharding.make_mesh()),
+        lambda: train(config, damaged),
+        lambda: trained_run.load_run(damaged, "init", sharding.make_mesh()),
     ):
         with pytest.raises(UserError, match="missing encoder/transformer/block_01"):
             begin()
@@ -318,7 +321,7 @@ def test_a_full_disk_ends_the_run_and_a_larger_one_goes_on(
     subprocess.run(
         ["mount", "-o", "remount,size=100m", str(disk)], check=True, capture_output=True
     )
-    train.train(config, disk / "run")
+    train(config, disk / "run")
     assert_undisturbed(disk / "run", undisturbed, config)
 
 
@@ -326,7 +329,7 @@ def test_a_disk_that_cannot_be_written(config, small_disk):
     disk = small_disk(10**6)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(UserError, match=r"workdir .* cannot be written: .*Read-only"):
-        train.train(config, disk / "run")
+        train(config, disk / "run")
 
 
 def test_saved_in_a_background_thread_a_failure_is_still_told(tmp_path, monkeypatch):
@@ -347,7 +350,7 @@ def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
         "print(jax.device_count())"
     )
     workdir = tmp_path / "run"
-    saved = pytrees.digest(train.train(config, workdir, stop_at=10).params)
+    saved = pytrees.digest(train(config, workdir, stop_at=10).params)
     ended = subprocess.run(
         [sys.executable, "-c", code, str(workdir)],
         check=True,
@@ -360,8 +363,8 @@ def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
     assert restored == saved and ended.stdout.split()[-1] == "1"
     mesh = sharding.make_mesh()
     assert mesh.size == 8
-    assert runs.load_run(workdir, "workdir", mesh).digest == saved_on_one
-    assert int(train.train(config, workdir).step) == STEPS
+    assert trained_run.load_run(workdir, "workdir", mesh).digest == saved_on_one
+    assert int(train(config, workdir).step) == STEPS
 
 
 def test_the_best_are_kept_beside_the_newest(tmp_path):
@@ -385,7 +388,7 @@ def test_what_is_no_damage_sets_nothing_aside(error, damaged, config, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.ocp.CheckpointManager, "restore", fail)
         with pytest.raises(UserError, match="checkpoints/40 cannot be read: "):
-            train.train(config, damaged)
+            train(config, damaged)
     assert {x: x.read_bytes() for x in files_of(damaged / "checkpoints")} == before
 
 
@@ -414,6 +417,6 @@ def test_terminated_at_the_last_step(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(metrics_log.Progress, "update", update)
     with pytest.raises(Terminated, match="is saved at step 3"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.steps() == [3]

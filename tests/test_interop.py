@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 import imae_jax
 from configs import imae, mae, transfer
-from imae_jax import evaluation, runs, steps, train
+from imae_jax import evaluation
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing, native, reading
@@ -31,6 +31,9 @@ from imae_jax.models.layers import Compute
 from imae_jax.objectives import losses
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.workdir import read_config
+from imae_jax.training import trained_run
+from imae_jax.training.loop import train
+from imae_jax.training.state import init_params
 
 ROOT = Path(__file__).parent.parent
 PRESETS = {
@@ -48,15 +51,15 @@ def workdirs(teacher, evaluated, imae_config, transfer_config, tmp_path_factory)
     folder = tmp_path_factory.mktemp("kinds")
     config = imae_config()
     config.loss.branches = "subordinate"
-    train.train(config, folder / "subordinate")
+    train(config, folder / "subordinate")
     for mode in ("linear", "finetune"):
-        train.train(transfer_config(mode), folder / mode)
+        train(transfer_config(mode), folder / mode)
     found = {x: folder / x for x in ("subordinate", "linear", "finetune")}
     return found | {"mae": teacher, "imae": evaluated}
 
 
 def load(workdir):
-    return runs.load_run(workdir, "workdir", sharding.make_mesh())
+    return trained_run.load_run(workdir, "workdir", sharding.make_mesh())
 
 
 def import_file(path, workdir, **options):
@@ -154,7 +157,7 @@ def test_norm_pix_and_mask_ratio_come_back_in_every_format(parity, imae_config, 
     parity("torch")
     config = imae_config()
     config.loss.norm_pix, config.mask.ratio = True, 0.5
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     for suffix in (".pth", ".safetensors"):
         exporting.export(tmp_path / "run", "imae_torch", tmp_path / f"w{suffix}")
         import_file(tmp_path / f"w{suffix}", tmp_path / f"from{suffix}")
@@ -231,7 +234,7 @@ def test_timms_encoder_there_and_back_starts_a_probe(workdirs, transfer_config, 
     assert before.meta["mean"] == after.meta["mean"]
     config = transfer_config("linear")
     config.init = str(tmp_path / "run")
-    state = train.train(config, tmp_path / "probe")
+    state = train(config, tmp_path / "probe")
     assert_same(
         jax.device_get(state.params["encoder"]), jax.device_get(before.params["encoder"])
     )
@@ -246,7 +249,7 @@ def test_an_encoder_alone_is_no_teacher(workdirs, imae_config, tmp_path):
     config = imae_config()
     config.teacher.init = str(tmp_path / "run")
     with pytest.raises(UserError, match="teacher is a MAE run"):
-        train.train(config, tmp_path / "imae")
+        train(config, tmp_path / "imae")
 
 
 def test_an_imported_mae_teaches_as_the_one_that_it_was(workdirs, imae_config, tmp_path):
@@ -259,7 +262,7 @@ def test_an_imported_mae_teaches_as_the_one_that_it_was(workdirs, imae_config, t
     ):
         config = imae_config()
         config.teacher.init, config.init = str(teacher), "teacher"
-        states[name] = train.train(config, tmp_path / name)
+        states[name] = train(config, tmp_path / name)
     assert_same(*(jax.device_get(state.params) for state in states.values()))
 
 
@@ -267,7 +270,7 @@ def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_
     exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     with pytest.raises(UserError, match="imported"):
-        train.train(mae_config(), tmp_path / "run")
+        train(mae_config(), tmp_path / "run")
     config = read_config(tmp_path / "run")
     config.data.dir = mae_config().data.dir
     config.data.evaluate_on.update(dict(train=100, validation=100, test=100))
@@ -300,7 +303,7 @@ def trained_on_shades(network, norm_pix):
         updates, state = optimiser.update(jax.grad(loss_of)(params, key), state)
         return optax.apply_updates(params, updates), state
 
-    params = steps.init_params(network, 0)
+    params = init_params(network, 0)
     state = optimiser.init(params)
     for number in range(150):
         params, state = step(params, state, jax.random.key(number))

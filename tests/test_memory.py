@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import memory, train
 from imae_jax.errors import UserError
-from imae_jax.memory import Room
+from imae_jax.training import memory
+from imae_jax.training.loop import train
+from imae_jax.training.memory import Room
 
 GIB = 2**30
 
@@ -97,14 +98,14 @@ def only(monkeypatch):
 
 def refused(config, workdir):
     with pytest.raises(UserError) as raised:
-        train.train(config, workdir)
+        train(config, workdir)
     assert not list((workdir / "checkpoints").glob("[0-9]*"))
     return str(raised.value)
 
 
 def test_a_step_that_fits_is_taken(mae_config, tmp_path, only):
     only(GIB)
-    state = train.train(mae_config(), tmp_path / "run")
+    state = train(mae_config(), tmp_path / "run")
     assert int(state.step) == 4
 
 
@@ -167,7 +168,7 @@ def test_training_refuses_and_what_it_names_trains(mae_config, tmp_path, only):
     message = refused(config, tmp_path / "run")
     parts = int(message.partition("train.accumulate=")[2].split()[0])
     config.train.accumulate = parts
-    assert int(train.train(config, tmp_path / "run").step) == 4
+    assert int(train(config, tmp_path / "run").step) == 4
 
 
 def test_a_compiler_that_refuses_a_step():

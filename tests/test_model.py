@@ -8,7 +8,7 @@ from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
 from imae_jax.models.transformer import VARIANTS
-from imae_jax.steps import init_params
+from imae_jax.training.state import init_params
 
 UNSET = dict(width=None, depth=None, heads=None)
 # Image and decoder of each variant's preset in the paper's tables; decoder of `mu`: tests.

@@ -11,10 +11,10 @@ from configs import mae
 from imae_jax.interop import importing, reading
 from imae_jax.interop.detecting import detect
 from imae_jax.models import masking, patches
+from imae_jax.models.factory import build_model
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
 from imae_jax.objectives import losses
-from imae_jax.runs import build_model
 
 # (H, W), patch size, channels, encoder and decoder (width, depth, heads)
 SIZES = [

@@ -9,13 +9,15 @@ import imae_jax
 import main
 from configs import demo as demo_config
 from configs import studies
-from imae_jax import config_checks, evaluation, runs, train
+from imae_jax import config_checks, evaluation
 from imae_jax.commands import demo, describe_data, study
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.interop import exporting, importing
 from imae_jax.report import html
 from imae_jax.storage.local_paths import check_paths, local_path
+from imae_jax.training import trained_run
+from imae_jax.training.loop import train
 
 ADDRESSES = ["gs://bucket/run", "s3://bucket/run", "http://host/a.pth", "file:///tmp/x"]
 
@@ -77,13 +79,13 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda config, address: train.train(config, address),
+        lambda config, address: train(config, address),
         lambda config, address: evaluation.evaluate(config, address),
         lambda config, address: describe_data.describe(config, address),
         lambda config, address: demo.demo(demo_config.get_config("digits"), address),
         lambda config, address: study.study(studies.get_config("mask,digits"), address),
         lambda config, address: imae_jax.load(address),
-        lambda config, address: runs.load_run(address, "teacher.init", None),
+        lambda config, address: trained_run.load_run(address, "teacher.init", None),
         lambda config, address: load("digits", address),
         lambda config, address: exporting.export(address, "safetensors", "x.safetensors"),
         lambda config, address: importing.import_file(address, "x", {}),
@@ -107,5 +109,5 @@ def test_every_text_of_a_config_is_looked_at(key, imae_config, tmp_path, monkeyp
         with pytest.raises(UserError, match=f"^{key}='gs://bucket/x' is not possible"):
             check(config)
     with pytest.raises(UserError, match=f"^{key}="):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()

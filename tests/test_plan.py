@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from configs import imae, mae, transfer
-from imae_jax import steps
 from imae_jax.aot import compile_step as ahead
 from imae_jax.aot import plan, tpu_slices
 from imae_jax.aot.compile_step import Need
@@ -20,7 +19,8 @@ from imae_jax.data.builders.registry import BUILDERS, FORMS
 from imae_jax.data.load import load
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.runs import build_model
+from imae_jax.models.factory import build_model
+from imae_jax.training.state import init_params
 
 ROOT = Path(__file__).parent.parent
 PRESETS = [
@@ -109,7 +109,7 @@ def test_without_a_gpu_a_plan_has_what_takes_no_compiler():
     config = imae.get_config("digits,runlocal")
     found = plan.plan(config, "cuda")
     model = build_model(config, (8, 8, 1))
-    params = jax.eval_shape(lambda: steps.init_params(model, 0))
+    params = jax.eval_shape(lambda: init_params(model, 0))
     assert found["parameters"] == sum(x.size for x in jax.tree.leaves(params))
     assert found["devices"] == 8 and found["resident_image_bytes"] == 1297 * 64
     # Parameters, their two moments, the teacher; images of the batch and of the set.

@@ -12,7 +12,7 @@ from PIL import Image
 from test_folder import make
 
 from configs import datasets, imae, mae, studies, transfer
-from imae_jax import evaluation, pretrained, setup, steps, train
+from imae_jax import evaluation, pretrained
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
@@ -21,6 +21,9 @@ from imae_jax.report import html
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import read_metrics
+from imae_jax.training import setup
+from imae_jax.training.loop import train, workdirs
+from imae_jax.training.state import init_params
 
 
 def mock_cifar(name):
@@ -141,7 +144,7 @@ def train_both(preset, folder):
         config.train.total_steps = 2
         if name == "imae":
             config.teacher.init = str(folder / "teacher")
-        train.train(config, folder / name)
+        train(config, folder / name)
         metrics = read_metrics(folder / name)
         assert [line["step"] for line in metrics] == [1, 2]
         assert all(np.isfinite(line["loss/total"]) for line in metrics)
@@ -159,7 +162,7 @@ def test_two_steps(preset, tmp_path, monkeypatch):
         config = transfer.get_config(f"{preset},{mode},runlocal")
         config.data.dir, config.init = str(tmp_path / "data"), str(tmp_path / "imae")
         config.train.total_steps = 2
-        train.train(config, tmp_path / mode)
+        train(config, tmp_path / mode)
         assert np.isfinite(read_metrics(tmp_path / mode)[-1]["loss/total"])
     with Checkpoints(tmp_path / "imae") as checkpoints:
         meta = checkpoints.meta(2)
@@ -201,7 +204,7 @@ def test_images_are_cropped_once(tmp_path):
         config.data.update(changes.get("data", {}))
         config.augment.update(changes.get("augment", {}))
         made = setup.set_up(config, tmp_path)
-        params = steps.init_params(made.model, 0)
+        params = init_params(made.model, 0)
         return float(jax.jit(setup.make_loss(made))(params, {}, None, images, 0, 0)[0])
 
     streamed = loss(augment=dict(crop_scale=(0.2, 0.5)))
@@ -216,7 +219,7 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
         pixels = np.random.default_rng(number).integers(0, 256, (70, 64, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "data" / name)
     workdir = train_both("folder", tmp_path)
-    config = train.workdirs.read_config(workdir)
+    config = workdirs.read_config(workdir)
     found = evaluation.evaluate(config, workdir)
     said = capsys.readouterr().out
     for name in ("semantics", "probes"):
@@ -238,7 +241,7 @@ def not_square(folder, module, **changes):
     config.train.total_steps = 2
     config.update(changes)
     workdir = folder / config.model.name
-    train.train(config, workdir)
+    train(config, workdir)
     return workdir
 
 
@@ -271,13 +274,13 @@ def test_a_run_from_before_there_was_a_background_is_resumed(tmp_path):
     mock_folder(tmp_path / "data")
     config = mae.get_config("folder_small,runlocal")
     config.data.dir = str(tmp_path / "data")
-    train.train(config, tmp_path / "run", stop_at=2)
+    train(config, tmp_path / "run", stop_at=2)
     path = tmp_path / "run" / "config.json"
     stored = json.loads(path.read_text())
     del stored["data"]["files"]["background"]
     path.write_text(json.dumps(stored))
     assert evaluation.evaluate(workdir.read_config(tmp_path / "run"), tmp_path / "run")
-    assert int(train.train(config, tmp_path / "run").step) == 4
+    assert int(train(config, tmp_path / "run").step) == 4
     config.data.files.background = "black"
     with pytest.raises(UserError, match="data.files.background is 'white' there, 'black'"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import imae_jax
-from imae_jax import runs, train
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -13,6 +12,8 @@ from imae_jax.interop import exporting
 from imae_jax.models import masking, patches
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
+from imae_jax.training import trained_run
+from imae_jax.training.loop import train
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
@@ -24,7 +25,7 @@ def pretrained(evaluated):
 
 
 def run_of(workdir):
-    return runs.load_run(workdir, "workdir", sharding.make_mesh())
+    return trained_run.load_run(workdir, "workdir", sharding.make_mesh())
 
 
 def test_a_workdir_and_its_file_are_the_same(pretrained, evaluated, tmp_path):
@@ -104,14 +105,14 @@ def test_other_kinds_of_models(teacher, imae_config, transfer_config, tmp_path):
         mae.separate(IMAGES[0], IMAGES[1])
     config = imae_config()
     config.loss.branches, config.loss.norm_pix = "subordinate", True
-    train.train(config, tmp_path / "norm_pix")
+    train(config, tmp_path / "norm_pix")
     with pytest.raises(UserError, match="trained with loss.norm_pix"):
         imae_jax.load(tmp_path / "norm_pix").separate(IMAGES[0], IMAGES[1])
     config.loss.norm_pix = False
-    train.train(config, tmp_path / "subordinate")
+    train(config, tmp_path / "subordinate")
     separated = imae_jax.load(tmp_path / "subordinate").separate(IMAGES[0], IMAGES[1])
     assert separated.dominant is None and separated.subordinate.shape == (8, 8, 1)
-    train.train(transfer_config("finetune"), tmp_path / "finetune")
+    train(transfer_config("finetune"), tmp_path / "finetune")
     finetuned = imae_jax.load(tmp_path / "finetune")
     assert finetuned.encode(IMAGES).shape == (3, 17, 32)
     with pytest.raises(UserError, match="an encoder without a decoder"):
@@ -177,11 +178,15 @@ def workdir_without(teacher, tmp_path_factory):
 def test_a_step_is_chosen(mae_config, tmp_path):
     config = mae_config()
     config.checkpoint.every_steps, config.checkpoint.keep = 1, 4
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     losses = {
         step: run.meta["loss"]
         for step in (1, 2, 3, 4)
-        if (run := runs.load_run(tmp_path / "run", "path", sharding.make_mesh(), step))
+        if (
+            run := trained_run.load_run(
+                tmp_path / "run", "path", sharding.make_mesh(), step
+            )
+        )
     }
     best = min(losses, key=losses.get)
     wanted, newest = (imae_jax.load(tmp_path / "run", step=x) for x in (best, None))

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from imae_jax import evaluation, runs, train
+from imae_jax import evaluation
 from imae_jax.distributed import processes, sharding
 from imae_jax.errors import UserError
 from imae_jax.storage import atomic_files, metrics_log, workdir
 from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.training import trained_run
+from imae_jax.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 NUM_STEPS = 32
@@ -84,7 +86,7 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
         "checkpoint.every_minutes": 0.0,
     }
     config.update_from_flattened_dict(changes)
-    train.train(config, tmp_path / "one")
+    train(config, tmp_path / "one")
 
     workdir = tmp_path / "two"
     command = ["train", "--config=configs/imae.py:digits,runlocal"]
@@ -110,7 +112,9 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours, name)
     # What two saved, one restores, bit for bit: it looks at the checksums.
     mesh = sharding.make_mesh()
-    pair = [runs.load_run(tmp_path / name, "workdir", mesh) for name in ("two", "one")]
+    pair = [
+        trained_run.load_run(tmp_path / name, "workdir", mesh) for name in ("two", "one")
+    ]
     assert pair[0].step == pair[1].step == NUM_STEPS
     for ours, theirs in zip(*(jax.tree.leaves(run.params) for run in pair), strict=True):
         assert np.abs(ours - theirs).mean() < 1e-3

@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from imae_jax import evaluation, train
+from imae_jax import evaluation
 from imae_jax.errors import UserError
 from imae_jax.report import charts, explorer, figures, headlines, html, summary
 from imae_jax.storage import atomic_files, workdir
+from imae_jax.training.loop import train
 
 NUMBERS = {
     "reconstruction/subordinate/mse": 0.3,
@@ -102,13 +103,13 @@ def test_the_static_pictures_are_in_the_page(imae_config, tmp_path):
 
 def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
     config = imae_config()
-    train.train(config, tmp_path / "imae", stop_at=1)
+    train(config, tmp_path / "imae", stop_at=1)
     other = imae_config()
     other.model.variant = "mu/4"
     other.teacher.init = ""
     other.loss.distill_weight = 0.0
     other.evals.quality.mask_ratios = (0.25, 0.5)
-    train.train(other, tmp_path / "other", stop_at=1)
+    train(other, tmp_path / "other", stop_at=1)
     baselines = config.evals.separability.baseline_runs
     baselines.without_distillation = str(tmp_path / "other")
     with pytest.raises(UserError, match="without_distillation=.* its patch size is 4"):

@@ -11,8 +11,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 import imae_jax
-from imae_jax import evaluation, train
+from imae_jax import evaluation
 from imae_jax.interop import exporting
+from imae_jax.training.loop import train
 
 pytestmark = pytest.mark.smoke
 IMAGES = (load_digits().images[:60, ..., None] * 255 / 16).astype(np.uint8)
@@ -23,7 +24,7 @@ def run(imae_config, tmp_path_factory):
     """The workdir of an i-MAE of four steps, taught by a MAE of four, and measured."""
     workdir = tmp_path_factory.mktemp("smoke") / "imae"
     config = imae_config()
-    train.train(config, workdir)
+    train(config, workdir)
     # Two of the evaluators on few images, and no panel: seconds in place of minutes.
     for name in {*config.evals} - {"reconstruction", "separability"}:
         del config.evals[name]

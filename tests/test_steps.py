@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import optim, runs, steps
+from imae_jax import optim
 from imae_jax.distributed import sharding
 from imae_jax.objectives.base import Loss
-from imae_jax.setup import make_feed, make_loss, set_up, take_of
+from imae_jax.objectives.select import make_optimiser
 from imae_jax.storage.pytrees import flatten
+from imae_jax.training.setup import make_feed, make_loss, set_up, take_of
+from imae_jax.training.state import init_params, init_state
+from imae_jax.training.step import make_train_step
 
 
 def make_step(config, workdir, mesh=None):
@@ -18,11 +21,11 @@ def make_step(config, workdir, mesh=None):
     if mesh is not None:
         setup = dataclasses.replace(setup, mesh=mesh)
     schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
-    optimiser = runs.make_optimiser(config, setup.model, schedule)
-    state = steps.init_state(setup.model, optimiser, config.seed, setup.mesh)
+    optimiser = make_optimiser(config, setup.model, schedule)
+    state = init_state(setup.model, optimiser, config.seed, setup.mesh)
     feed = make_feed(setup)
     loss = make_loss(setup)
-    step = steps.make_train_step(
+    step = make_train_step(
         loss,
         optimiser,
         setup.mesh,
@@ -149,7 +152,7 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
 
     schedule = optim.learning_rate(1e-2, 32, 1, 10)
     optimiser = optim.adamw(schedule, (0.9, 0.95), 0.05)
-    step = steps.make_train_step(
+    step = make_train_step(
         Loss(draw, of),
         optimiser,
         setup.mesh,
@@ -213,7 +216,7 @@ def test_every_seed_is_served_by_the_same_program(imae_config, tmp_path):
 
 def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
     setup = set_up(mae_config(), tmp_path)
-    params = steps.init_params(setup.model, 0)
+    params = init_params(setup.model, 0)
     loss = jax.jit(make_loss(setup))
     first, second, again = (
         float(loss(params, {}, None, batch(setup, 0), step, 0)[0]) for step in (0, 1, 0)
@@ -250,7 +253,7 @@ def first_loss(config, workdir):
     """The total loss of step 0, without its gradient."""
     setup = set_up(config, workdir)
     teacher = setup.teacher.params if setup.teacher else None
-    params = steps.init_params(setup.model, config.seed)
+    params = init_params(setup.model, config.seed)
     loss = jax.jit(make_loss(setup))
     return loss(params, {}, teacher, batch(setup, 0), 0, config.seed)[0]
 

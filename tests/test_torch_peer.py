@@ -21,8 +21,8 @@ from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
 from imae_jax.objectives import losses, mixing
 from imae_jax.objectives.distillation import teacher_latents
-from imae_jax.steps import init_params
 from imae_jax.storage.pytrees import check_same_tree, nested
+from imae_jax.training.state import init_params
 
 WORKER = Path(__file__).parent.parent / "benchmarks" / "torch_peer.py"
 SIZE = dict(width=32, depth=1, heads=2)

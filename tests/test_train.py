@@ -6,15 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imae_jax import evaluation, runs, setup, train
+from imae_jax import evaluation
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
 from imae_jax.objectives.base import Loss
-from imae_jax.setup import is_resident, say_achieved_rate, set_up, starting_params
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import read_metrics
+from imae_jax.training import loop, setup, trained_run
+from imae_jax.training.restore import starting_params
+from imae_jax.training.setup import is_resident, say_achieved_rate, set_up
 
 MEASURED = ("images_per_second", "seconds", "data_wait")
 
@@ -31,16 +33,16 @@ def numbers(workdir):
 def undisturbed(imae_config, tmp_path_factory):
     """An i-MAE run of four steps: its workdir and final state."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    return workdir, train.train(imae_config(), workdir)
+    return workdir, loop.train(imae_config(), workdir)
 
 
 def test_four_steps_equal_two_and_two_more_exactly(imae_config, undisturbed, tmp_path):
     expected_dir, expected = undisturbed
-    train.train(imae_config(), tmp_path, stop_at=2)
+    loop.train(imae_config(), tmp_path, stop_at=2)
     # What a killed run wrote after its last save, the last line cut short.
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "loss/total": 1}\n{"step": 4, "lo')
-    state = train.train(imae_config(), tmp_path)
+    state = loop.train(imae_config(), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert numbers(tmp_path) == numbers(expected_dir)
     assert [line["step"] for line in numbers(tmp_path)] == [1, 2, 3, 4]
@@ -62,7 +64,7 @@ def augmented_config(imae_config):
 def augmented(augmented_config, tmp_path_factory):
     """A run of it: its workdir and final state."""
     workdir = tmp_path_factory.mktemp("augmented")
-    return workdir, train.train(augmented_config(), workdir)
+    return workdir, loop.train(augmented_config(), workdir)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_every_feed_trains_the_same_run(changes, augmented_config, augmented, tm
         section, name = key.split(".")
         config[section][name] = value
     config.log.every_steps = 4
-    state = train.train(config, tmp_path)
+    state = loop.train(config, tmp_path)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, expected
     )
@@ -113,7 +115,7 @@ def test_a_rate_that_classes_do_not_allow_is_said_in_numbers(capsys):
 def test_the_achieved_rate_is_logged(imae_config, tmp_path):
     config = imae_config()
     config.mix.same_class_rate = 0.5
-    train.train(config, tmp_path, stop_at=1)
+    loop.train(config, tmp_path, stop_at=1)
     assert numbers(tmp_path)[0]["same_class_rate"] == pytest.approx(0.5, abs=10 / 1297)
 
 
@@ -126,7 +128,7 @@ def test_data_that_changed_is_refused(imae_config, undisturbed, monkeypatch):
 
     monkeypatch.setattr(setup.sources, "load", fewer)
     with pytest.raises(UserError, match="its sizes was .*1297.* and is .*'train': 100"):
-        train.train(imae_config(), undisturbed[0])
+        loop.train(imae_config(), undisturbed[0])
 
     def renamed(*args, **options):
         return dataclasses.replace(whole(*args, **options), class_names=("a",) * 10)
@@ -158,7 +160,7 @@ def test_evaluation_sees_pixels_in_the_units_of_training(
 def test_a_finished_run_is_left_as_it_is(imae_config, undisturbed):
     workdir, expected = undisturbed
     before = (workdir / "metrics.jsonl").read_text()
-    state = train.train(imae_config(), workdir)
+    state = loop.train(imae_config(), workdir)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert (workdir / "metrics.jsonl").read_text() == before
 
@@ -198,7 +200,7 @@ def test_another_config_is_refused_and_its_keys_named(imae_config, undisturbed):
     config.mix.alpha = 0.3
     config.optim.blr = 1.0
     with pytest.raises(UserError) as error:
-        train.train(config, undisturbed[0])
+        loop.train(config, undisturbed[0])
     assert "mix.alpha is None there, 0.3 here" in str(error.value)
     assert "optim.blr is" in str(error.value)
     assert "seed" not in str(error.value)
@@ -208,20 +210,20 @@ def test_keys_that_compute_nothing_may_change(imae_config, undisturbed):
     config = imae_config()
     config.checkpoint.keep = 5
     config.evals.separability.alpha = 0.2
-    train.train(config, undisturbed[0])
+    loop.train(config, undisturbed[0])
     assert workdir.read_config(undisturbed[0]).checkpoint.keep == 5
 
 
 def test_a_changed_teacher_refuses_a_resume(imae_config, mae_config, tmp_path):
-    train.train(imae_config(), tmp_path / "imae", stop_at=1)
+    loop.train(imae_config(), tmp_path / "imae", stop_at=1)
     other = mae_config()
     other.seed = 1
     other.train.total_steps = 1
-    train.train(other, tmp_path / "other")
+    loop.train(other, tmp_path / "other")
     config = imae_config()
     config.teacher.init = str(tmp_path / "other")
     with pytest.raises(UserError, match="began with a teacher of digest"):
-        train.train(config, tmp_path / "imae")
+        loop.train(config, tmp_path / "imae")
 
 
 def test_warm_start_copies_the_teachers_embedding_into_both_heads(imae_config, tmp_path):
@@ -234,7 +236,7 @@ def test_warm_start_copies_the_teachers_embedding_into_both_heads(imae_config, t
     for part in ("encoder", "decoder"):
         jax.tree.map(np.testing.assert_array_equal, params[part], loaded[part])
     # The state is donated: it must not take the teacher's arrays along.
-    state = train.train(config, tmp_path, stop_at=1)
+    state = loop.train(config, tmp_path, stop_at=1)
     assert state.step == 1
     jax.tree.map(np.asarray, loaded)
 
@@ -249,7 +251,7 @@ def test_init_from_a_run_and_from_one_that_does_not_fit(imae_config, undisturbed
     with pytest.raises(
         UserError, match="does not fit .* missing encoder/transformer/block_01"
     ):
-        train.train(config, tmp_path)
+        loop.train(config, tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tmp_path):
@@ -263,14 +265,14 @@ def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tm
         r"from step [23] on, 5 steps in a row .* the last good checkpoint is step [5-7]"
     )
     with pytest.raises(UserError, match=message):
-        train.train(config, tmp_path)
-    run = runs.load_run(tmp_path, "workdir", train.sharding.make_mesh())
+        loop.train(config, tmp_path)
+    run = trained_run.load_run(tmp_path, "workdir", loop.sharding.make_mesh())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
 
 
 def without_a_loss(monkeypatch, bad_steps):
     """Makes the loss of some steps NaN."""
-    make_loss = train.make_loss
+    make_loss = loop.make_loss
 
     def make(setup):
         loss = make_loss(setup)
@@ -287,7 +289,7 @@ def without_a_loss(monkeypatch, bad_steps):
 
         return Loss(draw, of)
 
-    monkeypatch.setattr(train, "make_loss", make)
+    monkeypatch.setattr(loop, "make_loss", make)
 
 
 def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
@@ -297,7 +299,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
     config = mae_config()
     config.train.total_steps = 6
     config.checkpoint.every_steps = 3
-    state = train.train(config, tmp_path / "whole")
+    state = loop.train(config, tmp_path / "whole")
     assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (6, 2, 0)
     lines = read_metrics(tmp_path / "whole")
     assert [line["skipped_steps"] for line in lines] == [0, 1, 1, 1, 2, 2]
@@ -309,8 +311,8 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
     said = capsys.readouterr().err
     assert "1 of 2 steps were skipped" in said and "2 of 5 steps were skipped" in said
 
-    train.train(config, tmp_path / "resumed", stop_at=3)
-    resumed = train.train(config, tmp_path / "resumed")
+    loop.train(config, tmp_path / "resumed", stop_at=3)
+    resumed = loop.train(config, tmp_path / "resumed")
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
 
 
@@ -323,26 +325,26 @@ def test_many_in_a_row_end_the_run_and_name_the_step(mae_config, tmp_path, monke
     config.optim.max_skipped = 3
     message = "from step 4 on, 3 steps in a row .* last good checkpoint is step 4"
     with pytest.raises(UserError, match=message):
-        train.train(config, tmp_path)
+        loop.train(config, tmp_path)
 
 
 def test_training_learns(mae_config, tmp_path):
     config = mae_config()
     config.train.total_steps = 60
     config.optim.blr = 2e-2
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     losses = [line["loss/total"] for line in read_metrics(tmp_path)]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
 def test_a_run_goes_on_where_parameters_lie_otherwise(mae_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.sharding, "MIN_SPLIT", 64)
+    monkeypatch.setattr(loop.sharding, "MIN_SPLIT", 64)
     config = mae_config()
-    train.train(config, tmp_path / "whole")
+    loop.train(config, tmp_path / "whole")
     config.mesh.fsdp = -1
-    train.train(config, tmp_path / "parts", stop_at=2)
+    loop.train(config, tmp_path / "parts", stop_at=2)
     config.mesh.fsdp, config.train.accumulate = 2, 2
-    state = train.train(config, tmp_path / "parts")
+    state = loop.train(config, tmp_path / "parts")
     kernel = state.params["encoder"]["patch_embed"]["kernel"]
     assert kernel.size == 2 * kernel.addressable_shards[0].data.size
     found, expected = (numbers(tmp_path / name) for name in ("parts", "whole"))

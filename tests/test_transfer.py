@@ -9,7 +9,7 @@ import pytest
 from test_main import call, fails
 from test_train import numbers, without_a_loss
 
-from imae_jax import evaluation, runs, setup, steps, train
+from imae_jax import evaluation
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.objectives import losses
@@ -17,6 +17,10 @@ from imae_jax.storage import atomic_files
 from imae_jax.storage.metrics_log import read_metrics
 from imae_jax.storage.pytrees import tree_leaves
 from imae_jax.storage.workdir import read_config
+from imae_jax.training import setup, trained_run
+from imae_jax.training.loop import optim, train
+from imae_jax.training.restore import starting_params
+from imae_jax.training.state import init_params, init_variables
 
 MODES = ("linear", "finetune", "scratch")
 
@@ -41,7 +45,7 @@ def run_of(transfer_config, tmp_path_factory):
     def run(mode):
         if mode not in found:
             workdir = tmp_path_factory.mktemp(mode)
-            found[mode] = workdir, train.train(transfer_config(mode), workdir)
+            found[mode] = workdir, train(transfer_config(mode), workdir)
         return found[mode]
 
     return run
@@ -55,7 +59,7 @@ def changed(before, after):
 
 
 def encoder_of(workdir):
-    run = runs.load_run(workdir, "init", sharding.make_mesh())
+    run = trained_run.load_run(workdir, "init", sharding.make_mesh())
     return {"encoder": run.params["encoder"]}
 
 
@@ -87,14 +91,14 @@ def test_fine_tuning_starts_from_the_encoder_and_changes_everything(
     config = transfer_config("finetune")
     config.checkpoint.every_steps = 1
     made = setup.set_up(config, tmp_path)
-    start = setup.starting_params(made)
+    start = starting_params(made)
     loaded = encoder_of(teacher)
     loaded["encoder"]["transformer"].pop("norm")
     assert not changed(loaded, start)
-    state = train.train(config, tmp_path)
+    state = train(config, tmp_path)
     assert state.params.keys() == {"encoder", "fc_norm", "head_mean"}
     assert changed(loaded, {"encoder": state.params["encoder"]}) == set(tree_leaves(loaded))
-    fresh = steps.init_params(made.model, config.seed)
+    fresh = init_params(made.model, config.seed)
     assert changed(fresh, state.params) == set(tree_leaves(fresh))
     assert not state.batch_stats
 
@@ -102,14 +106,14 @@ def test_fine_tuning_starts_from_the_encoder_and_changes_everything(
 def test_scratch_starts_from_random_weights(transfer_config, tmp_path):
     config = transfer_config("scratch")
     assert config.optim.layer_decay == 1.0
-    assert setup.starting_params(setup.set_up(config, tmp_path)) is None
+    assert starting_params(setup.set_up(config, tmp_path)) is None
 
 
 def test_what_is_loaded_and_what_is_not_is_said(transfer_config, tmp_path, capsys):
     def said(**changes):
         config = transfer_config("finetune")
         config.model.update(changes)
-        setup.starting_params(setup.set_up(config, tmp_path))
+        starting_params(setup.set_up(config, tmp_path))
         (line,) = [x for x in capsys.readouterr().out.splitlines() if "init=" in x]
         return line
 
@@ -131,7 +135,7 @@ def test_a_classifier_and_an_imae_run_give_their_encoders(
     ):
         config = transfer_config("linear")
         config.init = str(workdir)
-        state = train.train(config, tmp_path / workdir.name, stop_at=1)
+        state = train(config, tmp_path / workdir.name, stop_at=1)
         assert not changed(encoder_of(workdir), {"encoder": state.params["encoder"]})
         assert f"not used: {unused}" in capsys.readouterr().out
 
@@ -149,7 +153,7 @@ def test_an_encoder_that_does_not_fit_is_refused(
     config = transfer_config("linear")
     config.model.encoder.update(changes)
     with pytest.raises(UserError, match=f"the encoder of init=.*{message}"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
@@ -159,7 +163,7 @@ def test_another_patch_size_is_refused(transfer_config, tmp_path):
     with pytest.raises(
         UserError, match=r"patch_embed/kernel is .*\[4, 32\], should .*\[16"
     ):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_an_encoder_without_its_norm_is_no_start_for_a_probe(
@@ -168,7 +172,7 @@ def test_an_encoder_without_its_norm_is_no_start_for_a_probe(
     config = transfer_config("linear")
     config.init = str(run_of("finetune")[0])
     with pytest.raises(UserError, match="missing encoder/transformer/norm/bias"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -219,15 +223,15 @@ def test_four_steps_equal_two_and_two_more_exactly(mode, transfer_config, tmp_pa
             full(made)
         return made
 
-    expected = train.train(config(), tmp_path / "whole")
-    train.train(config(), tmp_path / "parts", stop_at=2)
-    state = train.train(config(), tmp_path / "parts")
+    expected = train(config(), tmp_path / "whole")
+    train(config(), tmp_path / "parts", stop_at=2)
+    state = train(config(), tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
     stored = {path.name for path in (tmp_path / "parts" / "checkpoints" / "4").iterdir()}
     assert ("batch_stats" in stored) == (mode == "linear")
     if mode == "finetune":
-        average = train.optim.averaged(state.opt_state)
+        average = optim.averaged(state.opt_state)
         assert changed(state.params, average)
 
 
@@ -240,7 +244,7 @@ def test_every_feed_trains_the_same_run(changes, mode, transfer_config, run_of, 
     for key, value in changes.items():
         section, name = key.split(".")
         config[section][name] = value
-    state = train.train(config, tmp_path)
+    state = train(config, tmp_path)
     expected = run_of(mode)[1]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, expected
@@ -257,7 +261,7 @@ def test_a_skipped_step_changes_neither_statistics_nor_average(
         config = transfer_config(mode)
         if mode == "finetune":
             config.optim.ema_decay = 0.5
-        return train.train(config, tmp_path, stop_at=step)
+        return train(config, tmp_path, stop_at=step)
 
     states = [jax.tree.map(np.array, state_after(step).arrays) for step in (1, 2, 3)]
     assert not changed(states[0], states[1])
@@ -269,9 +273,9 @@ def test_a_skipped_step_changes_neither_statistics_nor_average(
 def test_the_average_is_what_is_scored(transfer_config, tmp_path):
     config = transfer_config("scratch")
     config.optim.ema_decay = 0.9
-    state = train.train(config, tmp_path)
-    run = runs.load_run(tmp_path, "workdir", sharding.make_mesh())
-    average = train.optim.averaged(state.opt_state)
+    state = train(config, tmp_path)
+    run = trained_run.load_run(tmp_path, "workdir", sharding.make_mesh())
+    average = optim.averaged(state.opt_state)
     jax.tree.map(np.testing.assert_array_equal, run.params, average)
     assert changed(run.params, state.params) == set(tree_leaves(run.params))
 
@@ -279,8 +283,8 @@ def test_the_average_is_what_is_scored(transfer_config, tmp_path):
 def test_the_average_starts_from_what_is_loaded(transfer_config, teacher, tmp_path):
     config = transfer_config("finetune")
     config.optim.ema_decay = 0.999
-    state = train.train(config, tmp_path, stop_at=1)
-    average = train.optim.averaged(state.opt_state)
+    state = train(config, tmp_path, stop_at=1)
+    average = optim.averaged(state.opt_state)
     loaded = encoder_of(teacher)["encoder"]["patch_embed"]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
@@ -295,7 +299,7 @@ def batch_of(made, step=0):
 
 
 def loss_and_metrics(made, batch, step=0):
-    params, batch_stats = steps.init_variables(made.model, 0)
+    params, batch_stats = init_variables(made.model, 0)
     loss = jax.jit(setup.make_loss(made))
     total, (metrics, _) = loss(params, batch_stats, None, batch, step, 0)
     return float(total), metrics
@@ -344,7 +348,7 @@ def first_loss(transfer_config, tmp_path_factory):
         if key:
             set_key(config, key, value)
         made = setup.set_up(config, tmp_path_factory.mktemp("loss"))
-        params, batch_stats = steps.init_variables(made.model, config.seed)
+        params, batch_stats = init_variables(made.model, config.seed)
         params = jax.tree.map(
             lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params
         )
@@ -381,7 +385,7 @@ def test_training_learns(mode, transfer_config, tmp_path):
     config.log.every_steps = 10
     # The teacher has learned next to nothing in its four steps.
     config.optim.blr = 400.0 if mode == "linear" else 4e-2
-    train.train(config, tmp_path)
+    train(config, tmp_path)
     names = ["accuracy/class_token", "accuracy/mean"] if mode == "linear" else ["accuracy"]
     lines = read_metrics(tmp_path)
     for name in names:
@@ -395,7 +399,7 @@ def test_other_runs_are_what_they_were_and_no_teachers(imae_config, run_of, tmp_
     config = imae_config()
     config.teacher.init = str(run_of("linear")[0])
     with pytest.raises(UserError, match="is a classifier run; a teacher is a MAE run"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_the_command_line(data_dir, teacher, tmp_path):

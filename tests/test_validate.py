@@ -2,8 +2,8 @@ import pytest
 from test_folder import make
 
 from configs import imae, mae, transfer
-from imae_jax import train
 from imae_jax.errors import UserError
+from imae_jax.training.loop import steps, train
 
 FILES = dict(image_size=16, channels=3, centre=1.0)
 BAD_VALUES = [
@@ -130,9 +130,9 @@ def test_bad_values_get_one_line_and_leave_nothing(
     def compiled(*args):
         raise AssertionError("something was compiled")
 
-    monkeypatch.setattr(train.steps, "make_train_step", compiled)
+    monkeypatch.setattr(steps, "make_train_step", compiled)
     with pytest.raises(UserError, match=message) as error:
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "config.json").exists()
 
@@ -142,7 +142,7 @@ def test_several_steps_a_dispatch_need_resident_images(mae_config, tmp_path):
     config.train.steps_per_dispatch = 2
     config.data.feed = "streaming"
     with pytest.raises(UserError, match="steps_per_dispatch=2 .* must be 1 where images"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_a_rate_of_classes_needs_classes(tmp_path):
@@ -152,7 +152,7 @@ def test_a_rate_of_classes_needs_classes(tmp_path):
     config.mix.same_class_rate = 0.5
     config.loss.distill_weight = 0.0
     with pytest.raises(UserError, match="same_class_rate=0.5: the images have no classes"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_batch_is_no_larger_than_the_train_split(tmp_path, count, accumulate, 
     config.data.dir = str(tmp_path / "data")
     config.train.batch_size, config.train.accumulate = 64, accumulate
     with pytest.raises(UserError, match=message):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
 
 
@@ -183,10 +183,10 @@ def test_images_must_be_divisible_into_patches(tmp_path):
     config.data.dir = str(tmp_path / "data")
     config.data.files.image_size = 60
     with pytest.raises(UserError, match="60x60 is not divisible by patch size 8"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     config.data.files.image_size = 4
     with pytest.raises(UserError, match="size 4x4 is not divisible by patch size 8"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
 
 
 def test_warm_start_without_a_teacher(imae_config, mae_config, tmp_path):
@@ -195,11 +195,11 @@ def test_warm_start_without_a_teacher(imae_config, mae_config, tmp_path):
     config.teacher.init = ""
     config.loss.distill_weight = 0.0
     with pytest.raises(UserError, match="init='teacher' needs an i-MAE and teacher.init"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     config = mae_config()
     config.init = "teacher"
     with pytest.raises(UserError, match="init='teacher' needs an i-MAE and teacher.init"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_fixed_alpha_leaves_nothing_to_draw_per_batch(imae_config, tmp_path):
@@ -207,34 +207,34 @@ def test_fixed_alpha_leaves_nothing_to_draw_per_batch(imae_config, tmp_path):
     config.mix.alpha = 0.3
     config.mix.per_batch = True
     with pytest.raises(UserError, match="mix.per_batch=True"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_an_imae_run_is_no_teacher(imae_config, tmp_path):
-    train.train(imae_config(), tmp_path / "imae", stop_at=1)
+    train(imae_config(), tmp_path / "imae", stop_at=1)
     config = imae_config()
     config.teacher.init = str(tmp_path / "imae")
     with pytest.raises(UserError, match="is an i-MAE run; a teacher is a MAE run"):
-        train.train(config, tmp_path / "other")
+        train(config, tmp_path / "other")
 
 
 def test_evaluators_get_their_own_options_and_models(imae_config, mae_config, tmp_path):
     config = imae_config()
     config.evals.quality.alpha = 0.3
     with pytest.raises(UserError, match="evals.quality='alpha' .* one of split, alphas"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     config = imae_config()
     del config.evals.semantics.alphas
     with pytest.raises(UserError, match="evals.semantics.alphas is missing"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     config = imae_config()
     del config.evals.reconstruction.alpha
     with pytest.raises(UserError, match="evals.reconstruction.alpha=None .* an i-MAE"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     config = mae_config()
     config.evals.quality = imae_config().evals.quality
     with pytest.raises(UserError, match="evals.quality is about mixtures: only an i-MAE"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -244,13 +244,13 @@ def test_unknown_evaluator(mae_config, tmp_path):
     with pytest.raises(
         UserError, match="evals='separabilty' .* reconstruction, separability"
     ):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_workdir_that_cannot_be_written(mae_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="workdir .*file/run.* cannot be written"):
-        train.train(mae_config(), tmp_path / "file" / "run")
+        train(mae_config(), tmp_path / "file" / "run")
 
 
 BAD_VALUES_OF_CLASSIFIERS = [
@@ -315,9 +315,9 @@ def test_bad_values_of_classifiers(
     def compiled(*args):
         raise AssertionError("something was compiled")
 
-    monkeypatch.setattr(train.steps, "make_train_step", compiled)
+    monkeypatch.setattr(steps, "make_train_step", compiled)
     with pytest.raises(UserError, match=message) as error:
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "config.json").exists()
 
@@ -326,7 +326,7 @@ def test_a_loop_of_blocks_drops_none(transfer_config, tmp_path):
     config = transfer_config("finetune")
     config.compute.scan, config.model.drop_path = True, 0.1
     with pytest.raises(UserError, match="compute.scan=True .* False with model.drop_path"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_evaluators_of_classifiers_and_of_others(transfer_config, mae_config, tmp_path):
@@ -334,11 +334,11 @@ def test_evaluators_of_classifiers_and_of_others(transfer_config, mae_config, tm
     config.evals.reconstruction = mae_config().evals.reconstruction
     message = "evals.reconstruction is not for a classifier, which only has classification"
     with pytest.raises(UserError, match=message):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
     config = mae_config()
     config.evals.classification = transfer_config("linear").evals.classification
     with pytest.raises(UserError, match="evals.classification is about named classes"):
-        train.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize("folders,count", [(("",), "no"), (("ant/",), "1")])
@@ -347,7 +347,7 @@ def test_a_classifier_needs_two_classes(folders, count, tmp_path):
     config = transfer.get_config("folder,scratch,runlocal")
     config.data.dir = str(tmp_path / "data")
     with pytest.raises(UserError, match=f"of {count} class; a classifier needs labels"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
 
 
 def test_images_of_train_are_not_scored(tmp_path):
@@ -358,4 +358,4 @@ def test_images_of_train_are_not_scored(tmp_path):
     config.data.dir = str(tmp_path / "data")
     config.evals.classification.split = "validation"
     with pytest.raises(UserError, match="classification.split='validation' .* from train"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")

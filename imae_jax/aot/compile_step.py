@@ -13,14 +13,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import runs, steps
 from imae_jax.data.builders.registry import FORMS
 from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.load import Dataset, Split
 from imae_jax.distributed import sharding
-from imae_jax.memory import over_limit
-from imae_jax.models.factory import as_mae
-from imae_jax.setup import Setup, make_loss
+from imae_jax.models.factory import as_mae, build_model
+from imae_jax.objectives.select import make_optimiser
+from imae_jax.training import trained_run
+from imae_jax.training.memory import over_limit
+from imae_jax.training.setup import Setup, make_loss
+from imae_jax.training.state import TrainState, fresh_state, init_params
+from imae_jax.training.step import make_train_step
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
 
@@ -45,14 +48,12 @@ def unseen_data(config: ConfigDict) -> Dataset:
 def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:
     """The set-up of a run whose teacher, if it has one, is a MAE of the student's form."""
     dataset = unseen_data(config)
-    model = runs.build_model(
-        config, dataset.image_shape, len(dataset.class_names), platform
-    )
+    model = build_model(config, dataset.image_shape, len(dataset.class_names), platform)
     teacher = None
     if config.model.name == "imae" and config.loss.distill_weight:
         network = as_mae(model)
-        params = jax.eval_shape(functools.partial(steps.init_params, network, 0))
-        teacher = runs.TrainedRun(Path(), config, network, params, 0, {}, "")
+        params = jax.eval_shape(functools.partial(init_params, network, 0))
+        teacher = trained_run.TrainedRun(Path(), config, network, params, 0, {}, "")
     return Setup(config, Path(), dataset, mesh, model, teacher)
 
 
@@ -75,7 +76,7 @@ class Step(NamedTuple):
     """
 
     traced: jax.stages.Traced
-    state: steps.TrainState
+    state: TrainState
     teacher: Any
     batch: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
     resident: int
@@ -84,8 +85,8 @@ class Step(NamedTuple):
 def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
     """The step of a config that has been checked."""
     setup = unseen_setup(config, mesh, platform)
-    optimiser = runs.make_optimiser(config, setup.model, lambda step: jnp.float32(1e-4))
-    fresh = functools.partial(steps.fresh_state, setup.model, optimiser, seed=0)
+    optimiser = make_optimiser(config, setup.model, lambda step: jnp.float32(1e-4))
+    fresh = functools.partial(fresh_state, setup.model, optimiser, seed=0)
     state = jax.eval_shape(fresh)
     state = placed(state, sharding.shares(state, mesh))
     teacher = setup.teacher and setup.teacher.params
@@ -96,7 +97,7 @@ def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
     rows = sharding.batch_sharding(mesh)
     batch = placed((images, labels), (rows, rows))
     is_labelled = config.model.name == "classifier"
-    step = steps.make_train_step(
+    step = make_train_step(
         make_loss(setup),
         optimiser,
         mesh,

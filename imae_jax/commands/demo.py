@@ -4,13 +4,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import evaluation, setup, train
+from imae_jax import evaluation
 from imae_jax.errors import UserError
 from imae_jax.report import html
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.local_paths import check_paths
 from imae_jax.storage.workdir import open_workdir, settle_dtype
+from imae_jax.training import setup
+from imae_jax.training.loop import train
 
 STUDENTS = ("imae_without_distillation", "imae")
 
@@ -62,7 +64,7 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
             raise UserError(f"{name}: {error}") from None
     results, settings = {}, {}
     for name, run_config in configs.items():
-        train.train(run_config, workdir / name)
+        train(run_config, workdir / name)
         numbers = evaluation.evaluate(run_config, workdir / name)
         used = atomic_files.read_json(workdir / name / SETTINGS_FILE)
         prefix = "" if name == "imae" else f"{name}/"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from imae_jax import config_checks, setup
+from imae_jax import config_checks
 from imae_jax.data import folder_layouts
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.encoded_images import EncodedImages, reasons
@@ -22,6 +22,7 @@ from imae_jax.report.figures import as_png
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import open_workdir
+from imae_jax.training import setup
 
 DATA_FILE = "data.json"
 SHEET_FILE = "contact_sheet.png"

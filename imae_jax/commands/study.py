@@ -8,13 +8,16 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import evaluation, setup, train
+from imae_jax import evaluation
 from imae_jax.commands.study_grid import Cell, Grid, make_grid
 from imae_jax.errors import UserError
 from imae_jax.report import studies
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import check_paths
 from imae_jax.storage.workdir import as_json, open_workdir, settle_dtype
+from imae_jax.training import setup
+from imae_jax.training.loop import train
+from imae_jax.training.restore import starting_params
 
 
 def check(cells: Iterable[Cell], workdir: Path) -> None:
@@ -34,7 +37,7 @@ def check(cells: Iterable[Cell], workdir: Path) -> None:
         try:
             setup.check(config, folder)
             if config.init and not cell.parents:
-                setup.starting_params(setup.set_up(config, folder))
+                starting_params(setup.set_up(config, folder))
         except UserError as error:
             raise UserError(f"{cell.name}: {error}") from None
 
@@ -48,7 +51,7 @@ def run_cell(cell: Cell, workdir: Path) -> None:
     """Trains a cell, going on where it stands, measures it and keeps the numbers."""
     started = time.monotonic()
     config, folder = cell.resolved(workdir), cell.folder(workdir)
-    train.train(config, folder)
+    train(config, folder)
     numbers = evaluation.evaluate(config, folder) if config.evals else {}
     found = {"cell": cell.name, "seconds": time.monotonic() - started, "numbers": numbers}
     atomic_files.write_json(cell.results_file(workdir), found)

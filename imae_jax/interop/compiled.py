@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from imae_jax import runs
 from imae_jax.data import augment
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.forward import classify, encode
 from imae_jax.models.layers import Compute
 from imae_jax.models.masking import num_visible
 from imae_jax.storage import atomic_files
+from imae_jax.training import trained_run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 EXPIRY = (
@@ -24,7 +24,7 @@ EXPIRY = (
 )
 
 
-def programs(run: runs.TrainedRun) -> dict:
+def programs(run: trained_run.TrainedRun) -> dict:
     """name -> (function, its arguments' shapes and types, what it is in words)."""
     network = run.model.clone(compute=Compute())
     mean, std = (jnp.asarray(run.meta[name], jnp.float32) for name in ("mean", "std"))
@@ -77,7 +77,7 @@ def _no_paths() -> Iterator[None]:
         jax.config.update(option, before)
 
 
-def export(run: runs.TrainedRun, out: Path) -> str:
+def export(run: trained_run.TrainedRun, out: Path) -> str:
     """Writes a folder with a program for each use, and `programs.json` about them."""
     said, blobs = {}, {}
     for name, (function, shapes, text) in programs(run).items():

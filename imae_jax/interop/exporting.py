@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from imae_jax import runs
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import compiled, naming, native
@@ -18,8 +17,10 @@ from imae_jax.models import patches
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.select import KINDS
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
+from imae_jax.training import trained_run
 
 # How the name of a file ends; the others are folders.
 SUFFIXES = {
@@ -66,7 +67,7 @@ def export(
     _check_suffix(out, *SUFFIXES.get(format, ()))
     mesh = sharding.make_mesh()
     number = int(step) if step and step.isdecimal() else step
-    run = runs.load_run(workdir, "workdir", mesh, number)
+    run = trained_run.load_run(workdir, "workdir", mesh, number)
     if format == "safetensors":
         digest = native.write(out, run, dtype)
         return f"{out}: {dtype}, sha256 of the values {digest}"
@@ -84,7 +85,7 @@ def _check_suffix(out: Path, *suffixes: str) -> None:
         raise UserError(f"--out={str(out)!r} must end in {' or '.join(suffixes)}")
 
 
-def state_dict(run: runs.TrainedRun) -> dict[str, np.ndarray]:
+def state_dict(run: trained_run.TrainedRun) -> dict[str, np.ndarray]:
     """All of a run's arrays by MAE's names, position embeddings among them; float32."""
     model = run.model
     names = naming.encoder_names(model.encoder_size.depth)
@@ -133,7 +134,7 @@ def _write_state(
     atomic_files.write_bytes(out, data)
 
 
-def _args_of(run: runs.TrainedRun) -> dict:
+def _args_of(run: trained_run.TrainedRun) -> dict:
     """What no array says of a run, for `detecting`."""
     model = run.model
     args = dict(
@@ -151,7 +152,7 @@ def _args_of(run: runs.TrainedRun) -> dict:
     return args | ({"teacher_path": ""} if isinstance(model, IMAE) else {})
 
 
-def _export_timm(run: runs.TrainedRun, out: Path) -> str:
+def _export_timm(run: trained_run.TrainedRun, out: Path) -> str:
     """The encoder, and of a fine-tuned classifier its head, as timm's ViT has them."""
     model = run.model
     state = {
@@ -193,20 +194,20 @@ def _export_timm(run: runs.TrainedRun, out: Path) -> str:
     )
 
 
-def _unit(run: runs.TrainedRun, name: str) -> list[float]:
+def _unit(run: trained_run.TrainedRun, name: str) -> list[float]:
     """Mean or deviation of pixels in 0..1."""
     return [x / 255 for x in run.meta[name]]
 
 
-def _shown(run: runs.TrainedRun, name: str) -> str:
+def _shown(run: trained_run.TrainedRun, name: str) -> str:
     return ", ".join(f"{x:.4f}" for x in _unit(run, name))
 
 
-def _export_hugging_face(run: runs.TrainedRun, out: Path) -> str:
+def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
     """A folder that `ViTMAEForPreTraining.from_pretrained` opens."""
     model = run.model
     if not isinstance(model, MAE):
-        kind = runs.KINDS[run.config.model.name]
+        kind = KINDS[run.config.model.name]
         raise UserError(
             f"--format=hf: a ViTMAE has one head and a decoder, and this is {kind}; "
             "imae_torch holds an i-MAE, timm the encoder of any run"
@@ -257,7 +258,7 @@ def _export_hugging_face(run: runs.TrainedRun, out: Path) -> str:
     return f"{out}: transformers.ViTMAEForPreTraining.from_pretrained({str(out)!r})"
 
 
-def _export_release(run: runs.TrainedRun, out: Path) -> str:
+def _export_release(run: trained_run.TrainedRun, out: Path) -> str:
     """As MAE's training script writes it, which i-MAE's release shares."""
     model = run.model
     if isinstance(model, Classifier):

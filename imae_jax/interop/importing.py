@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks, runs, steps
+from imae_jax import config_checks
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import naming, native, reading
 from imae_jax.interop.detecting import Found, detect
 from imae_jax.models import masking, patches
+from imae_jax.models.factory import build_model
 from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
@@ -27,6 +28,7 @@ from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, open_workdir, owned, settle_dtype
+from imae_jax.training.state import init_params
 
 # Of one that MAE's formula gives and one in a file; bfloat16 rounds by 2e-3.
 POSITION_TOLERANCE = 4e-3
@@ -102,7 +104,7 @@ def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
         config.loss.branches = found.branches
     image_shape = (*found.image_size, found.channels)
     config_checks.check_model(config, image_shape)
-    network = runs.build_model(config, image_shape)
+    network = build_model(config, image_shape)
     params = _params(found, network)
     if found.kind != "encoder":
         norm_pix = found.norm_pix
@@ -128,7 +130,7 @@ def _variant(found: Found) -> str:
 
 def _params(found: Found, network) -> dict:
     """By our names, compared with what the model has, under their names."""
-    like = pytrees.tree_leaves(jax.eval_shape(lambda: steps.init_params(network, 0)))
+    like = pytrees.tree_leaves(jax.eval_shape(lambda: init_params(network, 0)))
     patch_shape = found.patch_size, found.channels
     expected = {
         name.theirs: jax.eval_shape(

@@ -12,10 +12,11 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from imae_jax import runs
 from imae_jax.errors import UserError
 from imae_jax.interop.reading import Contents
+from imae_jax.models.factory import build_model
 from imae_jax.storage import atomic_files, pytrees, workdir
+from imae_jax.training import trained_run
 
 FORMAT = "imae_jax 1"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -44,7 +45,7 @@ def is_native(contents: Contents) -> bool:
     return contents.metadata.get("format", "").startswith("imae_jax")
 
 
-def write(path: Path, run: runs.TrainedRun, dtype: str) -> str:
+def write(path: Path, run: trained_run.TrainedRun, dtype: str) -> str:
     """Writes a run's weights; returns their digest."""
     arrays = {"params": run.params} | (
         {"batch_stats": run.batch_stats} if run.batch_stats else {}
@@ -87,7 +88,7 @@ def read(contents: Contents, path: Path) -> Released:
     if pytrees.digest(arrays) != metadata.get("sha256"):
         raise UserError(f"{path} is damaged: its values have another digest than stated")
     image_shape, num_classes = tuple(meta["image_shape"]), len(meta["class_names"])
-    like = runs.abstract_variables(runs.build_model(config, image_shape, num_classes))
+    like = trained_run.abstract_variables(build_model(config, image_shape, num_classes))
     arrays = jax.tree.map(lambda x: x.astype(np.float32), arrays)
     pytrees.check_same_tree(like, arrays, str(path))
     return Released(config, arrays, meta, metadata["sha256"])

@@ -3,6 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import jax
+from ml_collections import ConfigDict
+
+from imae_jax.models import layers
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.layers import Compute
@@ -82,3 +86,26 @@ def build_classifier(
         drop_path=drop_path,
         compute=compute,
     )
+
+
+def build_model(
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int = 0,
+    platform: str | None = None,
+) -> MAE | IMAE | Classifier:
+    """The model of a config that has been checked.
+
+    Args:
+      config: of a run.
+      image_shape: (H, W, C).
+      num_classes: only a classifier needs it.
+      platform: where it will be computed, "cpu", "gpu" or "tpu"; None: here.
+    """
+    form = layers.choose(**config.compute, platform=platform or jax.default_backend())
+    fields = dict(config.model) | dict(image_shape=image_shape, compute=form)
+    if fields["name"] == "classifier":
+        del fields["name"]
+        return build_classifier(**fields, num_classes=num_classes)
+    branches = {"branches": config.loss.branches} if fields["name"] == "imae" else {}
+    return build_autoencoder(**fields, **branches)

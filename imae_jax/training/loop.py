@@ -7,28 +7,25 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax import memory, optim, runs, steps
+from imae_jax import optim
 from imae_jax.distributed import preemption, processes
 from imae_jax.errors import Terminated, UserError
-from imae_jax.setup import (
-    Setup,
-    initial_state,
-    make_feed,
-    make_loss,
-    run_meta,
-    set_up,
-    take_of,
-)
+from imae_jax.objectives.select import make_optimiser
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
 from imae_jax.storage.workdir import as_json, open_workdir, owned
+from imae_jax.training import memory
+from imae_jax.training.restore import initial_state
+from imae_jax.training.setup import Setup, make_feed, make_loss, run_meta, set_up, take_of
+from imae_jax.training.state import TrainState
+from imae_jax.training.step import make_train_step
 
 
 def train(
     config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None
-) -> steps.TrainState:
+) -> TrainState:
     """Trains a MAE, an i-MAE or a classifier.
 
     It goes on where the workdir's last checkpoint stands.
@@ -53,7 +50,7 @@ def train(
     return state
 
 
-def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
+def _train(setup: Setup, stop_at: int | None, termination) -> TrainState:
     config, workdir = setup.config, setup.workdir
     num_examples = len(setup.train_split.images)
     total_steps, warmup_steps = optim.run_steps(config, num_examples)
@@ -64,7 +61,7 @@ def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
         total_steps,
         config.optim.min_lr,
     )
-    optimiser = runs.make_optimiser(config, setup.model, schedule)
+    optimiser = make_optimiser(config, setup.model, schedule)
     kept = config.checkpoint.keep, config.checkpoint.keep_best
     with Checkpoints(workdir, *kept) as checkpoints:
         state = initial_state(setup, optimiser, checkpoints)
@@ -74,7 +71,7 @@ def _train(setup: Setup, stop_at: int | None, termination) -> steps.TrainState:
             return state
         with make_feed(setup) as feed:
             make_step = functools.partial(
-                steps.make_train_step,
+                make_train_step,
                 make_loss(setup),
                 optimiser,
                 setup.mesh,

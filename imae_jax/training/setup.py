@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks, errors, runs, steps
+from imae_jax import config_checks, errors
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
@@ -17,14 +17,15 @@ from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.models.classifier import Classifier
+from imae_jax.models.factory import build_model
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives import base, classification
 from imae_jax.objectives.imae import imae_objective
 from imae_jax.objectives.mae import mae_objective
-from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
+from imae_jax.training import trained_run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -38,7 +39,7 @@ class Setup:
     dataset: Dataset
     mesh: Mesh
     model: MAE | IMAE | Classifier
-    teacher: runs.TrainedRun | None
+    teacher: trained_run.TrainedRun | None
 
     @property
     def train_split(self) -> Split:
@@ -93,7 +94,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
 
 
 def _build_model(config: ConfigDict, dataset: Dataset) -> MAE | IMAE | Classifier:
-    return runs.build_model(config, dataset.image_shape, len(dataset.class_names))
+    return build_model(config, dataset.image_shape, len(dataset.class_names))
 
 
 def load_data(config: ConfigDict) -> Dataset:
@@ -127,7 +128,7 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     model = _build_model(config, dataset)
     teacher = None
     if config.model.name == "imae" and config.teacher.init:
-        teacher = runs.load_teacher(config.teacher.init, model, "teacher.init", mesh)
+        teacher = trained_run.load_teacher(config.teacher.init, model, "teacher.init", mesh)
         places = sharding.shares(teacher.params, mesh)
         params = jax.device_put(teacher.params, places)
         teacher = dataclasses.replace(teacher, params=params)
@@ -211,25 +212,6 @@ def take_of(setup: Setup, feed: Resident | Streaming):
     return feed.take_labelled if isinstance(setup.model, Classifier) else feed.take
 
 
-def starting_params(setup: Setup):
-    """The parameters that `config.init` names, or None for random ones.
-
-    For a classifier those of its encoder only.
-    """
-    config = setup.config
-    if not config.init:
-        return None
-    if config.init == "teacher":
-        source = setup.teacher
-    else:
-        source = runs.load_run(config.init, "init", setup.mesh)
-    like = runs.abstract_params(setup.model, setup.mesh)
-    name = f"init={str(source.workdir)!r}"
-    if isinstance(setup.model, Classifier):
-        return classification.pretrained_encoder(like, source.params, name)
-    return runs.warm_start(like, source.params, name)
-
-
 def run_meta(setup: Setup) -> dict:
     """What a checkpoint says about itself."""
     teacher, dataset = setup.teacher, setup.dataset
@@ -244,28 +226,3 @@ def run_meta(setup: Setup) -> dict:
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
-
-
-def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> steps.TrainState:
-    """The state to go on from; the first that exists counts:
-
-    the workdir's newest checkpoint; what `config.init` names; random parameters.
-    """
-    fresh = setup.model, optimiser, setup.config.seed, setup.mesh
-    if not checkpoints.steps():
-        return steps.init_state(*fresh, starting_params(setup))
-
-    def read(step: int) -> steps.TrainState:
-        meta = checkpoints.meta(step)
-        what = ("image_shape", "class_names", "sizes")
-        runs.check_same_data(run_meta(setup), meta, what)
-        if setup.is_distilled:
-            runs.check_same_teacher(setup.teacher, meta["teacher"]["digest"])
-        state = steps.init_state(*fresh)
-        arrays = checkpoints.restore(step, **state.arrays)
-        skipped = state.skipped + meta["skipped_steps"]
-        return state.replace(step=state.step + step, skipped=skipped, **arrays)
-
-    step, state = checkpoints.newest(read)
-    checkpoints.set_aside(after=step)
-    return state

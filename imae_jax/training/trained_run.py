@@ -1,30 +1,27 @@
 """Runs on disk: their config, model and parameters; a teacher, a baseline, a start."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import optim, steps
+from imae_jax import optim
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.models import layers
 from imae_jax.models.classifier import Classifier
-from imae_jax.models.factory import build_autoencoder, build_classifier
+from imae_jax.models.factory import build_model
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.select import KINDS, make_optimiser
 from imae_jax.storage import pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import read_config
-
-# What the runs of each `model.name` are called in messages.
-KINDS = {"mae": "a MAE", "imae": "an i-MAE", "classifier": "a classifier"}
+from imae_jax.training.state import fresh_state, init_params, init_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,47 +45,6 @@ class TrainedRun:
     meta: Mapping
     digest: str
     batch_stats: Any = dataclasses.field(default_factory=dict)
-
-
-def build_model(
-    config: ConfigDict,
-    image_shape: tuple[int, int, int],
-    num_classes: int = 0,
-    platform: str | None = None,
-) -> MAE | IMAE | Classifier:
-    """The model of a config that has been checked.
-
-    Args:
-      config: of a run.
-      image_shape: (H, W, C).
-      num_classes: only a classifier needs it.
-      platform: where it will be computed, "cpu", "gpu" or "tpu"; None: here.
-    """
-    form = layers.choose(**config.compute, platform=platform or jax.default_backend())
-    fields = dict(config.model) | dict(image_shape=image_shape, compute=form)
-    if fields["name"] == "classifier":
-        del fields["name"]
-        return build_classifier(**fields, num_classes=num_classes)
-    branches = {"branches": config.loss.branches} if fields["name"] == "imae" else {}
-    return build_autoencoder(**fields, **branches)
-
-
-def make_optimiser(
-    config: ConfigDict, network: MAE | IMAE | Classifier, schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    """The optimiser of a config that has been checked."""
-    section = config.optim
-    if isinstance(network, Classifier) and network.is_probe:
-        return optim.heads_only(optim.lars(schedule))
-    update = optim.adamw(schedule, section.betas, section.weight_decay, section.clip_norm)
-    if not isinstance(network, Classifier):
-        return update
-    return optim.finetuning(
-        update,
-        depth=network.encoder_size.depth,
-        layer_decay=section.layer_decay,
-        ema_decay=section.ema_decay,
-    )
 
 
 def load_run(
@@ -145,7 +101,7 @@ def _load_variables(
 ) -> tuple[Any, Any]:
     """A checkpoint's parameters, or their average where one is kept, and statistics."""
     optimiser = make_optimiser(config, network, lambda step: 0.0)
-    like = _abstract(lambda: steps.fresh_state(network, optimiser, seed=0), mesh).arrays
+    like = _abstract(lambda: fresh_state(network, optimiser, seed=0), mesh).arrays
     is_averaged = config.optim.get("ema_decay") is not None
     del like["params" if is_averaged else "opt_state"]
     found = checkpoints.restore(step, **like)
@@ -164,13 +120,13 @@ def _abstract(function: Callable[[], Any], mesh: Mesh):
 
 def abstract_variables(network: MAE | IMAE | Classifier) -> dict[str, Any]:
     """What a model's arrays look like, by the names in `checkpoint.ARRAYS`."""
-    params, batch_stats = jax.eval_shape(lambda: steps.init_variables(network, seed=0))
+    params, batch_stats = jax.eval_shape(lambda: init_variables(network, seed=0))
     return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
 
 
 def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh):
     """What a model's parameters look like."""
-    return _abstract(lambda: steps.init_params(network, seed=0), mesh)
+    return _abstract(lambda: init_params(network, seed=0), mesh)
 
 
 def check_same_patches(run: TrainedRun, student: IMAE, key: str) -> None:
@@ -229,47 +185,3 @@ def _computed_like(run: TrainedRun, student: IMAE) -> TrainedRun:
     """The run with its model in the student's types and forms."""
     network = run.model.clone(compute=student.compute)
     return dataclasses.replace(run, model=network)
-
-
-def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> None:
-    """Raises UserError if the data set is not the one that a run was trained on.
-
-    Args:
-      found, stored: what is known of the one and of the other, see `setup.run_meta`.
-      what: must be equal.
-    """
-    for name in what:
-        if found[name] != stored.get(name):
-            raise UserError(
-                f"the data set has changed since the run began: its {name} was "
-                f"{stored.get(name)} and is {found[name]}. Give the data it began with, or "
-                "another workdir"
-            )
-
-
-def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
-    """Raises UserError if a run to be resumed was distilled from another teacher."""
-    if teacher.digest != digest:
-        raise UserError(
-            f"teacher.init={str(teacher.workdir)!r} has digest {teacher.digest[:12]}, but "
-            f"the run began with a teacher of digest {digest[:12]}: give the teacher it "
-            "began with, or another workdir"
-        )
-
-
-def warm_start(like, loaded, source: str):
-    """The parameters of `loaded` for the model whose parameters look `like` this.
-
-    A MAE's `decoder_embed` becomes each of an i-MAE's heads (released code).
-
-    Raises:
-      UserError: if they do not fit, with each difference.
-    """
-    heads = [name for name in like if name.startswith("disentangle_")]
-    if heads and "decoder_embed" in loaded:
-        loaded = dict(loaded)
-        embed = loaded.pop("decoder_embed")
-        loaded |= {head: embed for head in heads}
-    pytrees.check_same_tree(like, loaded, source)
-    # Copies: the state will be donated, the source may be a teacher that stays.
-    return jax.tree.map(lambda x: x.copy(), loaded)

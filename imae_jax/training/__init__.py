@@ -1,0 +1,1 @@
+"""Training: set-up, step, loop, and runs opened again."""

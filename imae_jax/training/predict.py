@@ -1,0 +1,46 @@
+"""Trained models as predict functions, compiled once per form."""
+
+import functools
+
+import jax
+from jax.sharding import Mesh
+
+from imae_jax.distributed import sharding
+from imae_jax.evaluators.networks import ClassifyingNetwork, Network
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.forward import classify, embed, forward
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
+
+
+@functools.cache
+def _compiled(function, model: MAE | IMAE | Classifier, mesh: Mesh):
+    # Cached: networks of the same form, such as a teacher and a random one, share it.
+    # Copied to every device and process, which all go on with the same numbers.
+    copies = sharding.replicated(mesh)
+    return jax.jit(functools.partial(function, model), out_shardings=copies)
+
+
+def _run(function, model, variables, mesh: Mesh, *inputs):
+    batch = sharding.batch_sharding(mesh)
+    return jax.device_get(
+        _compiled(function, model, mesh)(variables, *jax.device_put(inputs, batch))
+    )
+
+
+def make_network(model: MAE | IMAE, params, mesh: Mesh) -> Network:
+    """The model as evaluators see it; batches are split over the devices."""
+    return Network(
+        predict=functools.partial(_run, forward, model, params, mesh),
+        embed=functools.partial(_run, embed, model, params, mesh),
+    )
+
+
+def make_classifying_network(
+    model: Classifier, params, batch_stats, mesh: Mesh
+) -> ClassifyingNetwork:
+    """A classifier as evaluators see it."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    return ClassifyingNetwork(
+        classify=functools.partial(_run, classify, model, variables, mesh)
+    )

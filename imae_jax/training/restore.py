@@ -1,0 +1,103 @@
+"""Where training begins or resumes: checkpoints, weights, random parameters."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from imae_jax.errors import UserError
+from imae_jax.models.classifier import Classifier
+from imae_jax.objectives import classification
+from imae_jax.storage import pytrees
+from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.training import trained_run
+from imae_jax.training.setup import Setup, run_meta
+from imae_jax.training.state import TrainState, init_state
+from imae_jax.training.trained_run import TrainedRun
+
+
+def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> None:
+    """Raises UserError if the data set is not the one that a run was trained on.
+
+    Args:
+      found, stored: what is known of the one and of the other, see `setup.run_meta`.
+      what: must be equal.
+    """
+    for name in what:
+        if found[name] != stored.get(name):
+            raise UserError(
+                f"the data set has changed since the run began: its {name} was "
+                f"{stored.get(name)} and is {found[name]}. Give the data it began with, or "
+                "another workdir"
+            )
+
+
+def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
+    """Raises UserError if a run to be resumed was distilled from another teacher."""
+    if teacher.digest != digest:
+        raise UserError(
+            f"teacher.init={str(teacher.workdir)!r} has digest {teacher.digest[:12]}, but "
+            f"the run began with a teacher of digest {digest[:12]}: give the teacher it "
+            "began with, or another workdir"
+        )
+
+
+def warm_start(like, loaded, source: str):
+    """The parameters of `loaded` for the model whose parameters look `like` this.
+
+    A MAE's `decoder_embed` becomes each of an i-MAE's heads (released code).
+
+    Raises:
+      UserError: if they do not fit, with each difference.
+    """
+    heads = [name for name in like if name.startswith("disentangle_")]
+    if heads and "decoder_embed" in loaded:
+        loaded = dict(loaded)
+        embed = loaded.pop("decoder_embed")
+        loaded |= {head: embed for head in heads}
+    pytrees.check_same_tree(like, loaded, source)
+    # Copies: the state will be donated, the source may be a teacher that stays.
+    return jax.tree.map(lambda x: x.copy(), loaded)
+
+
+def starting_params(setup: Setup):
+    """The parameters that `config.init` names, or None for random ones.
+
+    For a classifier those of its encoder only.
+    """
+    config = setup.config
+    if not config.init:
+        return None
+    if config.init == "teacher":
+        source = setup.teacher
+    else:
+        source = trained_run.load_run(config.init, "init", setup.mesh)
+    like = trained_run.abstract_params(setup.model, setup.mesh)
+    name = f"init={str(source.workdir)!r}"
+    if isinstance(setup.model, Classifier):
+        return classification.pretrained_encoder(like, source.params, name)
+    return warm_start(like, source.params, name)
+
+
+def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> TrainState:
+    """The state to go on from; the first that exists counts:
+
+    the workdir's newest checkpoint; what `config.init` names; random parameters.
+    """
+    fresh = setup.model, optimiser, setup.config.seed, setup.mesh
+    if not checkpoints.steps():
+        return init_state(*fresh, starting_params(setup))
+
+    def read(step: int) -> TrainState:
+        meta = checkpoints.meta(step)
+        what = ("image_shape", "class_names", "sizes")
+        check_same_data(run_meta(setup), meta, what)
+        if setup.is_distilled:
+            check_same_teacher(setup.teacher, meta["teacher"]["digest"])
+        state = init_state(*fresh)
+        arrays = checkpoints.restore(step, **state.arrays)
+        skipped = state.skipped + meta["skipped_steps"]
+        return state.replace(step=state.step + step, skipped=skipped, **arrays)
+
+    step, state = checkpoints.newest(read)
+    checkpoints.set_aside(after=step)
+    return state

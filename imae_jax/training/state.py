@@ -1,0 +1,96 @@
+"""The state that training changes."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from imae_jax.distributed import sharding
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
+from imae_jax.models.masking import random_mask
+from imae_jax.objectives.base import named_keys
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes while training; keys are derived from (seed, step), not kept.
+
+    Attributes:
+      seed: of the run, uint32. It does not change, but is no constant of a compiled step,
+        which so serves every seed.
+      step: steps made, those skipped included.
+      params, opt_state: pytrees.
+      batch_stats: the statistics of BatchNorms, which only a probe has; else empty.
+      skipped: steps that changed nothing, since their loss or gradient was not finite.
+      skipped_in_a_row: of these, up to now without a good one between them.
+    """
+
+    seed: jax.Array
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    batch_stats: Any
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The pytrees that a checkpoint holds, by name; nothing that is empty."""
+        trees = dict(
+            params=self.params, opt_state=self.opt_state, batch_stats=self.batch_stats
+        )
+        return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
+
+
+def init_variables(
+    model: MAE | IMAE | Classifier, seed: int | jax.Array
+) -> tuple[Any, Any]:
+    """Random parameters, and fresh statistics of BatchNorms if there are any."""
+    key = named_keys(jax.random.key(seed), "init", "steps")["init"]
+    image = jnp.zeros((1, *model.image_size, model.channels))
+    if isinstance(model, Classifier):
+        variables = model.init(key, image, is_training=False)
+    else:
+        mask = random_mask(key, 1, model.num_patches, 0.5)
+        variables = model.init(key, image, mask.ids_keep, mask.ids_restore)
+    return variables["params"], variables.get("batch_stats", {})
+
+
+def init_params(model: MAE | IMAE | Classifier, seed: int):
+    """Random parameters, the same for the same seed and model."""
+    return init_variables(model, seed)[0]
+
+
+def fresh_state(
+    model: MAE | IMAE | Classifier,
+    optimiser: optax.GradientTransformation,
+    seed: int | jax.Array,
+    start: Mapping | None = None,
+) -> TrainState:
+    """Where training begins: random parameters, except for the modules in `start`."""
+    params, batch_stats = init_variables(model, seed)
+    params = params | (start or {})
+    zero, opt_state = jnp.int32(0), optimiser.init(params)
+    return TrainState(jnp.uint32(seed), zero, params, opt_state, batch_stats, zero, zero)
+
+
+def init_state(
+    model: MAE | IMAE | Classifier,
+    optimiser: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    start: Mapping | None = None,
+) -> TrainState:
+    """A fresh state, born where it stays, see `sharding.shares`."""
+    init = functools.partial(fresh_state, model, optimiser)
+    inputs = np.uint32(seed), start
+    places = sharding.shares(jax.eval_shape(init, *inputs), mesh)
+    return jax.jit(init, out_shardings=places)(*inputs)

@@ -1,0 +1,101 @@
+"""The jitted functions: initialise, train one step, predict."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from imae_jax.distributed import sharding
+from imae_jax.objectives.base import Loss
+from imae_jax.training.state import TrainState
+
+
+def make_train_step(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    take,
+    state: TrainState,
+    *,
+    looped: bool = False,
+    accumulate: int = 1,
+    max_skipped: int,
+):
+    """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
+
+    The state is donated. The teacher's parameters are an argument: not closed over, not
+    optimised, not donated. A step whose loss or gradient is not finite changes neither
+    parameters nor statistics nor the optimiser's state. After `max_skipped` of these in a
+    row no step changes them any more, so that the run can be ended there whenever that is
+    noticed.
+
+    Args:
+      loss: as from `objectives.make_loss` or `transfer.make_loss`.
+      optimiser: what turns gradients into updates.
+      mesh: the devices.
+      take: (inputs, number) -> the batch of the `number`-th step, see `data.feeds`.
+      state: one that stays where it lies, or what it looks like there.
+      looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
+        metrics are the last step's.
+      accumulate: in how many parts, one after the other, a batch is computed.
+      max_skipped: steps in a row, at least 1.
+    """
+
+    def loss_of(params, batch_stats, teacher_params, examples):
+        params = sharding.gather(params, mesh)
+        teacher_params = sharding.gather(teacher_params, mesh)
+        return loss.of(params, batch_stats, teacher_params, examples)
+
+    def gradient_of(state, teacher_params, examples):
+        fixed = state.params, state.batch_stats, teacher_params
+        of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), *fixed)
+        if accumulate == 1:
+            return of(examples)
+        parts = sharding.in_parts(examples, accumulate, mesh)
+        like = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
+        sums, _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None),
+            jax.tree.map(jnp.zeros_like, like),
+            parts,
+        )
+        return jax.tree.map(lambda x: x / accumulate, sums)
+
+    def update(number, state, teacher_params, inputs):
+        examples = loss.draw(take(inputs, number), state.step, state.seed)
+        (total, (metrics, batch_stats)), grads = gradient_of(
+            state, teacher_params, examples
+        )
+        norm = optax.tree.norm(grads)
+        is_good = jnp.isfinite(total) & jnp.isfinite(norm)
+        is_good &= state.skipped_in_a_row < max_skipped
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        new = optax.apply_updates(state.params, updates), opt_state, batch_stats
+        old = state.params, state.opt_state, state.batch_stats
+        kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
+        skipped = state.skipped + ~is_good
+        in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
+        metrics |= dict(grad_norm=norm, skipped_steps=skipped, skipped_in_a_row=in_a_row)
+        return TrainState(state.seed, state.step + 1, *kept, skipped, in_a_row), metrics
+
+    def step(state, teacher_params, inputs, num_steps):
+        if not looped:
+            return update(0, state, teacher_params, inputs)
+        metrics = jax.eval_shape(update, 0, state, teacher_params, inputs)[1]
+        return jax.lax.fori_loop(
+            0,
+            num_steps,
+            lambda number, carry: update(number, carry[0], teacher_params, inputs),
+            (state, jax.tree.map(jnp.zeros_like, metrics)),
+        )
+
+    copies = sharding.replicated(mesh)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(
+        step,
+        in_shardings=(places, None, None, copies),
+        out_shardings=(places, copies),
+        donate_argnums=0,
+        compiler_options=sharding.compiler_options(mesh),
+    )
