@@ -171,7 +171,7 @@ def work(command: str, config, workdir: str) -> None:
     """What the command stands for; prints what comes of it."""
     from imae_jax.aot import plan
     from imae_jax.commands import demo, describe_data, study
-    from imae_jax.interop import exporting, importing
+    from imae_jax.interop import export_weights, import_weights
     from imae_jax.report import html
     from imae_jax.storage import atomic_files
     from imae_jax.training.loop import train
@@ -190,10 +190,12 @@ def work(command: str, config, workdir: str) -> None:
         evaluation.evaluate(config, workdir)
         print("\n" + html.read_as_text(workdir))
     elif command == "export":
-        print(exporting.export(workdir, FLAGS.format, FLAGS.out, FLAGS.dtype, FLAGS.step))
+        print(
+            export_weights.export(workdir, FLAGS.format, FLAGS.out, FLAGS.dtype, FLAGS.step)
+        )
     elif command == "import":
         options = {name: FLAGS[name].value for name in IMPORT_FLAGS[1:]}
-        print(importing.import_file(FLAGS.checkpoint, workdir, presets(), **options))
+        print(import_weights.import_file(FLAGS.checkpoint, workdir, presets(), **options))
     elif command == "compile":
         found = plan.plan(config, FLAGS.topology)
         print(plan.as_text(found))

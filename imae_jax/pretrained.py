@@ -16,7 +16,7 @@ from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
-from imae_jax.interop import native, reading
+from imae_jax.interop import native_format, read_files
 from imae_jax.models import masking, patches
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import build_model
@@ -238,10 +238,10 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
         raise UserError(f"{path} does not exist")
     if step is not None:
         raise UserError(f"step={step!r}: {path} is a file, which holds one step")
-    contents = reading.read(path)
-    if not native.is_native(contents):
+    contents = read_files.read(path)
+    if not native_format.is_native(contents):
         raise UserError(f"{path} was not exported from here: {_IMPORT}")
-    found = native.read(contents, path)
+    found = native_format.read(contents, path)
     return _pretrained(found.config, jax.device_put(found.arrays["params"]), found.meta)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_presets import Flowers
 
-from imae_jax.interop import exporting
+from imae_jax.interop import export_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,7 +100,7 @@ def test_python_blocks_run(page, block, capsys, parity):
 def test_blocks_that_load_a_model_run(page, block, evaluated, tmp_path, monkeypatch):
     (tmp_path / "runs" / "c10").mkdir(parents=True)
     (tmp_path / "runs" / "c10" / "imae").symlink_to(evaluated)
-    exporting.export(evaluated, "safetensors", tmp_path / "imae.safetensors")
+    export_weights.export(evaluated, "safetensors", tmp_path / "imae.safetensors")
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
     ids = np.tile(np.arange(16), (2, 1))

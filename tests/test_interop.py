@@ -24,7 +24,7 @@ from configs import imae, mae, transfer
 from imae_jax import evaluation
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.interop import exporting, importing, native, reading
+from imae_jax.interop import export_weights, import_weights, native_format, read_files
 from imae_jax.models import masking, patches
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
@@ -63,7 +63,7 @@ def load(workdir):
 
 
 def import_file(path, workdir, **options):
-    return importing.import_file(path, workdir, PRESETS, **options)
+    return import_weights.import_file(path, workdir, PRESETS, **options)
 
 
 def same_model(a, b):
@@ -88,7 +88,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("kind", ["mae", "imae", "subordinate", "linear", "finetune"])
 def test_our_own_file_there_and_back(kind, workdirs, tmp_path):
     out = tmp_path / "weights.safetensors"
-    exporting.export(workdirs[kind], "safetensors", out)
+    export_weights.export(workdirs[kind], "safetensors", out)
     import_file(out, tmp_path / "run")
     before, after = load(workdirs[kind]), load(tmp_path / "run")
     assert_same(before.params, after.params)
@@ -103,7 +103,7 @@ def test_our_own_file_there_and_back(kind, workdirs, tmp_path):
 
 def test_half_the_size_in_bfloat16(workdirs, tmp_path):
     for dtype in ("float32", "bfloat16"):
-        exporting.export(
+        export_weights.export(
             workdirs["mae"], "safetensors", tmp_path / f"{dtype}.safetensors", dtype
         )
     sizes = {
@@ -123,8 +123,8 @@ def test_half_the_size_in_bfloat16(workdirs, tmp_path):
 def test_the_releases_file_there_and_back(parity, kind, suffix, workdirs, tmp_path):
     parity("torch")
     out = tmp_path / f"weights{suffix}"
-    exporting.export(workdirs[kind], "imae_torch", out)
-    names = set(reading.read(out).arrays)
+    export_weights.export(workdirs[kind], "imae_torch", out)
+    names = set(read_files.read(out).arrays)
     assert ("decoder_embed1.weight" in names) == (kind == "imae")
     assert "decoder_embed.weight" in names  # theirs has one always
     said = import_file(out, tmp_path / "run")  # ours says heads and all
@@ -136,7 +136,7 @@ def test_the_releases_file_there_and_back(parity, kind, suffix, workdirs, tmp_pa
 def test_the_authors_own_files(parity, kind, workdirs, tmp_path):
     """As their script writes them: heads are not said, and its norm_pix does nothing."""
     torch = parity("torch")
-    exporting.export(workdirs[kind], "imae_torch", tmp_path / "ours.pth")
+    export_weights.export(workdirs[kind], "imae_torch", tmp_path / "ours.pth")
     state = torch.load(tmp_path / "ours.pth", weights_only=False)  # written two lines above
     state["args"] = argparse.Namespace(
         teacher_path="mae_full.pth", norm_pix_loss=True, mask_ratio=0.5, lr=None
@@ -159,13 +159,13 @@ def test_norm_pix_and_mask_ratio_come_back_in_every_format(parity, imae_config, 
     config.loss.norm_pix, config.mask.ratio = True, 0.5
     train(config, tmp_path / "run")
     for suffix in (".pth", ".safetensors"):
-        exporting.export(tmp_path / "run", "imae_torch", tmp_path / f"w{suffix}")
+        export_weights.export(tmp_path / "run", "imae_torch", tmp_path / f"w{suffix}")
         import_file(tmp_path / f"w{suffix}", tmp_path / f"from{suffix}")
         assert_same_run(load(tmp_path / "run"), load(tmp_path / f"from{suffix}"))
 
 
 def test_a_folder_of_hugging_faces_there_and_back(workdirs, tmp_path):
-    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
     said = import_file(tmp_path / "hf", tmp_path / "run")
     assert "Hugging Face" in said
     assert_same_run(load(workdirs["mae"]), load(tmp_path / "run"))
@@ -173,7 +173,7 @@ def test_a_folder_of_hugging_faces_there_and_back(workdirs, tmp_path):
 
 def test_transformers_opens_our_folder_and_computes_the_same(parity, workdirs, tmp_path):
     torch, transformers = parity("torch"), parity("transformers")
-    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
     network, info = transformers.ViTMAEForPreTraining.from_pretrained(
         tmp_path / "hf", output_loading_info=True, attn_implementation="eager"
     )
@@ -221,12 +221,12 @@ HEAD = {"head.weight": (10, 32), "head.bias": (10,)}
 )
 def test_timms_names_and_shapes(kind, names, workdirs, tmp_path):
     out = tmp_path / "vit.safetensors"
-    exporting.export(workdirs[kind], "timm", out)
-    assert {k: x.shape for k, x in reading.read(out).arrays.items()} == names
+    export_weights.export(workdirs[kind], "timm", out)
+    assert {k: x.shape for k, x in read_files.read(out).arrays.items()} == names
 
 
 def test_timms_encoder_there_and_back_starts_a_probe(workdirs, transfer_config, tmp_path):
-    exporting.export(workdirs["imae"], "timm", tmp_path / "vit.safetensors")
+    export_weights.export(workdirs["imae"], "timm", tmp_path / "vit.safetensors")
     said = import_file(tmp_path / "vit.safetensors", tmp_path / "run")
     assert "an encoder alone" in said
     before, after = load(workdirs["imae"]), load(tmp_path / "run")
@@ -244,7 +244,7 @@ def test_timms_encoder_there_and_back_starts_a_probe(workdirs, transfer_config, 
 
 
 def test_an_encoder_alone_is_no_teacher(workdirs, imae_config, tmp_path):
-    exporting.export(workdirs["mae"], "timm", tmp_path / "vit.safetensors")
+    export_weights.export(workdirs["mae"], "timm", tmp_path / "vit.safetensors")
     import_file(tmp_path / "vit.safetensors", tmp_path / "run")
     config = imae_config()
     config.teacher.init = str(tmp_path / "run")
@@ -253,7 +253,7 @@ def test_an_encoder_alone_is_no_teacher(workdirs, imae_config, tmp_path):
 
 
 def test_an_imported_mae_teaches_as_the_one_that_it_was(workdirs, imae_config, tmp_path):
-    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
     import_file(tmp_path / "hf", tmp_path / "teacher")
     states = {}
     for name, teacher in (
@@ -267,7 +267,7 @@ def test_an_imported_mae_teaches_as_the_one_that_it_was(workdirs, imae_config, t
 
 
 def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_path):
-    exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
+    export_weights.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     with pytest.raises(UserError, match="imported"):
         train(mae_config(), tmp_path / "run")
@@ -317,7 +317,7 @@ def test_pixels_and_standardised_patches_are_told_apart(
     """`mae_visualize_*` and `*_full` have the same arrays, and no word about it."""
     torch, run = parity("torch"), load(workdirs["mae"])
     params = trained_on_shades(run.model, norm_pix)
-    arrays = exporting.state_dict(dataclasses.replace(run, params=params))
+    arrays = export_weights.state_dict(dataclasses.replace(run, params=params))
     save_pth(torch, tmp_path / "mae.pth", arrays)
     import_file(tmp_path / "mae.pth", tmp_path / "run", **HEADS)
     assert read_config(tmp_path / "run").loss.norm_pix == norm_pix
@@ -333,7 +333,7 @@ def test_pixels_and_standardised_patches_are_told_apart(
 def test_positions_are_computed_for_another_size_and_that_is_said(
     workdirs, tmp_path, capsys
 ):
-    exporting.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
+    export_weights.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run", image_size="12x8", **HEADS)
     assert "computed anew for 6x4 patches, the file has 4x4" in capsys.readouterr().out
     run = load(tmp_path / "run")
@@ -342,18 +342,18 @@ def test_positions_are_computed_for_another_size_and_that_is_said(
 
 
 def test_positions_of_as_many_patches_in_another_shape(workdirs, tmp_path, capsys):
-    exporting.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
+    export_weights.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run", image_size="4x16")
     assert "anew for 2x8 patches, the file has 4x4" in capsys.readouterr().out
-    exporting.export(tmp_path / "run", "imae_torch", tmp_path / "wide.safetensors")
+    export_weights.export(tmp_path / "run", "imae_torch", tmp_path / "wide.safetensors")
     import_file(tmp_path / "wide.safetensors", tmp_path / "wide")
     assert load(tmp_path / "wide").model.image_size == (4, 16)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_file_of_half_the_precision(dtype, workdirs, tmp_path):
-    exporting.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
-    contents = reading.read(tmp_path / "w.safetensors")
+    export_weights.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
+    contents = read_files.read(tmp_path / "w.safetensors")
     short = {k: x.astype(jnp.dtype(dtype)) for k, x in contents.arrays.items()}
     data = safetensors.numpy.save(short, contents.metadata)
     (tmp_path / "short.safetensors").write_bytes(data)
@@ -366,7 +366,7 @@ def test_a_file_of_half_the_precision(dtype, workdirs, tmp_path):
 @pytest.fixture
 def weights(workdirs, tmp_path):
     """A MAE's arrays by MAE's names, and a function that imports them after a change."""
-    arrays = exporting.state_dict(load(workdirs["mae"]))
+    arrays = export_weights.state_dict(load(workdirs["mae"]))
 
     def refused(match, **options):
         path = tmp_path / "w.safetensors"
@@ -433,7 +433,7 @@ def test_a_model_that_cannot_be_had_here(weights):
 
 
 def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
-    exporting.export(workdirs["mae"], "hf", tmp_path / "hf")
+    export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
     config = atomic_files.read_json(tmp_path / "hf" / "config.json")
     for change, message in (
         (dict(num_hidden_layers=4), "missing blocks.1"),
@@ -477,13 +477,13 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
 def signed(config, contents):
     """Metadata with another config, by somebody who knows how it is written."""
     metadata = contents.metadata | dict(config=json.dumps(config))
-    return metadata | dict(sha256_of_text=native._digest_of_text(metadata))
+    return metadata | dict(sha256_of_text=native_format._digest_of_text(metadata))
 
 
 def test_our_own_file_with_another_depth_value_or_version(workdirs, tmp_path):
     out = tmp_path / "w.safetensors"
-    exporting.export(workdirs["imae"], "safetensors", out)
-    contents = reading.read(out)
+    export_weights.export(workdirs["imae"], "safetensors", out)
+    contents = read_files.read(out)
     deeper = json.loads(contents.metadata["config"])
     deeper["model"]["encoder"]["depth"] = 16
     flipped = {k: x.copy() for k, x in contents.arrays.items()}
@@ -537,7 +537,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(parity, where, tmp_path)
 def test_a_truncated_file_is_named(parity, format, suffix, workdirs, tmp_path):
     parity("torch")
     out = tmp_path / f"w{suffix}"
-    exporting.export(workdirs["mae"], format, out)
+    export_weights.export(workdirs["mae"], format, out)
     data = out.read_bytes()
     for size in (0, 5, 100, len(data) // 2, len(data) - 1):
         out.write_bytes(data[:size])
@@ -548,7 +548,7 @@ def test_a_truncated_file_is_named(parity, format, suffix, workdirs, tmp_path):
 
 def test_odd_files_of_pytorchs(parity, workdirs, tmp_path):
     torch = parity("torch")
-    arrays = exporting.state_dict(load(workdirs["mae"]))
+    arrays = export_weights.state_dict(load(workdirs["mae"]))
     tensors = {k: torch.nn.Parameter(torch.from_numpy(x)) for k, x in arrays.items()}
     torch.save({"state_dict": tensors, "args": None}, tmp_path / "parameters.pth")
     import_file(tmp_path / "parameters.pth", tmp_path / "run", norm_pix=True, **HEADS)
@@ -563,13 +563,13 @@ def test_odd_files_of_pytorchs(parity, workdirs, tmp_path):
 
 
 def test_an_import_that_fails_can_be_made_again(workdirs, tmp_path, monkeypatch):
-    exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
+    export_weights.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(importing.files, "write_json", full)
+        patched.setattr(import_weights.files, "write_json", full)
         with pytest.raises(OSError):
             import_file(tmp_path / "w.safetensors", tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -577,7 +577,7 @@ def test_an_import_that_fails_can_be_made_again(workdirs, tmp_path, monkeypatch)
 
 
 def test_the_best_of_what_says_no_loss(workdirs, tmp_path):
-    exporting.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
+    export_weights.export(workdirs["mae"], "safetensors", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     with pytest.raises(UserError, match="no checkpoint says its loss"):
         imae_jax.load(tmp_path / "run", step="best")
@@ -586,7 +586,7 @@ def test_the_best_of_what_says_no_loss(workdirs, tmp_path):
 
 
 def test_imported_classes_have_to_be_those_of_the_data(workdirs, tmp_path):
-    exporting.export(workdirs["finetune"], "safetensors", tmp_path / "w.safetensors")
+    export_weights.export(workdirs["finetune"], "safetensors", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run")
     config = read_config(tmp_path / "run")
     config.data.dir = read_config(workdirs["finetune"]).data.dir
@@ -594,7 +594,7 @@ def test_imported_classes_have_to_be_those_of_the_data(workdirs, tmp_path):
     meta = load(tmp_path / "run").meta
     renamed = dict(meta) | {"class_names": [f"animal {n}" for n in range(10)]}
     arrays = {"params": load(tmp_path / "run").params}
-    importing.write_run(
+    import_weights.write_run(
         tmp_path / "animals", config, arrays, renamed, tmp_path / "w.safetensors"
     )
     with pytest.raises(UserError, match="its class_names was"):
@@ -612,10 +612,10 @@ def test_what_is_no_checkpoint(tmp_path):
 
 def test_nothing_is_overwritten(workdirs, tmp_path):
     out = tmp_path / "w.safetensors"
-    exporting.export(workdirs["mae"], "safetensors", out)
+    export_weights.export(workdirs["mae"], "safetensors", out)
     before = out.read_bytes()
     with pytest.raises(UserError, match="exists already"):
-        exporting.export(workdirs["imae"], "safetensors", out)
+        export_weights.export(workdirs["imae"], "safetensors", out)
     assert out.read_bytes() == before
     import_file(out, tmp_path / "run")
     config = (tmp_path / "run" / "config.json").read_bytes()
@@ -643,13 +643,13 @@ def test_what_cannot_be_exported(workdirs, tmp_path):
         ("mae", "safetensors", "a.safetensors", dict(step="7"), "7 is no .*there are 4"),
     ):
         with pytest.raises(UserError, match=message):
-            exporting.export(workdirs[kind], format, tmp_path / name, **options)
+            export_weights.export(workdirs[kind], format, tmp_path / name, **options)
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["imae", "finetune"])
 def test_a_program_runs_without_our_code(kind, workdirs, tmp_path):
-    exporting.export(workdirs[kind], "stablehlo", tmp_path / "program")
+    export_weights.export(workdirs[kind], "stablehlo", tmp_path / "program")
     about = atomic_files.read_json(tmp_path / "program" / "programs.json")
     assert about["jax"] == jax.__version__ and "six months" in about["expires"]
     assert about["platforms"] == ["cpu", "cuda", "tpu"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import mae
-from imae_jax.interop import importing, reading
-from imae_jax.interop.detecting import detect
+from imae_jax.interop import import_weights, read_files
+from imae_jax.interop.architecture import detect
 from imae_jax.models import masking, patches
 from imae_jax.models.factory import build_model
 from imae_jax.models.forward import forward
@@ -69,8 +69,8 @@ def test_mae_is_transformers_vitmae(parity, size, norm_pix, tmp_path):
     torch = parity("torch")
     reference = torch_mae(parity, size, norm_pix)
     reference.save_pretrained(tmp_path)
-    found = detect(reading.read(tmp_path))
-    config, params, meta = importing.as_run(found, mae.get_config("imagenet"))
+    found = detect(read_files.read(tmp_path))
+    config, params, meta = import_weights.as_run(found, mae.get_config("imagenet"))
     assert config.loss.norm_pix == norm_pix
     network = build_model(config, meta["image_shape"]).clone(compute=Compute())
     image_size, patch_size, channels, encoder, decoder = size

@@ -13,7 +13,7 @@ from imae_jax import config_checks, evaluation
 from imae_jax.commands import demo, describe_data, study
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
-from imae_jax.interop import exporting, importing
+from imae_jax.interop import export_weights, import_weights
 from imae_jax.report import html
 from imae_jax.storage.local_paths import check_paths, local_path
 from imae_jax.training import trained_run
@@ -87,8 +87,10 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
         lambda config, address: imae_jax.load(address),
         lambda config, address: trained_run.load_run(address, "teacher.init", None),
         lambda config, address: load("digits", address),
-        lambda config, address: exporting.export(address, "safetensors", "x.safetensors"),
-        lambda config, address: importing.import_file(address, "x", {}),
+        lambda config, address: export_weights.export(
+            address, "safetensors", "x.safetensors"
+        ),
+        lambda config, address: import_weights.import_file(address, "x", {}),
         lambda config, address: html.write_report(address),
     ],
 )

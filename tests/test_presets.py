@@ -16,7 +16,7 @@ from imae_jax import evaluation, pretrained
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
-from imae_jax.interop import exporting
+from imae_jax.interop import export_weights
 from imae_jax.report import html
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints
@@ -261,9 +261,9 @@ def test_images_that_are_not_square(tmp_path):
     assert {"separability/subordinate/r2", "reconstruction/dominant/ratio"} <= set(found)
     assert html.write_report(run).exists()
     for kind, ending in (("safetensors", ".safetensors"), ("timm", ".safetensors")):
-        exporting.export(run, kind, tmp_path / f"{kind}{ending}")
-    exporting.export(run, "stablehlo", tmp_path / "program")
-    exporting.export(teacher, "safetensors", tmp_path / "teacher.safetensors")
+        export_weights.export(run, kind, tmp_path / f"{kind}{ending}")
+    export_weights.export(run, "stablehlo", tmp_path / "program")
+    export_weights.export(teacher, "safetensors", tmp_path / "teacher.safetensors")
     model = pretrained.load(tmp_path / "safetensors.safetensors")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3), np.uint8)
     assert model.encode(images).shape == (2, 9, 32)

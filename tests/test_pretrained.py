@@ -8,7 +8,7 @@ import imae_jax
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.interop import exporting
+from imae_jax.interop import export_weights
 from imae_jax.models import masking, patches
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
@@ -29,7 +29,7 @@ def run_of(workdir):
 
 
 def test_a_workdir_and_its_file_are_the_same(pretrained, evaluated, tmp_path):
-    exporting.export(evaluated, "safetensors", tmp_path / "w.safetensors")
+    export_weights.export(evaluated, "safetensors", tmp_path / "w.safetensors")
     from_file = imae_jax.load(tmp_path / "w.safetensors")
     jax.tree.map(np.testing.assert_array_equal, from_file.params, pretrained.params)
     np.testing.assert_array_equal(from_file.encode(IMAGES), pretrained.encode(IMAGES))
@@ -171,7 +171,7 @@ def test_paths_that_hold_nothing_of_ours(workdir_without, tmp_path):
 @pytest.fixture
 def workdir_without(teacher, tmp_path_factory):
     path = tmp_path_factory.mktemp("foreign") / "vit.safetensors"
-    exporting.export(teacher, "timm", path)
+    export_weights.export(teacher, "timm", path)
     return path
 
 

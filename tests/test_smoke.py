@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import imae_jax
 from imae_jax import evaluation
-from imae_jax.interop import exporting
+from imae_jax.interop import export_weights
 from imae_jax.training.loop import train
 
 pytestmark = pytest.mark.smoke
@@ -45,7 +45,7 @@ def test_training_and_evaluation(run):
 
 
 def test_what_is_exported_is_loaded(run, tmp_path):
-    exporting.export(run, "safetensors", tmp_path / "imae.safetensors")
+    export_weights.export(run, "safetensors", tmp_path / "imae.safetensors")
     model, same = imae_jax.load(run), imae_jax.load(tmp_path / "imae.safetensors")
     tokens = model.encode(IMAGES)
     assert tokens.shape == (60, 17, 32)
@@ -55,7 +55,7 @@ def test_what_is_exported_is_loaded(run, tmp_path):
 
 
 def test_a_compiled_program_is_exported(run, tmp_path):
-    exporting.export(run, "stablehlo", tmp_path / "programs")
+    export_weights.export(run, "stablehlo", tmp_path / "programs")
     assert any((tmp_path / "programs").iterdir())
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.interop import naming, saying
-from imae_jax.interop.reading import Contents
-from imae_jax.interop.saying import Said
+from imae_jax.interop import mae_names, metadata
+from imae_jax.interop.metadata import Said
+from imae_jax.interop.read_files import Contents
 from imae_jax.models.transformer import Size
 
 # How many heads the usual widths have (ViT, DeiT; MAE's decoder): no file says so.
@@ -56,11 +56,11 @@ class Found:
     notes: tuple[str, ...]
 
     @property
-    def names(self) -> list[naming.Name]:
+    def names(self) -> list[mae_names.Name]:
         """Of every array that the model has."""
-        found = naming.encoder_names(self.encoder.depth)
+        found = mae_names.encoder_names(self.encoder.depth)
         if self.decoder is not None:
-            found += naming.decoder_names(self.decoder.depth, self.heads)
+            found += mae_names.decoder_names(self.decoder.depth, self.heads)
         return found
 
     @property
@@ -91,10 +91,10 @@ def detect(
       UserError: if it is no masked autoencoder, or one that cannot be had here.
     """
     arrays = contents.arrays
-    said = saying.of_script(contents.args)
+    said = metadata.of_script(contents.args)
     source = None
     if contents.config:
-        source, said = "a MAE of Hugging Face's", saying.of_hugging_face(contents.config)
+        source, said = "a MAE of Hugging Face's", metadata.of_hugging_face(contents.config)
         arrays = _by_maes_names(arrays, said)
     for name in ("cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"):
         if name not in arrays:
@@ -161,11 +161,11 @@ def _by_maes_names(arrays: Mapping[str, np.ndarray], said: Said) -> dict[str, np
     """A ViTMAE's arrays, as many as its config speaks of."""
     if said.depth is None or said.decoder_depth is None:
         raise UserError("config.json does not say how deep the model is")
-    names = naming.encoder_names(said.depth)
-    names += naming.decoder_names(said.decoder_depth, ["decoder_embed"])
-    wanted = [name.theirs for name in names] + list(naming.POSITIONS.values())
+    names = mae_names.encoder_names(said.depth)
+    names += mae_names.decoder_names(said.decoder_depth, ["decoder_embed"])
+    wanted = [name.theirs for name in names] + list(mae_names.POSITIONS.values())
     try:
-        return naming.from_hugging_face(arrays, wanted)
+        return mae_names.from_hugging_face(arrays, wanted)
     except ValueError as error:  # parts of attention that do not go together
         raise UserError(f"query, key and value do not fit each other: {error}") from None
 

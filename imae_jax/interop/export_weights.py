@@ -10,9 +10,9 @@ import safetensors.numpy
 
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.interop import compiled, naming, native
-from imae_jax.interop.reading import import_torch
-from imae_jax.interop.saying import WRITTEN_BY
+from imae_jax.interop import mae_names, native_format, stablehlo
+from imae_jax.interop.metadata import WRITTEN_BY
+from imae_jax.interop.read_files import import_torch
 from imae_jax.models import patches
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
@@ -53,7 +53,9 @@ def export(
     if format not in FORMATS:
         known = ", ".join(FORMATS)
         raise UserError(f"--format={format!r} is not possible; formats: {known}")
-    if dtype not in native.DTYPES or (dtype != "float32" and format != "safetensors"):
+    if dtype not in native_format.DTYPES or (
+        dtype != "float32" and format != "safetensors"
+    ):
         raise UserError(
             f"--dtype={dtype!r} is not possible: float32 or, with --format=safetensors, "
             "bfloat16"
@@ -69,7 +71,7 @@ def export(
     number = int(step) if step and step.isdecimal() else step
     run = trained_run.load_run(workdir, "workdir", mesh, number)
     if format == "safetensors":
-        digest = native.write(out, run, dtype)
+        digest = native_format.write(out, run, dtype)
         return f"{out}: {dtype}, sha256 of the values {digest}"
     if format == "timm":
         return _export_timm(run, out)
@@ -77,7 +79,7 @@ def export(
         return _export_hugging_face(run, out)
     if format == "imae_torch":
         return _export_release(run, out)
-    return compiled.export(run, out)
+    return stablehlo.export(run, out)
 
 
 def _check_suffix(out: Path, *suffixes: str) -> None:
@@ -88,24 +90,24 @@ def _check_suffix(out: Path, *suffixes: str) -> None:
 def state_dict(run: trained_run.TrainedRun) -> dict[str, np.ndarray]:
     """All of a run's arrays by MAE's names, position embeddings among them; float32."""
     model = run.model
-    names = naming.encoder_names(model.encoder_size.depth)
+    names = mae_names.encoder_names(model.encoder_size.depth)
     widths = dict(encoder=model.encoder_size.width)
     if not isinstance(model, Classifier):
-        heads = [head for head in naming.HEADS if head in run.params]
-        names += naming.decoder_names(model.decoder_size.depth, heads)
+        heads = [head for head in mae_names.HEADS if head in run.params]
+        names += mae_names.decoder_names(model.decoder_size.depth, heads)
         widths["decoder"] = model.decoder_size.width
     leaves = pytrees.tree_leaves(run.params)
     patch_shape = model.patch_size, model.channels
     state = {
         name.theirs: np.ascontiguousarray(
-            naming.to_theirs(np.asarray(leaves[name.ours]), name.form, patch_shape)
+            mae_names.to_theirs(np.asarray(leaves[name.ours]), name.form, patch_shape)
         )
         for name in names
         if name.ours in leaves
     }
     grid = patches.grid_size(model.image_size, model.patch_size)
     for part, width in widths.items():
-        state[naming.POSITIONS[part]] = naming.positions(width, grid)
+        state[mae_names.POSITIONS[part]] = mae_names.positions(width, grid)
     return state
 
 
@@ -246,7 +248,7 @@ def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
         image_mean=_unit(run, "mean"),
         image_std=_unit(run, "std"),
     )
-    state = naming.to_hugging_face(state_dict(run))
+    state = mae_names.to_hugging_face(state_dict(run))
     state = {name: np.ascontiguousarray(x) for name, x in state.items()}
     weights = safetensors.numpy.save(state, {"format": "pt"})
     with atomic_files.new_folder(out) as folder:

@@ -13,7 +13,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from imae_jax.errors import UserError
-from imae_jax.interop.reading import Contents
+from imae_jax.interop.read_files import Contents
 from imae_jax.models.factory import build_model
 from imae_jax.storage import atomic_files, pytrees, workdir
 from imae_jax.training import trained_run

@@ -15,8 +15,8 @@ from imae_jax import config_checks
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.interop import naming, native, reading
-from imae_jax.interop.detecting import Found, detect
+from imae_jax.interop import mae_names, native_format, read_files
+from imae_jax.interop.architecture import Found, detect
 from imae_jax.models import masking, patches
 from imae_jax.models.factory import build_model
 from imae_jax.models.forward import forward
@@ -59,18 +59,18 @@ def import_file(
         written then.
     """
     path = local_path(path, "checkpoint")
-    contents = reading.read(path)
+    contents = read_files.read(path)
     options = dict(
         image_size=image_size and parse_size(image_size, "--image_size"),
         num_heads=num_heads,
         decoder_num_heads=decoder_num_heads,
         norm_pix=norm_pix,
     )
-    if native.is_native(contents):
+    if native_format.is_native(contents):
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise UserError(f"--{given[0]}: {path} says so itself, being one of ours")
-        config, arrays, meta, _ = native.read(contents, path)
+        config, arrays, meta, _ = native_format.read(contents, path)
         source, notes = "exported from here", ()
     else:
         found = detect(contents, **options)
@@ -134,18 +134,18 @@ def _params(found: Found, network) -> dict:
     patch_shape = found.patch_size, found.channels
     expected = {
         name.theirs: jax.eval_shape(
-            lambda x, form=name.form: naming.to_theirs(x, form, patch_shape),
+            lambda x, form=name.form: mae_names.to_theirs(x, form, patch_shape),
             like[name.ours],
         )
         for name in found.names
     }
-    positions = {k: v for k, v in found.arrays.items() if k in naming.POSITIONS.values()}
+    positions = {k: v for k, v in found.arrays.items() if k in mae_names.POSITIONS.values()}
     arrays = {k: v for k, v in found.arrays.items() if k not in positions}
     pytrees.check_same_tree(expected, arrays, f"{found.source}: it")
     for part, size in (("encoder", found.encoder), ("decoder", found.decoder)):
-        if size and (name := naming.POSITIONS[part]) in positions:
+        if size and (name := mae_names.POSITIONS[part]) in positions:
             _check_positions(positions[name], name, found, size.width)
-    flat = {n.ours: naming.to_ours(arrays[n.theirs], n.form) for n in found.names}
+    flat = {n.ours: mae_names.to_ours(arrays[n.theirs], n.form) for n in found.names}
     return pytrees.nested(flat)
 
 
@@ -160,7 +160,7 @@ def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> 
     grids = [grid for grid in (wanted, (side, side)) if grid[0] * grid[1] == num_patches]
     differences = {}
     for grid in grids:
-        differences[grid] = float(np.abs(found - naming.positions(width, grid)).max())
+        differences[grid] = float(np.abs(found - mae_names.positions(width, grid)).max())
     if not grids:
         raise UserError(f"{name} is of {num_patches} patches, which are no square")
     own = min(differences, key=differences.get)
