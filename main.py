@@ -172,13 +172,13 @@ def work(command: str, config, workdir: str) -> None:
     from imae_jax.aot import plan
     from imae_jax.commands import demo, describe_data, study
     from imae_jax.interop import export_weights, import_weights
-    from imae_jax.report import html
+    from imae_jax.report import page
     from imae_jax.storage import atomic_files
     from imae_jax.training.loop import train
 
     if command == "demo":
         report = demo.demo(config, workdir)
-        print(f"\n{html.read_as_text(workdir)}\nReport: {report}")
+        print(f"\n{page.read_as_text(workdir)}\nReport: {report}")
     elif command == "data":
         print(describe_data.describe(config, workdir or "runs/data"))
     elif command == "train":
@@ -188,7 +188,7 @@ def work(command: str, config, workdir: str) -> None:
         print(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
     elif command == "eval":
         evaluation.evaluate(config, workdir)
-        print("\n" + html.read_as_text(workdir))
+        print("\n" + page.read_as_text(workdir))
     elif command == "export":
         print(
             export_weights.export(workdir, FLAGS.format, FLAGS.out, FLAGS.dtype, FLAGS.step)
@@ -202,7 +202,7 @@ def work(command: str, config, workdir: str) -> None:
         if FLAGS.json:
             atomic_files.write_json(local_path(FLAGS.json, "--json"), found)
     else:
-        print(html.write_report(workdir))
+        print(page.write_report(workdir))
 
 
 def presets() -> dict:

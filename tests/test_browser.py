@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from imae_jax.report import html
+from imae_jax.report import page
 
 FLAGS = [
     "--headless",
@@ -49,7 +49,7 @@ def report(evaluated, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("report")
     for name in ("imae", "imae_again"):
         shutil.copytree(evaluated, workdir / name)
-    return html.write_report(workdir)
+    return page.write_report(workdir)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.models import patches
-from imae_jax.report import explorer
+from imae_jax.report import explorer, sprites
 from imae_jax.training.loop import train
 
 OPTIONS = dict(
@@ -223,7 +223,7 @@ def test_norm_pix_has_no_honest_pixels(held_out, tmp_path):
     ],
 )
 def test_tile_sizes(size, expected):
-    assert explorer.tile_size(*size) == expected
+    assert sprites.tile_size(*size) == expected
 
 
 @pytest.mark.parametrize("side,kind", [(32, "png"), (224, "jpg")])
@@ -232,8 +232,8 @@ def test_noise_stays_small(side, kind, tmp_path, monkeypatch):
     count = 8 * (2 + 8 + 8 * 3 * 2)
     some = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), dtype=np.uint8)
     noise = np.concatenate([np.roll(some, n, axis=1) for n in range(-(-count // 16))])
-    data, found, places = explorer.draw_sprite(noise[:count])
-    assert found == kind and len(data) <= explorer.MAX_SPRITE_BYTES
+    data, found, places = sprites.draw_sprite(noise[:count])
+    assert found == kind and len(data) <= sprites.MAX_SPRITE_BYTES
     image = Image.open(io.BytesIO(data))
     rows = -(-count // places["columns"])
     assert image.size == (places["columns"] * places["tile"][1], rows * places["tile"][0])

@@ -14,7 +14,7 @@ from imae_jax.commands import demo, describe_data, study
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.interop import export_weights, import_weights
-from imae_jax.report import html
+from imae_jax.report import page
 from imae_jax.storage.local_paths import check_paths, local_path
 from imae_jax.training import trained_run
 from imae_jax.training.loop import train
@@ -91,7 +91,7 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
             address, "safetensors", "x.safetensors"
         ),
         lambda config, address: import_weights.import_file(address, "x", {}),
-        lambda config, address: html.write_report(address),
+        lambda config, address: page.write_report(address),
     ],
 )
 def test_every_function_refuses_addresses(call, mae_config, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
 from imae_jax.interop import export_weights
-from imae_jax.report import html
+from imae_jax.report import page
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import read_metrics
@@ -259,7 +259,7 @@ def test_images_that_are_not_square(tmp_path):
     del config.evals.probes  # of whole images, and slow
     found = evaluation.evaluate(config, run)
     assert {"separability/subordinate/r2", "reconstruction/dominant/ratio"} <= set(found)
-    assert html.write_report(run).exists()
+    assert page.write_report(run).exists()
     for kind, ending in (("safetensors", ".safetensors"), ("timm", ".safetensors")):
         export_weights.export(run, kind, tmp_path / f"{kind}{ending}")
     export_weights.export(run, "stablehlo", tmp_path / "program")

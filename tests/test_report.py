@@ -7,7 +7,8 @@ import pytest
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
-from imae_jax.report import charts, explorer, figures, headlines, html, summary
+from imae_jax.report import charts, explorer, figures, headlines, summary
+from imae_jax.report.page import PICTURES, measured_at, write_report
 from imae_jax.storage import atomic_files, workdir
 from imae_jax.training.loop import train
 
@@ -57,7 +58,7 @@ def with_config(config, folder):
 def test_report_of_a_run_that_has_only_begun(mae_config, tmp_path):
     """Killed before its first checkpoint: a config, and nothing else."""
     with_config(mae_config(), tmp_path)
-    page = html.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     assert "digits, 0 steps, 0.0 epochs, 0.0 minutes of training, unknown" in page
     assert "<table" not in page and "What was found" not in page
 
@@ -68,13 +69,13 @@ def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
         folder = with_config(imae_config(), tmp_path / name)
         atomic_files.write_json(folder / "eval.json", numbers)
     (tmp_path / "no_run").mkdir()
-    page = html.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     assert "What was found: first" in page and "What was found: second" in page
     assert "0.123" in page and "0.568" in page
     assert "<h3>Linear separability (second)</h3>" in page
     assert page.count("<h3>Rebuilding both images from their mixture</h3>") == 1
     # A run's own folder reports on that run.
-    own = html.write_report(tmp_path / "second").read_text()
+    own = write_report(tmp_path / "second").read_text()
     assert "0.568" in own and "0.123" not in own
 
 
@@ -82,21 +83,21 @@ def test_settings_with_markup_are_escaped(mae_config, tmp_path):
     config = mae_config()
     config.init = "<script>alert(1)</script>"
     with_config(config, tmp_path)
-    assert "<script>" not in html.write_report(tmp_path).read_text()
+    assert "<script>" not in write_report(tmp_path).read_text()
 
 
 def test_report_of_nothing(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        html.write_report(tmp_path)
+        write_report(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_static_pictures_are_in_the_page(imae_config, tmp_path):
     with_config(imae_config(), tmp_path)
     (tmp_path / "figures").mkdir()
-    for name in html.PICTURES:
+    for name in PICTURES:
         (tmp_path / "figures" / name).write_bytes(name.encode())
-    page = html.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     for name in ("reconstructions.png", explorer.SWEEP_FILE):
         assert base64.b64encode(name.encode()).decode() in page
 
@@ -155,7 +156,7 @@ def test_tables_say_what_they_were_measured_on():
         "Measured on 299 images of the test split."
     )
     assert "Measured" not in notes["Rebuilding both images from their mixture"]
-    assert html.measured_at(settings["mine"]) == "alpha 0.45, mask ratio 0.5"
+    assert measured_at(settings["mine"]) == "alpha 0.45, mask ratio 0.5"
 
 
 def test_text_is_aligned_and_fits():

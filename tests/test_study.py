@@ -13,8 +13,8 @@ import pytest
 from configs import studies
 from imae_jax.commands import study, study_grid
 from imae_jax.errors import UserError
-from imae_jax.report import html
-from imae_jax.report import studies as tables
+from imae_jax.report import study_tables as tables
+from imae_jax.report.page import write_report
 from imae_jax.training import loop
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +63,7 @@ def test_a_study_is_one_table(make, tmp_path, capsys):
     mean = tables.cell(list(values(folder, "both").values()), 2)
     assert f"| both | {mean} |" in (folder / "table.md").read_text()
     assert (folder / "table.csv").read_text().count("\n") == 1 + 2 * 2
-    page = html.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     assert "Study: branches" in page and mean in page
 
 

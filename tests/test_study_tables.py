@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from imae_jax.report import studies
+from imae_jax.report import study_tables
 
 STUDY = {
     "name": "branches",
@@ -29,19 +29,19 @@ STUDY = {
 
 
 def test_summary_is_of_the_sample():
-    found = studies.summary([0.5, 0.7, 0.6])
+    found = study_tables.summary([0.5, 0.7, 0.6])
     assert found == pytest.approx({"mean": 0.6, "sd": 0.1, "n": 3})
-    assert studies.summary([0.5]) == {"mean": 0.5, "sd": None, "n": 1}
-    assert studies.summary([]) == {"mean": None, "sd": None, "n": 0}
+    assert study_tables.summary([0.5]) == {"mean": 0.5, "sd": None, "n": 1}
+    assert study_tables.summary([]) == {"mean": None, "sd": None, "n": 0}
 
 
 def test_differences_are_taken_seed_by_seed():
-    assert studies.differences(STUDY, "one", "r2") == pytest.approx([-0.1, -0.05])
-    assert studies.differences(STUDY, "one", "class") == []
+    assert study_tables.differences(STUDY, "one", "r2") == pytest.approx([-0.1, -0.05])
+    assert study_tables.differences(STUDY, "one", "class") == []
 
 
 def test_tables():
-    whole, apart = studies.tables(STUDY)
+    whole, apart = study_tables.tables(STUDY)
     assert whole.columns == ["R2", "class"]
     assert whole.rows == [
         ("both", ["0.600 ± 0.100", "0.250 (n=1)"]),
@@ -52,40 +52,42 @@ def test_tables():
     for part in ("shapes", "3 seeds (0, 1, 2)", "1 x cpu", "teacher 4 epochs", "deviation"):
         assert part in whole.note
     alone = STUDY | {"rows": {"both": STUDY["rows"]["both"]}, "seeds": [4]}
-    (table,) = studies.tables(alone)
+    (table,) = study_tables.tables(alone)
     assert "1 seed (4)" in table.note and "deviation" not in table.note
 
 
 def test_failures_are_said():
     failed = STUDY | {"failed": {"one: imae, seed 2": "out of memory"}}
-    assert "1 cell failed" in studies.tables(failed)[0].note
-    assert studies.as_markdown(failed).endswith(
+    assert "1 cell failed" in study_tables.tables(failed)[0].note
+    assert study_tables.as_markdown(failed).endswith(
         "Failed: one: imae, seed 2: out of memory\n"
     )
 
 
 def test_markdown_and_csv():
-    lines = studies.as_markdown(STUDY).splitlines()
+    lines = study_tables.as_markdown(STUDY).splitlines()
     assert lines[2:5] == [
         "| | R2 | class |",
         "|---|---|---|",
         "| both | 0.600 ± 0.100 | 0.250 (n=1) |",
     ]
     assert lines[5].startswith("| one \\| only | 0.525")
-    rows = list(csv.DictReader(studies.as_csv(STUDY).splitlines()))
+    rows = list(csv.DictReader(study_tables.as_csv(STUDY).splitlines()))
     assert len(rows) == 3 + 1 + 2
     assert rows[1] == dict(arm="both", label="both", column="r2", seed="1", value="0.7")
 
 
 def test_files(tmp_path):
-    studies.write(STUDY, tmp_path / "branches")
+    study_tables.write(STUDY, tmp_path / "branches")
     assert (tmp_path / "branches" / "figures" / "study.png").stat().st_size > 1000
-    assert studies.read(tmp_path) == studies.read(tmp_path / "branches") == [STUDY]
+    assert (
+        study_tables.read(tmp_path) == study_tables.read(tmp_path / "branches") == [STUDY]
+    )
     assert json.loads((tmp_path / "branches" / "study.json").read_text()) == STUDY
 
 
 def test_picture_has_a_panel_per_column_with_every_seed():
-    figure = studies.draw(STUDY)
+    figure = study_tables.draw(STUDY)
     assert [axis.get_title() for axis in figure.axes] == ["R2", "class"]
     dots = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
     assert sorted(len(line.get_xdata()) for line in dots if line.get_marker() == "o") == [

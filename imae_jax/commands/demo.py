@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
-from imae_jax.report import html
+from imae_jax.report import page
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.local_paths import check_paths
@@ -72,4 +72,4 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
         settings |= {prefix + key: value for key, value in used.items()}
     atomic_files.write_json(workdir / SETTINGS_FILE, settings)
     atomic_files.write_json(workdir / EVAL_FILE, results)
-    return html.write_report(workdir)
+    return page.write_report(workdir)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from imae_jax import evaluation
 from imae_jax.commands.study_grid import Cell, Grid, make_grid
 from imae_jax.errors import UserError
-from imae_jax.report import studies
+from imae_jax.report import study_tables
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import check_paths
 from imae_jax.storage.workdir import as_json, open_workdir, settle_dtype
@@ -181,7 +181,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
     }
     atomic_files.write_json(folder / "study_config.json", as_json(config))
-    studies.write(found, folder)
+    study_tables.write(found, folder)
     if failed:
         names = "; ".join(f"{name} ({why})" for name, why in found["failed"].items())
         raise UserError(f"{len(failed)} of {len(cells)} cells failed: {names}")

@@ -7,13 +7,10 @@ folder as one sprite image and the layout that says what each tile is.
 import base64
 import dataclasses
 import hashlib
-import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
@@ -24,61 +21,13 @@ from imae_jax.models.patches import grid_size, unpatchify
 from imae_jax.objectives.losses import masked_patch_error, target_patches
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report import figures
+from imae_jax.report.sprites import draw_sprite
 from imae_jax.storage import atomic_files
 
 LAYOUT_FILE = "explorer.json"
 SWEEP_FILE = "alpha_by_mask_ratio.png"
-LOSSLESS_SIDE = 32  # pixels; larger images become JPEG
-MAX_SIDE = 96  # pixels; larger images are shrunk
-JPEG_BLOCK = 8
-JPEG_QUALITIES = (85, 60, 30)  # the first that fits
-MAX_SPRITE_BYTES = 2_000_000
 # What all panels of a page may take, as text; the rest of its 8 MB is for everything else.
 MAX_PANELS_CHARS = 6_000_000
-
-
-def tile_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which an image is kept, at most `MAX_SIDE`.
-
-    Above `LOSSLESS_SIDE` both are whole JPEG blocks, so that no tile shares one with its
-    neighbour: a target's pixels would shine through into a reconstruction.
-    """
-    longest = max(height, width)
-    if longest <= LOSSLESS_SIDE:
-        return height, width
-    limit = min(longest, MAX_SIDE)
-    blocks = [side * limit // longest // JPEG_BLOCK for side in (height, width)]
-    return tuple(max(1, count) * JPEG_BLOCK for count in blocks)
-
-
-def draw_sprite(pictures: np.ndarray) -> tuple[bytes, str, dict]:
-    """Lays [N, H, W, C] pictures in 0..255 out as the tiles of one image.
-
-    Returns:
-      The image file, its type ("png" or "jpg"), and where tiles are: `tile`, the (height,
-      width) of one, and `columns`; they are in raster order.
-    """
-    height, width = tile_size(*pictures.shape[1:3])
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    places = {"tile": (height, width), "columns": columns}
-    pictures = np.rint(pictures).astype(np.uint8)
-    mode = "L" if pictures.shape[-1] == 1 else "RGB"
-    sprite = Image.new(mode, (columns * width, rows * height))
-    for n, picture in enumerate(pictures):
-        tile = Image.fromarray(picture.squeeze(-1) if mode == "L" else picture)
-        tile = tile.resize((width, height), Image.Resampling.LANCZOS)
-        sprite.paste(tile, (n % columns * width, n // columns * height))
-    if max(pictures.shape[1:3]) <= LOSSLESS_SIDE:
-        file = io.BytesIO()
-        sprite.save(file, format="png", optimize=True)
-        return file.getvalue(), "png", places
-    for quality in JPEG_QUALITIES:
-        file = io.BytesIO()
-        sprite.save(file, format="jpeg", quality=quality, subsampling=0)  # see tile_size
-        if file.tell() <= MAX_SPRITE_BYTES:
-            break
-    return file.getvalue(), "jpg", places
 
 
 def write(

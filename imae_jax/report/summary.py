@@ -4,7 +4,7 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping
 
-from imae_jax.report.attributes import attributes
+from imae_jax.report.attribute_table import attributes
 from imae_jax.report.tables import (
     Results,
     Table,

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax.errors import UserError
-from imae_jax.report import charts, explorer, headlines, studies, summary
+from imae_jax.report import charts, explorer, headlines, study_tables, summary
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.checkpoint import Checkpoints
@@ -111,7 +111,7 @@ def write_report(workdir: str | Path) -> Path:
     """
     workdir = local_path(workdir, "workdir").absolute()
     runs = find_runs(workdir) if workdir.is_dir() else {}
-    found_studies = studies.read(workdir) if workdir.is_dir() else []
+    found_studies = study_tables.read(workdir) if workdir.is_dir() else []
     if not (runs or found_studies):
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on")
     results, settings = find_results(runs), find_results(runs, SETTINGS_FILE)
@@ -136,7 +136,10 @@ def write_report(workdir: str | Path) -> Path:
             for name, numbers in results.items()
             for chart in charts.of_run(numbers, name)
         ],
-        studies=[(studies.tables(study), studies.chart(study)) for study in found_studies],
+        studies=[
+            (study_tables.tables(study), study_tables.chart(study))
+            for study in found_studies
+        ],
         losses=runs
         and charts.training({name: read_metrics(path) for name, path in runs.items()}),
         pictures={name: find_pictures(path) for name, path in runs.items()},
