@@ -9,10 +9,10 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
-import pytest  # noqa: E402
+import pytest
 
-import imae_jax  # noqa: E402
-from imae_jax.storage import workdir  # noqa: E402
+import imae_jax
+from imae_jax.storage import workdir
 from imae_jax.training.loop import train
 
 HERE = Path(__file__).parent

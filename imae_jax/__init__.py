@@ -1,29 +1,32 @@
 """i-MAE (arXiv 2210.11470) in JAX/Flax: masked autoencoders fed mixtures of two images.
 
-Where the idea of the paper lives, in reading order:
+The idea of the paper, in reading order:
 
-* `mixing`      two images become one mixture
-* `patches`     which part of the mixture the encoder sees
-* `model`       `MAE` (the teacher) and `IMAE`: encoder, two linear heads, one decoder
-* `distill`     what the teacher makes of each image alone
-* `losses`      reconstruction of both images, distillation of both latents
-* `evaluators`  are the two images' latents linearly separable?
+* `objectives.mixing`        two images become one mixture
+* `models.masking`           which patches of the mixture the encoder sees
+* `models.imae`              one encoder, two linear heads, one decoder
+* `objectives.distillation`  the teacher's latents of each image alone
+* `objectives.losses`        reconstruction of both images, distillation of both latents
+* `objectives.imae`          the training objective, which puts these together
+* `evaluators.separability`  are the two images' latents linearly separable?
 
-Around it: `transformer`, `compute` (types and forms of its products), `data` (images,
-pairs, feeds), `augment` (and `randaugment` and `mixup`, for fine-tuning), `sharding`
-(devices), `memory`, `processes` (several that work as one), `optim` (updates), `trees`,
-`paths`, `files`, `checkpoint` and `workdirs` (arrays and disk), `logs` (what people
-read), `objectives` (what a step minimises), `steps` (the jitted functions), `validate`,
-`validate_evals` and `validate_transfer` (what a config may say), `runs` (trained runs),
-`setup` (what a run is made of), `compared` (the networks that evaluators compare),
-`train` (loop and evaluation), `startup` (before JAX starts its backend), `describe` (a
-data set), `demo`, `cells` and `study` (grids of runs), and `report`. Encoders that name
-classes, by a probe or fine-tuned: `classifier` (the model) and `transfer` (its loss and
-its start). What a step needs on devices that are not here: `plan`, which asks `ahead`
-(compiling), `chips` and `collectives`. Other people's weights, and ours in their tools:
-`interop`; a trained model as other projects use it: `pretrained`, which is
-`imae_jax.load`. Imports go one way: a module imports only from layers below its own,
-which tests/test_imports.py lists.
+Packages, from the bottom up; a module imports only from its own package and those above
+it in this list (tests/test_imports.py):
+
+* `errors`, `runtime`   exceptions; memory and caches, before JAX starts
+* `models`              layers, MAE, i-MAE, the classifier, forward passes
+* `distributed`         devices and processes
+* `optim`               durations, schedules, AdamW, LARS
+* `probing`             probes on arrays, for any encoder
+* `storage`             checkpoints, run folders, atomic files
+* `data`                data sets and the input pipeline
+* `objectives`          what a training step minimizes, for each kind of run
+* `config_checks`       what a config may hold
+* `evaluators`          metrics of trained networks
+* `report`              tables, charts and the HTML page
+* `training`            set-up, step, loop, and trained runs opened again
+* `interop`             weights of other projects, and ours for them
+* `evaluation`, `aot`, `commands`   what main.py runs; `pretrained` holds `load`
 
 Shape key, used in every docstring:
 
@@ -38,16 +41,30 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from imae_jax.evaluators.separability import linear_separability, mixture_separability
+    from imae_jax.evaluation import evaluate
+    from imae_jax.evaluators.separability import (
+        linear_separability,
+        mixture_separability,
+    )
     from imae_jax.pretrained import load
+    from imae_jax.training.loop import train
 
-__all__ = ["__version__", "linear_separability", "load", "mixture_separability"]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "linear_separability",
+    "load",
+    "mixture_separability",
+    "train",
+]
 
-# Imported where first asked for: whoever wants the message of an error waits for no JAX.
+# Imported where first asked for: `import imae_jax` alone loads no JAX.
 _MODULES = {
-    "load": "imae_jax.pretrained",
+    "evaluate": "imae_jax.evaluation",
     "linear_separability": "imae_jax.evaluators.separability",
+    "load": "imae_jax.pretrained",
     "mixture_separability": "imae_jax.evaluators.separability",
+    "train": "imae_jax.training.loop",
 }
 
 

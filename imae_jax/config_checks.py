@@ -222,7 +222,7 @@ def check_sections(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str) -> None:
-    """Checks a config against its data set; see `validate_transfer` for classifiers.
+    """Checks a config against its data set; `objectives.classification` has a classifier's.
 
     Args:
       config: of a run.

@@ -154,7 +154,7 @@ class Pretrained:
 
         Args:
           mixture: [B, H, W, C] float, standardised; for a MAE an image.
-          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
           [B, S, L, P]; of a MAE, without S.
@@ -223,7 +223,7 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
 
     Args:
       path: a workdir or a file.
-      step: of a workdir, see `runs.load_run`.
+      step: of a workdir, see `trained_run.load_run`.
     Raises:
       UserError: if it is neither, or damaged.
     """

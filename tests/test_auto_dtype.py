@@ -80,7 +80,7 @@ def test_all_runs_of_a_study_are_of_one_type(machine, data_dir, tmp_path, monkey
         (workdir / "config.json").write_text(text)
         raise UserError("the machine was taken away")
 
-    monkeypatch.setattr(loop, "train", begin)
+    monkeypatch.setattr(study, "train", begin)
     machine("bfloat16")
     with pytest.raises(UserError, match="taken away"):
         study.study(make(), tmp_path)
@@ -116,7 +116,7 @@ def test_all_runs_of_a_demo_are_of_one_type(machine, data_dir, tmp_path, monkeyp
         raise UserError("enough")
 
     demo_runs = {name: config[name] for name in ("teacher", *demo.STUDENTS)}
-    monkeypatch.setattr(loop, "train", begin)
+    monkeypatch.setattr(demo, "train", begin)
     with pytest.raises(UserError, match="enough"):
         demo.demo(config, tmp_path)
     assert found == ["bfloat16"] * 3
@@ -143,12 +143,13 @@ def test_tpus_are_compiled_for_in_bfloat16():
 
 def test_the_first_of_several_processes_decides(in_two_processes):
     script = """
-from imae_jax import compute, workdirs
+from imae_jax.models import layers
+from imae_jax.storage import workdir
 from configs import mae
 first = jax.process_index() == 0
-compute.fastest_type = lambda platform: "float32" if first else "bfloat16"
+layers.fastest_type = lambda platform: "float32" if first else "bfloat16"
 config = mae.get_config("digits")
-workdirs.settle_dtype([config], [])
+workdir.settle_dtype([config], [])
 print(config.compute.dtype)
 """
     assert in_two_processes(script) == ["float32", "float32"]

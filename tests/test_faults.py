@@ -21,7 +21,8 @@ from imae_jax.storage import atomic_files, checkpoint, metrics_log, pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.workdir import open_workdir, owned
 from imae_jax.training import trained_run
-from imae_jax.training.loop import steps, train
+from imae_jax.training.loop import train
+from imae_jax.training.state import init_state
 
 ROOT = Path(__file__).parent.parent
 STEPS = 40
@@ -61,7 +62,7 @@ def arrays_of(workdir, config, step=STEPS):
         mesh = sharding.make_mesh()
         network = build_model(config, (8, 8, 1))
         optimiser = make_optimiser(config, network, lambda step: 0.0)
-        state = steps.init_state(network, optimiser, 0, mesh)
+        state = init_state(network, optimiser, 0, mesh)
         return jax.device_get(checkpoints.restore(step, **state.arrays))
 
 
@@ -275,8 +276,8 @@ def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
 
 def test_a_killed_owner_leaves_nothing_locked(tmp_path):
     code = (
-        "import sys, os; from pathlib import Path; from imae_jax import workdirs\n"
-        "with workdirs.owned(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+        "import sys, os; from pathlib import Path; from imae_jax.storage import workdir\n"
+        "with workdir.owned(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     assert (tmp_path / ".lock").exists()
@@ -343,10 +344,13 @@ def test_saved_in_a_background_thread_a_failure_is_still_told(tmp_path, monkeypa
 
 def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
     code = (
-        "import sys, jax; from imae_jax import runs, sharding, train, trees, workdirs\n"
-        "workdir, config = sys.argv[1], workdirs.read_config(train.Path(sys.argv[1]))\n"
-        "print(runs.load_run(workdir, 'workdir', sharding.make_mesh()).digest)\n"
-        "print(trees.digest(train.train(config, workdir, stop_at=20).params))\n"
+        "import sys, jax, pathlib; from imae_jax import train\n"
+        "from imae_jax.distributed.sharding import make_mesh\n"
+        "from imae_jax.storage import pytrees, workdir\n"
+        "from imae_jax.training.trained_run import load_run\n"
+        "folder = pathlib.Path(sys.argv[1]); config = workdir.read_config(folder)\n"
+        "print(load_run(folder, 'workdir', make_mesh()).digest)\n"
+        "print(pytrees.digest(train(config, folder, stop_at=20).params))\n"
         "print(jax.device_count())"
     )
     workdir = tmp_path / "run"

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from configs import imae, mae, transfer
-from imae_jax.aot import compile_step as ahead
-from imae_jax.aot import plan, tpu_slices
+from imae_jax.aot import compile_step, plan, tpu_slices
 from imae_jax.aot.compile_step import Need
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS, FORMS
@@ -47,7 +46,7 @@ def test_every_presets_step_can_be_lowered_for_tpus(module, arg):
     config = plan.adapted(module.get_config(arg), "tpu")
     mesh = sharding.make_mesh()
     plan.check(config, mesh.size, "tpu")
-    step = ahead.trace(config, mesh, "tpu")
+    step = compile_step.trace(config, mesh, "tpu")
     text = step.traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "bf16" in text and "mhlo.num_partitions = 8" in text
 
@@ -56,16 +55,17 @@ def test_every_presets_step_can_be_lowered_for_tpus(module, arg):
 SMALL = """
 import json
 from configs import imae
-from imae_jax import ahead, chips, plan, sharding
+from imae_jax.aot import compile_step, plan, tpu_slices
+from imae_jax.distributed import sharding
 sharding.MIN_SPLIT = 2**12
 found = []
-chip, devices = chips.devices_of("v5e:2x4")
+chip, devices = tpu_slices.devices_of("v5e:2x4")
 for fsdp in (1, 8):
     config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
     config.model.encoder.width = config.model.decoder.width = 128
     mesh = sharding.make_mesh(devices, fsdp)
-    step = ahead.trace(config, mesh, "tpu")
-    compiled, need = ahead.compile_step(step, chip.memory)
+    step = compile_step.trace(config, mesh, "tpu")
+    compiled, need = compile_step.compile_step(step, chip.memory)
     found.append(need._asdict() | plan.traffic(compiled, step, config, mesh))
 print(json.dumps(found))
 """
@@ -121,11 +121,11 @@ def test_without_a_gpu_a_plan_has_what_takes_no_compiler():
 
 def test_flops_are_those_of_the_whole_batch_and_of_no_loop():
     config = mae.get_config("digits,runlocal")
-    plain = ahead.count_flops(config)
+    plain = compile_step.count_flops(config)
     config.compute.scan, config.train.accumulate = True, 2
-    assert ahead.count_flops(config) == plain
+    assert compile_step.count_flops(config) == plain
     config.train.batch_size *= 2
-    assert ahead.count_flops(config) == pytest.approx(2 * plain, rel=0.05)
+    assert compile_step.count_flops(config) == pytest.approx(2 * plain, rel=0.05)
 
 
 @pytest.fixture
@@ -133,32 +133,32 @@ def compiler(monkeypatch):
     """A stand-in for the compiler: 1,000 bytes an image, less with recomputation."""
     tried = []
 
-    def compile_step(step, memory):
+    def compiled(step, memory):
         size = len(np.empty(step.batch[1].shape))
-        tried.append((size, compile_step.remat))
-        each = {"none": 1000, "products": 600, "blocks": 300}[compile_step.remat]
-        state = ahead.bytes_each((step.state, step.teacher)) + step.resident
+        tried.append((size, compiled.remat))
+        each = {"none": 1000, "products": 600, "blocks": 300}[compiled.remat]
+        state = compile_step.bytes_each((step.state, step.teacher)) + step.resident
         # The program grows a little, too.
         return None, Need(0, 0, state + int(each * size * (1 + size / 1e5)), memory)
 
-    def trace(config, mesh, platform, real=ahead.trace):
-        compile_step.remat = config.compute.remat
+    def trace(config, mesh, platform, real=compile_step.trace):
+        compiled.remat = config.compute.remat
         return real(config, mesh, platform)
 
-    monkeypatch.setattr(ahead, "compile_step", compile_step)
-    monkeypatch.setattr(ahead, "trace", trace)
-    return compile_step, trace, tried
+    monkeypatch.setattr(compile_step, "compile_step", compiled)
+    monkeypatch.setattr(compile_step, "trace", trace)
+    return compiled, trace, tried
 
 
 @pytest.mark.parametrize("images", [8, 40, 1000])
 def test_the_largest_batch_fits_and_is_close_to_the_limit(images, compiler):
-    compile_step, trace, tried = compiler
+    compiled, trace, tried = compiler
     config = mae.get_config("digits,runlocal")
     mesh = sharding.make_mesh(jax.devices()[:2])
     step = trace(config, mesh, "cpu")
-    fixed = ahead.bytes_each((step.state, step.teacher)) + step.resident
+    fixed = compile_step.bytes_each((step.state, step.teacher)) + step.resident
     memory = fixed + 1000 * images
-    need = compile_step(step, memory)[1]
+    need = compiled(step, memory)[1]
     found = plan.largest_batch(config, mesh, "cpu", step, need)
     assert 0.9 * images - 4 < found <= images
     assert found % 4 == 0 and len(tried) < 5
@@ -169,7 +169,7 @@ def test_the_cheapest_recomputation_that_fits_is_found(compiler):
     config = mae.get_config("digits,runlocal")
     mesh = sharding.make_mesh(jax.devices()[:1])
     step = trace(config, mesh, "cpu")
-    fixed = ahead.bytes_each((step.state, step.teacher)) + step.resident
+    fixed = compile_step.bytes_each((step.state, step.teacher)) + step.resident
     for each, expected in ((700, "products"), (400, "blocks"), (100, None)):
         memory = fixed + each * config.train.batch_size
         assert plan.cheapest_remat(config, mesh, "cpu", memory) == expected

@@ -13,7 +13,7 @@ from test_decode import encoded
 
 from imae_jax import runtime
 from imae_jax.data import disk_cache, tfds_records
-from imae_jax.data import load as sources
+from imae_jax.data import load as loading
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.image_io import png
 from imae_jax.errors import UserError
@@ -54,7 +54,7 @@ def odd(tmp_path, monkeypatch):
     monkeypatch.setitem(BUILDERS, "odd", Odd)
 
     def load(**options):
-        return sources.load("odd", str(tmp_path), **options)
+        return loading.load("odd", str(tmp_path), **options)
 
     folder = tfds_records.prepare("odd", tmp_path)
     features = json.loads((folder / "features.json").read_text())
@@ -164,7 +164,7 @@ def test_imagenet_as_tfds_prepares_it(tmp_path):
     (tmp_path / "imagenet2012/5.1.0.bak/dataset_info.json").write_text("{}")
     files = dict(image_size=16, channels=3, centre=0.875)
     for _ in range(2):  # the second time, labels come from the cache
-        dataset = sources.load("imagenet2012", str(tmp_path), files=files)
+        dataset = loading.load("imagenet2012", str(tmp_path), files=files)
         assert dataset.sizes == {"train": 8, "validation": 4}
         assert dataset.class_names == ("n01", "n02") and dataset.image_shape == (16, 16, 3)
         train = dataset.splits["train"]
@@ -229,7 +229,7 @@ def named(tmp_path):
 
     def load(name="tfds:pets", **options):
         files = dict(image_size="16x24", channels=3, centre=1.0, background="white")
-        return sources.load(name, str(tmp_path), files=files | options)
+        return loading.load(name, str(tmp_path), files=files | options)
 
     return prepare, load, tmp_path
 
@@ -389,11 +389,11 @@ def test_a_read_only_folder_is_respected(tmp_path, capsys):
     mock_archives.write_zip(folder, mock_archives.tiny_files())
     folder.chmod(0o555)
     before = sorted(folder.rglob("*"))
-    dataset = sources.load("tiny_imagenet", str(folder))
+    dataset = loading.load("tiny_imagenet", str(folder))
     assert dataset.sizes == {"train": 6, "validation": 2}
     assert sorted(folder.rglob("*")) == before
     assert "is read-only: tiny_imagenet is prepared in" in capsys.readouterr().out
-    sources.load("tiny_imagenet", str(folder))  # found there again
+    loading.load("tiny_imagenet", str(folder))  # found there again
     assert "prepared" not in capsys.readouterr().out
     folder.chmod(0o755)
 
@@ -430,7 +430,7 @@ def test_the_cache_keeps_nothing_half_written(tmp_path, monkeypatch):
 def test_statistics_are_exact_and_can_be_divided_by():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
     images[..., 2] = 7
-    mean, std = sources.statistics(images)
+    mean, std = loading.statistics(images)
     expected = images.astype(np.float64)
     np.testing.assert_allclose(mean, expected.mean(axis=(0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std[:2], expected.std(axis=(0, 1, 2))[:2], rtol=1e-6)
@@ -472,7 +472,7 @@ sys.exit(main.main())
 )
 def test_unknown_data_set(name, message):
     with pytest.raises(UserError, match=f"data.name='{name}' is not a known.*{message}"):
-        sources.load(name, "anywhere")
+        loading.load(name, "anywhere")
 
 
 def test_the_real_cifar10_as_the_command_shows_it():

@@ -21,8 +21,9 @@ from imae_jax.report import page
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import read_metrics
+from imae_jax.storage.workdir import read_config
 from imae_jax.training import setup
-from imae_jax.training.loop import train, workdirs
+from imae_jax.training.loop import train
 from imae_jax.training.state import init_params
 
 
@@ -219,7 +220,7 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
         pixels = np.random.default_rng(number).integers(0, 256, (70, 64, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "data" / name)
     workdir = train_both("folder", tmp_path)
-    config = workdirs.read_config(workdir)
+    config = read_config(workdir)
     found = evaluation.evaluate(config, workdir)
     said = capsys.readouterr().out
     for name in ("semantics", "probes"):

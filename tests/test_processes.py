@@ -190,7 +190,10 @@ SLURM = {
 @pytest.mark.parametrize("launched", [{}, SLURM], ids=["by hand", "Slurm"])
 def test_processes_that_do_not_come_get_a_line(launched, unused_port):
     given = "None, None, None" if launched else f"'localhost:{unused_port}', 2, 0"
-    code = f"from imae_jax import processes; processes.join({given}, wait_seconds=1)"
+    code = (
+        "from imae_jax.distributed import processes\n"
+        f"processes.join({given}, wait_seconds=1)"
+    )
     environment = os.environ | launched | {"JAX_COORDINATOR_PORT": str(unused_port)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
@@ -203,7 +206,7 @@ def test_processes_that_do_not_come_get_a_line(launched, unused_port):
 
 def test_alone_a_crash_says_nothing_of_others():
     code = (
-        "import os; from imae_jax import processes\n"
+        "import os; from imae_jax.distributed import processes\n"
         "processes.join(None, None, None, wait_seconds=1); os.abort()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

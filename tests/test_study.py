@@ -13,9 +13,8 @@ import pytest
 from configs import studies
 from imae_jax.commands import study, study_grid
 from imae_jax.errors import UserError
-from imae_jax.report import study_tables as tables
+from imae_jax.report import study_tables
 from imae_jax.report.page import write_report
-from imae_jax.training import loop
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +59,7 @@ def test_a_study_is_one_table(make, tmp_path, capsys):
         assert numbers["0"] != numbers["1"]
     assert len(list((tmp_path / "cells").iterdir())) == 2 * 3
     assert "cell 6 of 6" in capsys.readouterr().out
-    mean = tables.cell(list(values(folder, "both").values()), 2)
+    mean = study_tables.cell(list(values(folder, "both").values()), 2)
     assert f"| both | {mean} |" in (folder / "table.md").read_text()
     assert (folder / "table.csv").read_text().count("\n") == 1 + 2 * 2
     page = write_report(tmp_path).read_text()
@@ -68,13 +67,13 @@ def test_a_study_is_one_table(make, tmp_path, capsys):
 
 
 def test_studies_share_cells_and_done_ones_are_kept(make, tmp_path, monkeypatch):
-    trained, original = [], loop.train
+    trained, original = [], study.train
 
     def counted(config, workdir, **options):
         trained.append(Path(workdir).name)
         return original(config, workdir, **options)
 
-    monkeypatch.setattr(loop, "train", counted)
+    monkeypatch.setattr(study, "train", counted)
     study.study(make("branches", seeds=(0,)), tmp_path)
     assert len(trained) == 3
     study.study(make("teacher_input", seeds=(0,)), tmp_path)
@@ -85,14 +84,14 @@ def test_studies_share_cells_and_done_ones_are_kept(make, tmp_path, monkeypatch)
 
 
 def test_a_failing_cell_does_not_stop_the_others(make, tmp_path, monkeypatch, capsys):
-    original = loop.train
+    original = study.train
 
     def failing(config, workdir, **options):
         if config.model.name == "imae" and config.loss.branches == "both":
             raise RuntimeError("out of\nmemory")
         return original(config, workdir, **options)
 
-    monkeypatch.setattr(loop, "train", failing)
+    monkeypatch.setattr(study, "train", failing)
     with pytest.raises(UserError) as error:
         study.study(make(seeds=(0,)), tmp_path)
     reason = "both: imae, seed 0 (RuntimeError: out of memory)"
@@ -102,7 +101,7 @@ def test_a_failing_cell_does_not_stop_the_others(make, tmp_path, monkeypatch, ca
     assert "| both | – |" in (folder / "table.md").read_text()
     assert "Failed: both: imae, seed 0: RuntimeError" in (folder / "table.md").read_text()
     # Once it works, only that one is made.
-    monkeypatch.setattr(loop, "train", original)
+    monkeypatch.setattr(study, "train", original)
     capsys.readouterr()
     study.study(make(seeds=(0,)), tmp_path)
     assert capsys.readouterr().out.count("study: cell") == 1
@@ -113,7 +112,7 @@ def test_what_needs_a_failed_cell_is_left_out(make, tmp_path, monkeypatch):
     def failing(config, workdir, **options):
         raise UserError("no disk")
 
-    monkeypatch.setattr(loop, "train", failing)
+    monkeypatch.setattr(study, "train", failing)
     with pytest.raises(UserError) as error:
         study.study(make(seeds=(0,)), tmp_path)
     assert str(error.value) == (

@@ -3,7 +3,8 @@ from test_folder import make
 
 from configs import imae, mae, transfer
 from imae_jax.errors import UserError
-from imae_jax.training.loop import steps, train
+from imae_jax.training import loop
+from imae_jax.training.loop import train
 
 FILES = dict(image_size=16, channels=3, centre=1.0)
 BAD_VALUES = [
@@ -130,7 +131,7 @@ def test_bad_values_get_one_line_and_leave_nothing(
     def compiled(*args):
         raise AssertionError("something was compiled")
 
-    monkeypatch.setattr(steps, "make_train_step", compiled)
+    monkeypatch.setattr(loop, "make_train_step", compiled)
     with pytest.raises(UserError, match=message) as error:
         train(config, tmp_path)
     assert "\n" not in str(error.value)
@@ -315,7 +316,7 @@ def test_bad_values_of_classifiers(
     def compiled(*args):
         raise AssertionError("something was compiled")
 
-    monkeypatch.setattr(steps, "make_train_step", compiled)
+    monkeypatch.setattr(loop, "make_train_step", compiled)
     with pytest.raises(UserError, match=message) as error:
         train(config, tmp_path)
     assert "\n" not in str(error.value)

@@ -1,11 +1,13 @@
 """Images: where they come from, in which pairs they are fed, how they reach the devices.
 
-* `sources`   data sets by name, behind one random-access interface
-* `prepared`, `folder`   the two kinds: prepared by TFDS, or a folder read in place
-* `digits`, `shapes` (and `outlines`), `cifar`, `tiny_imagenet`   builders of our own
-* `archives`, `encoding`, `cache`   what builders read and write
-* `decode`, `images`   encoded files -> pixels
-* `pairs`     epochs of pairs, as a function of seed and step
-* `feeds`     batches on the devices
-* `parts`     what evaluation uses
+* `load`, `dataset`            data sets by name, behind one random-access interface
+* `image_files`                images of any size, opened where they lie
+* `image_folder`, `folder_layouts`   folders of images, and the layouts that people have
+* `tfds_records`, `builders`   data sets that TFDS, or a builder of ours, has prepared
+* `encoded_images`, `image_io`, `pixel_formats`   encoded files -> pixels
+* `disk_cache`                 arrays that are decoded once
+* `pair_sampler`               epochs of pairs, as a function of seed and step
+* `input_pipeline`             batches on the devices
+* `augment`, `randaugment`     augmentation on the devices
+* `eval_splits`                the parts that evaluation uses
 """

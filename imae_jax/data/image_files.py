@@ -47,7 +47,7 @@ class Opened(NamedTuple):
 
 
 def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -> Opened:
-    """Opens one of FOLDERS, or "tfds:NAME"; see `sources.load`."""
+    """Opens one of FOLDERS, or "tfds:NAME"; see `load.load`."""
     form = dict(
         size=parse_size(files["image_size"], "data.files.image_size"),
         channels=files["channels"],

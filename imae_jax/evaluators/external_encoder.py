@@ -136,7 +136,7 @@ def _line(error: Exception) -> str:
 
 @dataclasses.dataclass
 class EncodedMixtures:
-    """Streams what encoders make of pairs of images, as `latents.measure` takes it.
+    """Streams what encoders make of pairs of images, for `separability_scores.measure`.
 
     Attributes:
       of_mixture, of_image: give the features and their targets.

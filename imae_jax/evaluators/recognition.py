@@ -37,7 +37,7 @@ def evaluate(
       split: what is read.
       alpha: weight of the subordinate image, also of the mixtures trained on.
       batch_size, seed: see `HeldOut.batches`; the seed is also the classifiers'.
-      classifier: options of `classifier.train_classifier`, with `epochs` for its steps.
+      classifier: options of `pixel_classifier.train_classifier`, `epochs` for its steps.
     Yields:
       Below `<branch>/`: `accuracy` of reading the reconstruction, in which every patch was
       removed when it was predicted; below `baselines/{mixture,mixture_classifier}/<branch>`

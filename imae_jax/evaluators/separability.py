@@ -137,7 +137,7 @@ def mixture_separability(
       batch_size: images given to `encode` at a time; the last batch may be smaller.
       seed: of the pairs, and of that fifth.
     Returns:
-      The numbers of `latents.measure`, such as `subordinate/r2` and
+      The numbers of `separability_scores.measure`, such as `subordinate/r2` and
       `assignment_accuracy`.
     Raises:
       UserError: for numbers that are not possible, for images and features of another
@@ -223,7 +223,7 @@ def evaluate(
       alphas: weights of the sweep, below `alpha_<weight>/`.
       batch_size, seed: see `HeldOut.batches`.
     Yields:
-      The numbers of `latents.measure`; those of the baselines below `baselines/<row>/`.
+      The numbers of `separability_scores.measure`; a baseline's below `baselines/<row>/`.
     """
 
     def stream(part: str) -> Iterator[Latents]:

@@ -1,9 +1,11 @@
-"""Weights in and out: other people's files, and ours in other people's tools.
+"""Weights of other projects, and ours in their formats.
 
-* `naming`    our names and MAE's, timm's and Hugging Face's, and their layouts
-* `reading`   arrays out of files, without running anything that lies in them
-* `detecting` what a file's arrays are: which model, of what sizes
-* `importing` a file becomes a run
-* `exporting` a run becomes a file
-* `compiled`  a run becomes a program, StableHLO
+* `mae_names`       parameter names of MAE, timm and Hugging Face, and their layouts
+* `read_files`      arrays from files, without running anything that lies in them
+* `architecture`    the model that a file's arrays belong to, and its sizes
+* `metadata`        model metadata stored next to the weights
+* `native_format`   our own safetensors
+* `import_weights`  a file becomes a run
+* `export_weights`  a run becomes a file
+* `stablehlo`       a run becomes a program
 """

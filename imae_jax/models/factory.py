@@ -39,7 +39,7 @@ def build_autoencoder(
       encoder: width, depth and heads; None leaves the variant's own.
       decoder: width, depth and heads.
       image_shape: (H, W, C).
-      compute: see `compute.choose`.
+      compute: see `layers.choose`.
       branches: see `IMAE`.
     """
     size, patch_size = decode_variant(variant)

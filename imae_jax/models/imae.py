@@ -56,7 +56,7 @@ class IMAE(Autoencoder):
 
         Args:
           mixture: [B, H, W, C] standardised pixels.
-          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
           [B, S, L, P].

@@ -140,7 +140,7 @@ class MAE(Autoencoder):
 
         Args:
           images: [B, H, W, C] standardised pixels.
-          ids_keep, ids_restore: [B, K] and [B, L] int, see `patches.Mask`.
+          ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, 1 + K, E] (what the decoder is
           given, and the target of distillation) and `pred` [B, L, P].

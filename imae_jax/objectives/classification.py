@@ -48,7 +48,7 @@ def make_loss(
 
     Args:
       model: the classifier; it sees all patches.
-      mean, std, pad, flip, crop_scale: see `objectives.make_loss`.
+      mean, std, pad, flip, crop_scale: see `base.make_loss`.
       randaugment, erasing: options of `rand_augment` and `augment.random_erasing`; without
         them, or where they would do nothing, not done.
       mixup: options of `mixup_cutmix`; without them labels are neither mixed nor smoothed.

@@ -71,7 +71,7 @@ def is_resident(config: ConfigDict, split: Split, num_devices: int) -> bool:
 def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     """Checks all that can be said before the teacher is there; returns data and devices.
 
-    `compute.dtype` has been settled, see `workdirs.settle_dtype`.
+    `compute.dtype` has been settled, see `workdir.settle_dtype`.
     """
     config_checks.check_sections(config)
     check_same_config(config, workdir)

@@ -32,10 +32,10 @@ def make_train_step(
     noticed.
 
     Args:
-      loss: as from `objectives.make_loss` or `transfer.make_loss`.
+      loss: as from `base.make_loss` or `classification.make_loss`.
       optimiser: what turns gradients into updates.
       mesh: the devices.
-      take: (inputs, number) -> the batch of the `number`-th step, see `data.feeds`.
+      take: (inputs, number) -> the `number`-th step's batch, see `data.input_pipeline`.
       state: one that stays where it lies, or what it looks like there.
       looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
         metrics are the last step's.

@@ -30,7 +30,7 @@ class TrainedRun:
 
     Attributes:
       workdir, config: where it lies and how it was trained.
-      model, params, batch_stats: the network; see `steps.TrainState`. Where an average of
+      model, params, batch_stats: the network; see `state.TrainState`. Where an average of
         the parameters is kept (`optim.ema_decay`), that is what counts.
       step: of the checkpoint.
       meta: what was saved beside it, see `setup.run_meta`.

@@ -21,5 +21,5 @@ FORMS = {
     "cifar100": ((32, 32, 3), 100, 50_000),
     "tiny_imagenet": ((64, 64, 3), 200, 100_000),
 }
-# Of which factors are angles, see `sources.Dataset`.
+# Of which factors are angles, see `dataset.Dataset`.
 SYMMETRY = {"shapes": shapes.SYMMETRY}

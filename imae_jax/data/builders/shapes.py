@@ -25,7 +25,7 @@ COLOURS = {
     "pink": (255, 120, 205),
 }
 BACKGROUNDS = ("stripes", "checks", "ripples", "clouds")
-# In the order of the classes, see `sources.Dataset`.
+# In the order of the classes, see `dataset.Dataset`.
 SYMMETRY = {"rotation": tuple(shape_outlines.SYMMETRY.values())}
 # Pixels. The largest object reaches 13.1 pixels from its centre and stays in the picture.
 SIZES = (10.0, 14.0)
