@@ -353,7 +353,7 @@ def evaluated(config, workdir, *, devices, batch_size):
         section.batch_size = batch_size
     config.data.evaluate_on.update(dict(train=120, validation=120, test=120))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.sharding, "make_mesh", lambda: mesh)
+        patch.setattr(sharding, "make_mesh", lambda: mesh)
         return evaluation.evaluate(config, workdir)
 
 

@@ -569,7 +569,7 @@ def test_an_import_that_fails_can_be_made_again(workdirs, tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(import_weights.files, "write_json", full)
+        patched.setattr(import_weights.atomic_files, "write_json", full)
         with pytest.raises(OSError):
             import_file(tmp_path / "w.safetensors", tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()

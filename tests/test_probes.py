@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from imae_jax import optim
 from imae_jax.errors import UserError
-from imae_jax.probing import lars_probe, linear_classifiers
+from imae_jax.probing import lars_probe, linear_classifiers, ridge
 from imae_jax.probing.knn import knn_accuracy, votes
 from imae_jax.probing.linear_classifiers import Labelled, Splits
 from imae_jax.probing.pixel_classifier import train_classifier
@@ -62,13 +62,13 @@ def test_ridge_probe_is_scikit_learns():
     (x, y), _, test = made
     spread = np.square(x - x.mean(axis=0)).sum() / WIDTH
     scores = {
-        ridge: RidgeClassifier(alpha=ridge * spread).fit(x, y).score(*test)
-        for ridge in linear_classifiers.linear.RIDGES
+        strength: RidgeClassifier(alpha=strength * spread).fit(x, y).score(*test)
+        for strength in ridge.RIDGES
     }
     one_hot = np.eye(CLASSES)
 
-    def error(ridge):
-        model = Ridge(alpha=ridge * spread).fit(x, one_hot[y])
+    def error(strength):
+        model = Ridge(alpha=strength * spread).fit(x, one_hot[y])
         features, labels = made.validation
         return np.square(model.predict(features) - one_hot[labels]).mean()
 

@@ -9,6 +9,7 @@ import pytest
 from imae_jax import evaluation
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.data.pair_sampler import Pairs
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.objectives.base import Loss
 from imae_jax.storage import workdir
@@ -120,20 +121,20 @@ def test_the_achieved_rate_is_logged(imae_config, tmp_path):
 
 
 def test_data_that_changed_is_refused(imae_config, undisturbed, monkeypatch):
-    whole = setup.sources.load
+    whole = setup.load
     part = dict(train=100, validation=50, test=50)
 
     def fewer(*args, **options):
         return parts_of(whole(*args, **options), part, "raise")
 
-    monkeypatch.setattr(setup.sources, "load", fewer)
+    monkeypatch.setattr(setup, "load", fewer)
     with pytest.raises(UserError, match="its sizes was .*1297.* and is .*'train': 100"):
         loop.train(imae_config(), undisturbed[0])
 
     def renamed(*args, **options):
         return dataclasses.replace(whole(*args, **options), class_names=("a",) * 10)
 
-    monkeypatch.setattr(setup.sources, "load", renamed)
+    monkeypatch.setattr(setup, "load", renamed)
     with pytest.raises(UserError, match="data set has changed .* its class_names was"):
         evaluation.evaluate(imae_config(), undisturbed[0])
 
@@ -147,13 +148,13 @@ def test_evaluation_sees_pixels_in_the_units_of_training(
             del config.evals[name]
     del config.explorer
     expected = evaluation.evaluate(config, undisturbed[0])
-    whole = setup.sources.load
+    whole = setup.load
 
     def another_copy(*args, **options):
         dataset = whole(*args, **options)
         return dataclasses.replace(dataset, mean=dataset.mean + 9, std=dataset.std * 2)
 
-    monkeypatch.setattr(setup.sources, "load", another_copy)
+    monkeypatch.setattr(setup, "load", another_copy)
     assert evaluation.evaluate(config, undisturbed[0]) == expected
 
 
@@ -266,7 +267,7 @@ def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tm
     )
     with pytest.raises(UserError, match=message):
         loop.train(config, tmp_path)
-    run = trained_run.load_run(tmp_path, "workdir", loop.sharding.make_mesh())
+    run = trained_run.load_run(tmp_path, "workdir", sharding.make_mesh())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
 
 
@@ -338,7 +339,7 @@ def test_training_learns(mae_config, tmp_path):
 
 
 def test_a_run_goes_on_where_parameters_lie_otherwise(mae_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.sharding, "MIN_SPLIT", 64)
+    monkeypatch.setattr(sharding, "MIN_SPLIT", 64)
     config = mae_config()
     loop.train(config, tmp_path / "whole")
     config.mesh.fsdp = -1
