@@ -39,7 +39,7 @@ class TrainedRun:
 
     workdir: Path
     config: ConfigDict
-    mae: MAE | IMAE | Classifier
+    model: MAE | IMAE | Classifier
     params: Any
     step: int
     meta: Mapping
