@@ -42,8 +42,8 @@ from imae_jax.data.pair_sampler import Pairs  # noqa: E402
 from imae_jax.distributed import sharding  # noqa: E402
 from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.layers import Compute  # noqa: E402
-from imae_jax.objectives.base import make_loss
-from imae_jax.objectives.mae import mae_objective
+from imae_jax.objectives.base import Augmentation
+from imae_jax.objectives.mae import MAEObjective
 from imae_jax.training.state import init_state
 from imae_jax.training.step import make_train_step
 
@@ -136,10 +136,10 @@ def measure_resident(seconds: float) -> dict:
         compute=Compute(),
     )
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
-    objective = mae_objective(network, mask_ratio=0.75, norm_pix=False)
-    loss = make_loss(objective, mean=127.0, std=64.0, **options)
+    augmentation = Augmentation(mean=127.0, std=64.0, **options)
+    objective = MAEObjective(network, augmentation, mask_ratio=0.75, norm_pix=False)
     state = init_state(network, optimiser, 0, mesh)
-    train = make_train_step(loss, optimiser, mesh, feed.take, state, max_skipped=1)
+    train = make_train_step(objective, optimiser, mesh, feed.take, state, max_skipped=1)
     waited = []
 
     def step(number):

@@ -30,9 +30,9 @@ from imae_jax import optim, runtime
 from imae_jax.distributed import sharding
 from imae_jax.models import layers
 from imae_jax.models.factory import build_autoencoder
-from imae_jax.objectives.base import make_loss
-from imae_jax.objectives.imae import imae_objective
-from imae_jax.objectives.mae import mae_objective
+from imae_jax.objectives.base import Augmentation
+from imae_jax.objectives.imae import IMAEObjective
+from imae_jax.objectives.mae import MAEObjective
 from imae_jax.training.state import init_params, init_state
 from imae_jax.training.step import make_train_step
 
@@ -69,7 +69,7 @@ class Work(NamedTuple):
 
 
 def describe(size: str, batch_size: int | None):
-    """Returns (image shape, batch, mask ratio, fields of `model.build`)."""
+    """Returns (image shape, batch, mask ratio, fields of `build_autoencoder`)."""
     if size == "digits":
         config = mae.get_config("digits")
         fields = {key: value for key, value in config.model.items() if key != "name"}
@@ -89,26 +89,25 @@ def make_step(work: Work, size: str, batch_size: int | None):
         kind: build_autoencoder(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
-    loss = dict(mask_ratio=mask_ratio, norm_pix=False)
+    common = Augmentation(mean=0.0, std=255.0), mask_ratio, False
     teacher_params = None
     if work.kind == "mae":
-        objective = mae_objective(networks["mae"], **loss)
+        objective = MAEObjective(networks["mae"], *common)
     else:
         teacher_params = init_params(networks["mae"], 1)
-        objective = imae_objective(
+        objective = IMAEObjective(
             networks["imae"],
-            networks["mae"],
-            **loss,
+            *common,
             alpha=None,
             per_batch=False,
             shared_mask=work.shared_mask,
+            teacher=networks["mae"],
             teacher_input="image",
             distill_weight=1.0,
         )
     mesh = sharding.make_mesh()
     optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     state = init_state(networks[work.kind], optimiser, 0, mesh)
-    loss = make_loss(objective, mean=0.0, std=255.0, pad=0, flip=False, crop_scale=())
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
     batch = sharding.batch_sharding(mesh)
@@ -116,7 +115,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     def take(images, number):
         return jax.lax.with_sharding_constraint(images, batch)
 
-    step = make_train_step(loss, optimiser, mesh, take, state, max_skipped=1)
+    step = make_train_step(objective, optimiser, mesh, take, state, max_skipped=1)
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}

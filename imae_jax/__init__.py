@@ -21,7 +21,7 @@ it in this list (tests/test_imports.py):
 * `storage`             checkpoints, run folders, atomic files
 * `data`                data sets and the input pipeline
 * `objectives`          what a training step minimizes, for each kind of run
-* `config_checks`       what a config may hold
+* `config`              rules for a config's keys, and checks of them together
 * `evaluators`          metrics of trained networks
 * `report`              tables, charts and the HTML page
 * `training`            set-up, step, loop, and trained runs opened again

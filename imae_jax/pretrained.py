@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax.config_checks import check_mask_ratio
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -24,8 +23,9 @@ from imae_jax.models.forward import encode
 from imae_jax.models.imae import IMAE
 from imae_jax.models.layers import Compute
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.mae import check_mask_ratio
 from imae_jax.objectives.mixing import mix
-from imae_jax.objectives.select import KINDS
+from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage.local_paths import local_path
 from imae_jax.training import trained_run
 from imae_jax.training.predict import make_network
@@ -115,7 +115,7 @@ class Pretrained:
             predicts no pixels.
         """
         if not isinstance(self.network, IMAE):
-            kind = KINDS[self.config.model.name]
+            kind = OBJECTIVES[self.config.model.name].title
             raise UserError(f"this is {kind}; only an i-MAE separates two images")
         if self.config.loss.norm_pix:
             raise UserError(

@@ -24,9 +24,8 @@ from imae_jax.models.layers import (
     float32_matmul,
 )
 from imae_jax.models.masking import random_mask
-from imae_jax.objectives.base import make_loss
-from imae_jax.objectives.imae import imae_objective
-from imae_jax.objectives.mae import mae_objective
+from imae_jax.objectives.base import Augmentation
+from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.training.state import init_params, init_state
 from imae_jax.training.step import make_train_step
 
@@ -291,27 +290,18 @@ def test_bfloat16_trains_as_float32_does(configs):
         networks = {
             name: make(name, form, "mu/4", size, (32, 32, 3)) for name in ("mae", "imae")
         }
-        common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
         teacher = init_params(networks["mae"], 1)
-        objective = mae_objective(networks["mae"], **common)
-        if configs is imae:
-            objective = imae_objective(
-                networks["imae"],
-                networks["mae"],
-                **common,
-                alpha=config.mix.alpha,
-                per_batch=config.mix.per_batch,
-                shared_mask=config.mix.shared_mask,
-                teacher_input=config.teacher.input,
-                distill_weight=config.loss.distill_weight,
-            )
-        loss = make_loss(objective, mean=127.0, std=64.0, **dict(config.augment))
+        kind = config.model.name
+        augmentation = Augmentation(mean=127.0, std=64.0, **config.augment)
+        objective = OBJECTIVES[kind].from_config(
+            config, networks[kind], networks["mae"], augmentation
+        )
         mesh = sharding.make_mesh(jax.devices()[:1])
         schedule = optim.learning_rate(2e-2, 32, 20, 200)
         update = optim.adamw(schedule, config.optim.betas, config.optim.weight_decay)
         state = init_state(networks[config.model.name], update, 0, mesh)
         step = make_train_step(
-            loss, update, mesh, lambda images, _: images, state, max_skipped=1
+            objective, update, mesh, lambda images, _: images, state, max_skipped=1
         )
         curve = []
         for number in range(200):

@@ -16,7 +16,7 @@ import pytest
 from imae_jax.distributed import sharding
 from imae_jax.errors import Terminated, UserError
 from imae_jax.models.factory import build_model
-from imae_jax.objectives.select import make_optimiser
+from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage import atomic_files, checkpoint, metrics_log, pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.workdir import open_workdir, owned
@@ -61,7 +61,8 @@ def arrays_of(workdir, config, step=STEPS):
     with Checkpoints(workdir) as checkpoints:
         mesh = sharding.make_mesh()
         network = build_model(config, (8, 8, 1))
-        optimiser = make_optimiser(config, network, lambda step: 0.0)
+        kind = OBJECTIVES[config.model.name]
+        optimiser = kind.optimizer(config, network, lambda step: 0.0)
         state = init_state(network, optimiser, 0, mesh)
         return jax.device_get(checkpoints.restore(step, **state.arrays))
 

@@ -14,12 +14,12 @@ from imae_jax.training import loop
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "models", "runtime"},
-    {"distributed", "optim"},
+    {"errors", "runtime"},
+    {"distributed", "models", "optim"},
     {"probing", "storage"},
     {"data"},
     {"objectives"},
-    {"config_checks"},
+    {"config"},
     {"evaluators"},
     {"report", "training"},
     {"aot", "evaluation", "interop"},

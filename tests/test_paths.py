@@ -9,8 +9,9 @@ import imae_jax
 import main
 from configs import demo as demo_config
 from configs import studies
-from imae_jax import config_checks, evaluation
+from imae_jax import evaluation
 from imae_jax.commands import demo, describe_data, study
+from imae_jax.config import checks
 from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.interop import export_weights, import_weights
@@ -107,7 +108,7 @@ def test_every_text_of_a_config_is_looked_at(key, imae_config, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     config = imae_config()
     config.update_from_flattened_dict({key: "gs://bucket/x"})
-    for check in check_paths, config_checks.check_sections:
+    for check in check_paths, checks.check_keys:
         with pytest.raises(UserError, match=f"^{key}='gs://bucket/x' is not possible"):
             check(config)
     with pytest.raises(UserError, match=f"^{key}="):

@@ -206,7 +206,7 @@ def test_images_are_cropped_once(tmp_path):
         config.augment.update(changes.get("augment", {}))
         made = setup.set_up(config, tmp_path)
         params = init_params(made.model, 0)
-        return float(jax.jit(setup.make_loss(made))(params, {}, None, images, 0, 0)[0])
+        return float(jax.jit(setup.make_objective(made))(params, {}, None, images, 0, 0)[0])
 
     streamed = loss(augment=dict(crop_scale=(0.2, 0.5)))
     resident = loss(data=dict(feed="resident"))

@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +8,8 @@ import pytest
 
 from imae_jax import optim
 from imae_jax.distributed import sharding
-from imae_jax.objectives.base import Loss
-from imae_jax.objectives.select import make_optimiser
 from imae_jax.storage.pytrees import flatten
-from imae_jax.training.setup import make_feed, make_loss, set_up, take_of
+from imae_jax.training.setup import make_feed, make_objective, set_up, take_of
 from imae_jax.training.state import init_params, init_state
 from imae_jax.training.step import make_train_step
 
@@ -21,12 +20,11 @@ def make_step(config, workdir, mesh=None):
     if mesh is not None:
         setup = dataclasses.replace(setup, mesh=mesh)
     schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
-    optimiser = make_optimiser(config, setup.model, schedule)
+    optimiser = setup.kind.optimizer(config, setup.model, schedule)
     state = init_state(setup.model, optimiser, config.seed, setup.mesh)
     feed = make_feed(setup)
-    loss = make_loss(setup)
     step = make_train_step(
-        loss,
+        make_objective(setup),
         optimiser,
         setup.mesh,
         take_of(setup, feed),
@@ -136,15 +134,15 @@ def test_one_trace(imae_config, tmp_path):
 @pytest.mark.parametrize("looped", [False, True])
 def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, tmp_path):
     setup, state, _, feed = make_step(mae_config(), tmp_path)
-    whole = make_loss(setup)
+    whole = make_objective(setup)
 
     def draw(images, step, seed):
         bad = (step == 1) | (step == 3) | (step == 4)
         return whole.draw(images, step, seed), jnp.full(len(images), bad)
 
-    def of(params, batch_stats, teacher_params, examples):
+    def loss(params, batch_stats, teacher_params, examples):
         examples, bad = examples
-        total, found = whole.of(params, batch_stats, teacher_params, examples)
+        total, found = whole.loss(params, batch_stats, teacher_params, examples)
         # The loss itself is finite, its gradient is not.
         good = jnp.where(bad[0], 0.0, 1.0)
         root = jnp.sqrt(good * jax.tree.leaves(params)[0].sum() ** 2)
@@ -153,7 +151,7 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
     schedule = optim.learning_rate(1e-2, 32, 1, 10)
     optimiser = optim.adamw(schedule, (0.9, 0.95), 0.05)
     step = make_train_step(
-        Loss(draw, of),
+        SimpleNamespace(draw=draw, loss=loss),
         optimiser,
         setup.mesh,
         feed.take,
@@ -217,7 +215,7 @@ def test_every_seed_is_served_by_the_same_program(imae_config, tmp_path):
 def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
     setup = set_up(mae_config(), tmp_path)
     params = init_params(setup.model, 0)
-    loss = jax.jit(make_loss(setup))
+    loss = jax.jit(make_objective(setup))
     first, second, again = (
         float(loss(params, {}, None, batch(setup, 0), step, 0)[0]) for step in (0, 1, 0)
     )
@@ -254,7 +252,7 @@ def first_loss(config, workdir):
     setup = set_up(config, workdir)
     teacher = setup.teacher.params if setup.teacher else None
     params = init_params(setup.model, config.seed)
-    loss = jax.jit(make_loss(setup))
+    loss = jax.jit(make_objective(setup))
     return loss(params, {}, teacher, batch(setup, 0), 0, config.seed)[0]
 
 

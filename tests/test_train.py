@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ from imae_jax.data.eval_splits import parts_of
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.objectives.base import Loss
 from imae_jax.storage import workdir
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import read_metrics
@@ -273,24 +273,24 @@ def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tm
 
 def without_a_loss(monkeypatch, bad_steps):
     """Makes the loss of some steps NaN."""
-    make_loss = loop.make_loss
+    make_objective = loop.make_objective
 
     def make(setup):
-        loss = make_loss(setup)
+        whole = make_objective(setup)
 
         def draw(batch, step, seed):
             is_bad = jnp.isin(step, jnp.array(bad_steps))
-            examples = loss.draw(batch, step, seed)
+            examples = whole.draw(batch, step, seed)
             return examples, jnp.full(setup.config.train.batch_size, is_bad)
 
-        def of(params, batch_stats, teacher_params, examples):
+        def loss(params, batch_stats, teacher_params, examples):
             examples, is_bad = examples
-            total, found = loss.of(params, batch_stats, teacher_params, examples)
+            total, found = whole.loss(params, batch_stats, teacher_params, examples)
             return total * jnp.where(is_bad[0], jnp.nan, 1), found
 
-        return Loss(draw, of)
+        return SimpleNamespace(draw=draw, loss=loss)
 
-    monkeypatch.setattr(loop, "make_loss", make)
+    monkeypatch.setattr(loop, "make_objective", make)
 
 
 def test_a_step_that_is_not_finite_is_skipped_counted_and_said(

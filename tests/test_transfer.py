@@ -300,7 +300,7 @@ def batch_of(made, step=0):
 
 def loss_and_metrics(made, batch, step=0):
     params, batch_stats = init_variables(made.model, 0)
-    loss = jax.jit(setup.make_loss(made))
+    loss = jax.jit(setup.make_objective(made))
     total, (metrics, _) = loss(params, batch_stats, None, batch, step, 0)
     return float(total), metrics
 
@@ -352,7 +352,7 @@ def first_loss(transfer_config, tmp_path_factory):
         params = jax.tree.map(
             lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params
         )
-        loss = jax.jit(setup.make_loss(made))
+        loss = jax.jit(setup.make_objective(made))
         return float(loss(params, batch_stats, None, batch_of(made), 0, config.seed)[0])
 
     return compute

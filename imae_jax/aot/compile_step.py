@@ -18,10 +18,10 @@ from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.load import Dataset, Split
 from imae_jax.distributed import sharding
 from imae_jax.models.factory import as_mae, build_model
-from imae_jax.objectives.select import make_optimiser
+from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.training import trained_run
 from imae_jax.training.memory import over_limit
-from imae_jax.training.setup import Setup, make_loss
+from imae_jax.training.setup import Setup, make_objective
 from imae_jax.training.state import TrainState, fresh_state, init_params
 from imae_jax.training.step import make_train_step
 
@@ -50,7 +50,7 @@ def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:
     dataset = unseen_data(config)
     model = build_model(config, dataset.image_shape, len(dataset.class_names), platform)
     teacher = None
-    if config.model.name == "imae" and config.loss.distill_weight:
+    if OBJECTIVES[config.model.name].is_distilled(config):
         network = as_mae(model)
         params = jax.eval_shape(functools.partial(init_params, network, 0))
         teacher = trained_run.TrainedRun(Path(), config, network, params, 0, {}, "")
@@ -85,8 +85,8 @@ class Step(NamedTuple):
 def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
     """The step of a config that has been checked."""
     setup = unseen_setup(config, mesh, platform)
-    optimiser = make_optimiser(config, setup.model, lambda step: jnp.float32(1e-4))
-    fresh = functools.partial(fresh_state, setup.model, optimiser, seed=0)
+    optimizer = setup.kind.optimizer(config, setup.model, lambda step: jnp.float32(1e-4))
+    fresh = functools.partial(fresh_state, setup.model, optimizer, seed=0)
     state = jax.eval_shape(fresh)
     state = placed(state, sharding.shares(state, mesh))
     teacher = setup.teacher and setup.teacher.params
@@ -96,10 +96,10 @@ def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
     rows = sharding.batch_sharding(mesh)
     batch = placed((images, labels), (rows, rows))
-    is_labelled = config.model.name == "classifier"
+    is_labelled = setup.kind.is_labelled
     step = make_train_step(
-        make_loss(setup),
-        optimiser,
+        make_objective(setup),
+        optimizer,
         mesh,
         lambda batch, number: batch if is_labelled else batch[0],
         state,

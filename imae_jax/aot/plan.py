@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks
 from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
 from imae_jax.aot.compile_step import Need, Step
+from imae_jax.config import checks
 from imae_jax.data.load import check_known
 from imae_jax.distributed import sharding
 from imae_jax.models.layers import AUTO, REMATS, fastest_type
-from imae_jax.objectives import classification
+from imae_jax.objectives.select import OBJECTIVES
 
 GPUS = "cuda"
 
@@ -73,29 +73,24 @@ def plan(config: ConfigDict, topology: str) -> dict:
 def adapted(config: ConfigDict, platform: str) -> ConfigDict:
     """The config with stand-ins for runs that are not read, and the platform's type."""
     config = config.copy_and_resolve_references()
-    config_checks.check_sections(config)
+    checks.check_keys(config)
     if config.compute.dtype == AUTO:
         config.compute.dtype = fastest_type(platform)
     stand_in = "a run that is not read"
-    needs_teacher = config.init == "teacher" or (
-        config.model.name == "imae" and config.loss.distill_weight
-    )
-    if needs_teacher:
+    kind = OBJECTIVES[config.model.name]
+    if config.init == "teacher" or kind.is_distilled(config):
         config.teacher.init = stand_in
-    if config.model.name == "classifier" and config.model.mode != "scratch":
+    if kind.needs_init(config):
         config.init = stand_in
     return config
 
 
 def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     """What `setup.check` looks at, as far as it needs neither data nor other runs."""
-    config_checks.check_data(config)
     check_known(config.data.name, config.data.get("files"))
-    config_checks.check_mesh(config.mesh.fsdp, num_devices)
+    checks.check_mesh(config.mesh.fsdp, num_devices)
     dataset = compile_step.unseen_data(config)
-    if config.model.name == "classifier":
-        classification.check(config, dataset)
-    config_checks.check(config, dataset, num_devices, platform)
+    checks.check(config, dataset, num_devices, platform)
 
 
 def count(tree) -> int:

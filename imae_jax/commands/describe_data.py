@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from imae_jax import config_checks
+from imae_jax.config import checks
 from imae_jax.data import folder_layouts
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.encoded_images import EncodedImages, reasons
@@ -42,7 +42,7 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
       UserError: if the data set is missing, damaged, or cannot be prepared; and, after the
         description was printed, if images cannot be used and are not to be skipped.
     """
-    config_checks.check_sections(config)
+    checks.check_keys(config)
     name = re.sub(r"[^\w.+-]+", "_", config.data.name)
     workdir = open_workdir(local_path(workdir, "workdir") / name)
     dataset, unusable = open_all(config, workdir / DATA_FILE)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from imae_jax.config_checks import check_batch, check_mask_ratio
+from imae_jax.config.checks import check_batch
 from imae_jax.data.eval_splits import part_indices
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.metric_names import at
@@ -13,6 +13,7 @@ from imae_jax.evaluators.registry import CHOOSING, EVALUATORS, OF_CLASSIFIERS, O
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.mae import check_mask_ratio
 
 # They name other runs; the networks are loaded from them.
 RUN_KEYS = ("teacher", "baseline_runs")

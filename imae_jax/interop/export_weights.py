@@ -17,7 +17,6 @@ from imae_jax.models import patches
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.objectives.select import KINDS
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
 from imae_jax.training import trained_run
@@ -209,7 +208,7 @@ def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
     """A folder that `ViTMAEForPreTraining.from_pretrained` opens."""
     model = run.model
     if not isinstance(model, MAE):
-        kind = KINDS[run.config.model.name]
+        kind = run.kind.title
         raise UserError(
             f"--format=hf: a ViTMAE has one head and a decoder, and this is {kind}; "
             "imae_torch holds an i-MAE, timm the encoder of any run"

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks
+from imae_jax.config import checks
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -23,6 +23,7 @@ from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.transformer import VARIANTS
+from imae_jax.objectives.mae import check_decoder
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
@@ -103,7 +104,9 @@ def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
     if found.kind == "imae":
         config.loss.branches = found.branches
     image_shape = (*found.image_size, found.channels)
-    config_checks.check_model(config, image_shape)
+    checks.check_model(config, image_shape)
+    if found.kind != "encoder":
+        check_decoder(config, image_shape)
     network = build_model(config, image_shape)
     params = _params(found, network)
     if found.kind != "encoder":

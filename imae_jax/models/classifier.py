@@ -52,6 +52,10 @@ class Classifier(nn.Module):
         rows, columns = grid_size(self.image_size, self.patch_size)
         return rows * columns
 
+    def example_inputs(self, key: jax.Array) -> tuple[jax.Array, bool]:
+        """Arguments of a call: one image, not in training."""
+        return jnp.zeros((1, *self.image_size, self.channels)), False
+
     @nn.compact
     def __call__(self, images, is_training: bool):
         """Names classes.

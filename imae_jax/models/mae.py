@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.models.layers import Compute, dense
+from imae_jax.models.masking import random_mask
 from imae_jax.models.patches import (
     grid_size,
     patchify,
@@ -115,6 +116,12 @@ class Autoencoder(nn.Module):
         """L."""
         rows, columns = grid_size(self.image_size, self.patch_size)
         return rows * columns
+
+    def example_inputs(self, key: jax.Array) -> tuple[jax.Array, ...]:
+        """Arguments of a call, one image with a mask that the key decides."""
+        image = jnp.zeros((1, *self.image_size, self.channels))
+        mask = random_mask(key, 1, self.num_patches, 0.5)
+        return image, mask.ids_keep, mask.ids_restore
 
     def encode(self, images, ids_keep=None):
         """Encodes the patches at `ids_keep`; without it all of them, in raster order.

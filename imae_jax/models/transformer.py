@@ -1,11 +1,13 @@
 """The Transformer that encoder and decoder share, and its named sizes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imae_jax.errors import require
 from imae_jax.models.layers import (
     LAYER_NORM_EPSILON,
     Compute,
@@ -38,6 +40,13 @@ VARIANTS = {
     "B": Size(768, 12, 12),
     "L": Size(1024, 24, 16),
 }
+
+
+def check_size(size: Mapping[str, int], key: str) -> None:
+    """Raises UserError unless `width` suits the positions and the number of heads."""
+    width, heads = size["width"], size["heads"]
+    allowed = f"divisible by 4 (positions) and by the number of heads, {heads}"
+    require(width % heads == 0 and width % 4 == 0, f"{key}.width", width, allowed)
 
 
 def decode_variant(variant: str) -> tuple[Size, int]:

@@ -1,51 +1,21 @@
-"""What a step minimises: first all that is random is drawn, then the loss follows.
+"""Training objectives: random draws for the whole batch first, then a deterministic loss.
 
-In two parts, so that a batch can be computed piece by piece and the sum be the same: the
-draws are made for the whole batch.
+So that a batch can be computed in microbatches and their sum be the same.
 """
 
+import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import jax
+import optax
+from ml_collections import ConfigDict
 
 from imae_jax.data import augment
+from imae_jax.data.dataset import Dataset
 
 Metrics = dict[str, jax.Array]
-
-
-class Objective(NamedTuple):
-    """Of a MAE or an i-MAE, on standardised images [B, H, W, C] lying in pairs.
-
-    Attributes:
-      draw: (key, B) -> draws, a pytree whose leaves are [B, ...].
-      loss: (params, teacher_params, images, draws) -> (total, metrics), both means over
-        the batch.
-    """
-
-    draw: Callable[[jax.Array, int], Any]
-    loss: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Metrics]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """What a step minimises, from raw pixels on.
-
-    Attributes:
-      draw: (batch, step, seed) -> examples, a pytree whose leaves are [B, ...], pairs side
-        by side: the augmented batch and all else that is random.
-      of: (params, batch_stats, teacher_params, examples) -> (total, (metrics,
-        batch_stats)); total and metrics are means over the examples.
-    """
-
-    draw: Callable[[Any, jax.Array, jax.Array], Any]
-    of: Callable[[Any, Any, Any, Any], tuple[jax.Array, tuple[Metrics, Any]]]
-
-    def __call__(self, params, batch_stats, teacher_params, batch, step, seed):
-        """Both at once, for a batch as the feed's `take` or `take_labelled` gives it."""
-        examples = self.draw(batch, step, seed)
-        return self.of(params, batch_stats, teacher_params, examples)
 
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
@@ -59,32 +29,113 @@ def step_keys(seed: jax.Array, step: jax.Array, *names: str) -> dict[str, jax.Ar
     return named_keys(jax.random.fold_in(key, step), *names)
 
 
-def make_loss(
-    objective: Objective,
-    *,
-    mean: jax.Array,
-    std: jax.Array,
-    pad: int,
-    flip: bool,
-    crop_scale: tuple[float, float] | tuple[()],
-) -> Loss:
-    """The loss of a MAE or an i-MAE, on images [B, H, W, C] uint8, lying in pairs.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Augmentation:
+    """Random crops and flips on the device, and the statistics of pixels.
 
-    Args:
-      objective: on standardised images.
+    Attributes:
       mean, std: [C], of pixels in 0..255.
       pad, flip, crop_scale: see `augment.augment`.
     """
 
-    def draw(images, step, seed):
-        keys = step_keys(seed, step, "augment", "objective")
-        draws = objective.draw(keys["objective"], len(images))
-        return augment.augment(keys["augment"], images, pad, flip, crop_scale), draws
+    mean: Any
+    std: Any
+    pad: int = 0
+    flip: bool = False
+    crop_scale: tuple[float, float] | tuple[()] = ()
 
-    def of(params, batch_stats, teacher_params, examples):
-        images, draws = examples
-        images = augment.standardise(images, mean, std)
-        total, metrics = objective.loss(params, teacher_params, images, draws)
-        return total, (metrics, batch_stats)
+    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] uint8 images, cropped and flipped."""
+        return augment.augment(key, images, self.pad, self.flip, self.crop_scale)
 
-    return Loss(draw, of)
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] uint8 images in units of std, about the mean."""
+        return augment.standardise(images, self.mean, self.std)
+
+
+class Objective(abc.ABC):
+    """A kind of run: its training loss, and all that differs between kinds of run.
+
+    Attributes:
+      title: its name in messages.
+      is_labelled: whether a batch has labels.
+    """
+
+    title: ClassVar[str]
+    is_labelled: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def draw(self, batch, step: jax.Array, seed: jax.Array) -> Any:
+        """Everything random of a step, and the augmented batch.
+
+        Args:
+          batch: images [B, H, W, C] uint8, pairs side by side; with `is_labelled` images
+            and labels [B] int.
+          step, seed: all draws are functions of these.
+        Returns:
+          Examples, a pytree whose leaves are [B, ...].
+        """
+
+    @abc.abstractmethod
+    def loss(
+        self, params, batch_stats, teacher_params, examples
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """(total, (metrics, batch_stats)), the first two means over the examples."""
+
+    def __call__(self, params, batch_stats, teacher_params, batch, step, seed):
+        """Draw and loss in one, of a batch as the input pipeline gives it."""
+        examples = self.draw(batch, step, seed)
+        return self.loss(params, batch_stats, teacher_params, examples)
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(
+        cls, config: ConfigDict, model, teacher, augmentation: Augmentation
+    ) -> Self:
+        """The objective of a checked config; `teacher` is a MAE or None."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def check(config: ConfigDict, dataset: Dataset) -> None:
+        """Checks that keys of a config fit each other and the data set.
+
+        Raises:
+          UserError: naming the key, its value and what is allowed.
+        """
+
+    @staticmethod
+    @abc.abstractmethod
+    def optimizer(
+        config: ConfigDict, model, schedule: optax.Schedule
+    ) -> optax.GradientTransformation:
+        """The optimizer of a checked config."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
+        """Parameters to start from, out of another run's.
+
+        Args:
+          like: the model's own parameters, or their shapes.
+          loaded: the other run's.
+          source: which run they are of, for messages.
+        Returns:
+          Copies, by module: the state is donated, the other run may be a teacher.
+        Raises:
+          UserError: if they do not fit, with each difference.
+        """
+
+    @staticmethod
+    @abc.abstractmethod
+    def predictors(params, batch_stats) -> dict[str, tuple[Callable, Any]]:
+        """Functions (model, variables, *inputs) and their variables, see `Network`."""
+
+    @staticmethod
+    def is_distilled(config: ConfigDict) -> bool:
+        """Whether a teacher takes part in training."""
+        return False
+
+    @staticmethod
+    def needs_init(config: ConfigDict) -> bool:
+        """Whether training starts from another run's parameters, always."""
+        return False

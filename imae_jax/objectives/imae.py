@@ -1,92 +1,125 @@
-"""The objective of an i-MAE: mix, mask, predict both images, distil."""
+"""The objective of an i-MAE: mix, mask, predict both images, distil.
+
+The paper's algorithm (section 3), put together from `mixing`, `models.masking`,
+`models.imae`, `distillation` and `losses`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError, require
 from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives import losses
-from imae_jax.objectives.base import Objective
 from imae_jax.objectives.distillation import teacher_latents
+from imae_jax.objectives.mae import MAEObjective
 from imae_jax.objectives.mixing import draw_mixtures, make_mixtures
 
 
-def imae_objective(
-    model: IMAE,
-    teacher: MAE | None,
-    *,
-    mask_ratio: float,
-    norm_pix: bool,
-    alpha: float | None,
-    per_batch: bool,
-    shared_mask: bool,
-    teacher_input: str,
-    distill_weight: float,
-) -> Objective:
-    """Pairs of images: rebuild both from their mixture, like the teacher sees each."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class IMAEObjective(MAEObjective):
+    """Pairs of images: reconstruct both from their mixture, with the teacher's latents.
 
-    def draw(key, batch_size):
+    Attributes:
+      alpha, per_batch, shared_mask: see `mixing.draw_mixtures`.
+      teacher: the frozen MAE, or None.
+      teacher_input: see `distillation.teacher_latents`.
+      distill_weight: weight of the distillation terms; 0: no teacher is needed.
+    """
+
+    title = "an i-MAE"
+
+    model: IMAE
+    alpha: float | None
+    per_batch: bool
+    shared_mask: bool
+    teacher: MAE | None
+    teacher_input: str
+    distill_weight: float
+
+    @classmethod
+    def from_config(cls, config, model, teacher, augmentation):
+        """See `Objective`."""
+        # (Pairs of one class are the input pipeline's.)
+        mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}
+        return cls(
+            model,
+            augmentation,
+            config.mask.ratio,
+            config.loss.norm_pix,
+            **mix,
+            teacher=teacher,
+            teacher_input=config.teacher.input,
+            distill_weight=config.loss.distill_weight,
+        )
+
+    def draw_masks(self, key, batch_size):
+        """Alphas and masks of B mixtures."""
         return draw_mixtures(
             key,
             batch_size,
-            num_patches=model.num_patches,
-            mask_ratio=mask_ratio,
-            alpha=alpha,
-            per_batch=per_batch,
-            shared_mask=shared_mask,
+            num_patches=self.model.num_patches,
+            mask_ratio=self.mask_ratio,
+            alpha=self.alpha,
+            per_batch=self.per_batch,
+            shared_mask=self.shared_mask,
         )
 
-    def loss(params, teacher_params, images, draws):
+    def loss_of(self, params, teacher_params, images, draws):
+        """(total, metrics) of [B, H, W, C] normalized images lying in pairs."""
         mixtures = make_mixtures(images, *draws)
         mask = mixtures.mask
-        out = forward(model, params, mixtures.mixture, mask)
+        out = forward(self.model, params, mixtures.mixture, mask)
         latents = None
-        if distill_weight:
+        if self.distill_weight:
             latents = teacher_latents(
-                teacher,
+                self.teacher,
                 teacher_params,
                 mixtures,
-                teacher_input=teacher_input,
-                shared_mask=shared_mask,
-                num_sources=model.num_sources,
+                teacher_input=self.teacher_input,
+                shared_mask=self.shared_mask,
+                num_sources=self.model.num_sources,
             )
-        sources = mixtures.sources[:, : model.num_sources]
-        return losses.imae_losses(
-            out,
-            losses.target_patches(sources, model.patch_size, norm_pix),
-            mask.mask,
-            latents,
-            distill_weight,
+        sources = mixtures.sources[:, : self.model.num_sources]
+        target = losses.target_patches(sources, self.model.patch_size, self.norm_pix)
+        return losses.imae_losses(out, target, mask.mask, latents, self.distill_weight)
+
+    @staticmethod
+    def check(config: ConfigDict, dataset: Dataset) -> None:
+        """See `Objective`."""
+        MAEObjective.check(config, dataset)
+        mix = config.mix
+        require(
+            mix.alpha is None or not mix.per_batch,
+            "mix.per_batch",
+            mix.per_batch,
+            f"False where mix.alpha is fixed (it is {mix.alpha})",
         )
+        if config.loss.distill_weight and not config.teacher.init:
+            raise UserError(
+                "teacher.init is empty, but distillation needs a teacher: give the workdir "
+                "of a run of configs/mae.py, or set loss.distill_weight=0"
+            )
+        if mix.same_class_rate is not None and not dataset.class_names:
+            raise UserError(
+                f"mix.same_class_rate={mix.same_class_rate}: the images have no classes"
+            )
 
-    return Objective(draw, loss)
+    @staticmethod
+    def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
+        """As of a MAE, whose `decoder_embed` becomes each of the heads (released code)."""
+        if "decoder_embed" in loaded:
+            heads = [name for name in like if name.startswith("disentangle_")]
+            embed = loaded["decoder_embed"]
+            others = {k: v for k, v in loaded.items() if k != "decoder_embed"}
+            loaded = others | {head: embed for head in heads}
+        return MAEObjective.starting_params(like, loaded, source)
 
-
-def check_mixtures(config: ConfigDict) -> None:
-    """What only i-MAE has: mixing, branches, teacher."""
-    mix, loss, teacher = config.mix, config.loss, config.teacher
-    in_range = mix.alpha is None or 0 < mix.alpha <= 0.5
-    require(in_range, "mix.alpha", mix.alpha, "in (0, 0.5], or unset to draw it")
-    require(
-        mix.alpha is None or not mix.per_batch,
-        "mix.per_batch",
-        mix.per_batch,
-        f"False where mix.alpha is fixed (it is {mix.alpha})",
-    )
-    rate = mix.same_class_rate
-    in_range = rate is None or 0 <= rate <= 1
-    require(in_range, "mix.same_class_rate", rate, "in [0, 1], or unset to ignore classes")
-    choices = "'image' or 'mixture'"
-    valid = teacher.input in ("image", "mixture")
-    require(valid, "teacher.input", teacher.input, choices)
-    choices = "'both' or 'subordinate'"
-    valid = loss.branches in ("both", "subordinate")
-    require(valid, "loss.branches", loss.branches, choices)
-    weight = loss.distill_weight
-    require(weight >= 0, "loss.distill_weight", weight, "0 or more")
-    if weight and not teacher.init:
-        raise UserError(
-            "teacher.init is empty, but distillation needs a teacher: give the workdir of "
-            "a run of configs/mae.py, or set loss.distill_weight=0"
-        )
+    @staticmethod
+    def is_distilled(config: ConfigDict) -> bool:
+        """Whether the weight of distillation is not 0."""
+        return config.loss.distill_weight > 0

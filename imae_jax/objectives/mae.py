@@ -1,22 +1,121 @@
-"""The objective of a MAE."""
+"""The objective of a MAE: mask an image, predict its masked patches."""
 
-from imae_jax.models.forward import forward
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from ml_collections import ConfigDict
+
+from imae_jax import optim
+from imae_jax.data.dataset import Dataset
+from imae_jax.errors import UserError, require
+from imae_jax.models.forward import embed, forward
 from imae_jax.models.mae import MAE
-from imae_jax.models.masking import random_mask
+from imae_jax.models.masking import num_visible, random_mask
+from imae_jax.models.patches import grid_size
+from imae_jax.models.transformer import check_size, decode_variant
 from imae_jax.objectives import losses
-from imae_jax.objectives.base import Objective
+from imae_jax.objectives.base import Augmentation, Metrics, Objective, step_keys
+from imae_jax.storage import pytrees
 
 
-def mae_objective(model: MAE, *, mask_ratio: float, norm_pix: bool) -> Objective:
-    """Each image alone: rebuild its removed patches."""
+def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
+    """Raises UserError unless it leaves a patch visible and masks one."""
+    require(0 <= ratio < 1, key, ratio, "in [0, 1)")
+    try:
+        visible = num_visible(num_patches, ratio)
+    except ValueError as error:
+        raise UserError(f"{key}={ratio!r}: {error}") from None
+    require(
+        visible < num_patches,
+        key,
+        ratio,
+        f"large enough to mask at least one of {num_patches} patches",
+    )
 
-    def draw(key, batch_size):
-        return random_mask(key, batch_size, model.num_patches, mask_ratio)
 
-    def loss(params, teacher_params, images, mask):
-        del teacher_params
-        out = forward(model, params, images, mask)
-        target = losses.target_patches(images, model.patch_size, norm_pix)
-        return losses.mae_losses(out, target, mask.mask)
+def check_decoder(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError unless decoder, mask and targets fit images [H, W, C]."""
+    check_size(config.model.decoder, "model.decoder")
+    patch_size = decode_variant(config.model.variant)[1]
+    *image_size, channels = image_shape
+    rows, columns = grid_size(tuple(image_size), patch_size)
+    check_mask_ratio(config.mask.ratio, "mask.ratio", rows * columns)
+    require(
+        patch_size**2 * channels > 1 or not config.loss.norm_pix,
+        "loss.norm_pix",
+        config.loss.norm_pix,
+        "False where a patch has one value: it has no variance",
+    )
 
-    return Objective(draw, loss)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MAEObjective(Objective):
+    """Each image alone: reconstruct its masked patches.
+
+    Attributes:
+      model: the network that is trained.
+      augmentation: of the images, before they are masked.
+      mask_ratio: fraction of patches that are masked.
+      norm_pix: whether targets are normalized patch by patch.
+    """
+
+    title = "a MAE"
+
+    model: MAE
+    augmentation: Augmentation
+    mask_ratio: float
+    norm_pix: bool
+
+    @classmethod
+    def from_config(cls, config, model, teacher, augmentation):
+        """See `Objective`."""
+        return cls(model, augmentation, config.mask.ratio, config.loss.norm_pix)
+
+    def draw(self, batch, step, seed):
+        """See `Objective`."""
+        keys = step_keys(seed, step, "augment", "objective")
+        draws = self.draw_masks(keys["objective"], len(batch))
+        return self.augmentation(keys["augment"], batch), draws
+
+    def loss(self, params, batch_stats, teacher_params, examples):
+        """See `Objective`."""
+        images, draws = examples
+        images = self.augmentation.normalize(images)
+        total, metrics = self.loss_of(params, teacher_params, images, draws)
+        return total, (metrics, batch_stats)
+
+    def draw_masks(self, key: jax.Array, batch_size: int):
+        """B masks, and whatever else is random of B normalized images."""
+        return random_mask(key, batch_size, self.model.num_patches, self.mask_ratio)
+
+    def loss_of(
+        self, params, teacher_params, images: jax.Array, draws
+    ) -> tuple[jax.Array, Metrics]:
+        """(total, metrics) of [B, H, W, C] normalized images and what was drawn."""
+        out = forward(self.model, params, images, draws)
+        target = losses.target_patches(images, self.model.patch_size, self.norm_pix)
+        return losses.mae_losses(out, target, draws.mask)
+
+    @staticmethod
+    def check(config: ConfigDict, dataset: Dataset) -> None:
+        """See `Objective`."""
+        check_decoder(config, dataset.image_shape)
+
+    @staticmethod
+    def optimizer(config, model, schedule):
+        """AdamW, see `Objective`."""
+        section = config.optim
+        settings = section.betas, section.weight_decay, section.clip_norm
+        return optim.adamw(schedule, *settings)
+
+    @staticmethod
+    def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
+        """All of another run's, see `Objective`."""
+        pytrees.check_same_tree(like, loaded, source)
+        return jax.tree.map(lambda x: x.copy(), loaded)
+
+    @staticmethod
+    def predictors(params, batch_stats):
+        """See `Objective`."""
+        return {"predict": (forward, params), "embed": (embed, params)}

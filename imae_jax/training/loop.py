@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from imae_jax import optim
 from imae_jax.distributed import preemption, processes
 from imae_jax.errors import Terminated, UserError
-from imae_jax.objectives.select import make_optimiser
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
@@ -18,7 +17,14 @@ from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
 from imae_jax.storage.workdir import as_json, open_workdir, owned
 from imae_jax.training import memory
 from imae_jax.training.restore import initial_state
-from imae_jax.training.setup import Setup, make_feed, make_loss, run_meta, set_up, take_of
+from imae_jax.training.setup import (
+    Setup,
+    make_feed,
+    make_objective,
+    run_meta,
+    set_up,
+    take_of,
+)
 from imae_jax.training.state import TrainState
 from imae_jax.training.step import make_train_step
 
@@ -61,10 +67,10 @@ def _train(setup: Setup, stop_at: int | None, termination) -> TrainState:
         total_steps,
         config.optim.min_lr,
     )
-    optimiser = make_optimiser(config, setup.model, schedule)
+    optimizer = setup.kind.optimizer(config, setup.model, schedule)
     kept = config.checkpoint.keep, config.checkpoint.keep_best
     with Checkpoints(workdir, *kept) as checkpoints:
-        state = initial_state(setup, optimiser, checkpoints)
+        state = initial_state(setup, optimizer, checkpoints)
         atomic_files.write_json(workdir / CONFIG_FILE, as_json(config))
         last_step = min(total_steps, stop_at or total_steps)
         if int(state.step) >= last_step:
@@ -72,8 +78,8 @@ def _train(setup: Setup, stop_at: int | None, termination) -> TrainState:
         with make_feed(setup) as feed:
             make_step = functools.partial(
                 make_train_step,
-                make_loss(setup),
-                optimiser,
+                make_objective(setup),
+                optimizer,
                 setup.mesh,
                 take_of(setup, feed),
                 state,

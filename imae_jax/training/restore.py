@@ -2,12 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-import jax
-
 from imae_jax.errors import UserError
-from imae_jax.models.classifier import Classifier
-from imae_jax.objectives import classification
-from imae_jax.storage import pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.training import trained_run
 from imae_jax.training.setup import Setup, run_meta
@@ -41,24 +36,6 @@ def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
         )
 
 
-def warm_start(like, loaded, source: str):
-    """The parameters of `loaded` for the model whose parameters look `like` this.
-
-    A MAE's `decoder_embed` becomes each of an i-MAE's heads (released code).
-
-    Raises:
-      UserError: if they do not fit, with each difference.
-    """
-    heads = [name for name in like if name.startswith("disentangle_")]
-    if heads and "decoder_embed" in loaded:
-        loaded = dict(loaded)
-        embed = loaded.pop("decoder_embed")
-        loaded |= {head: embed for head in heads}
-    pytrees.check_same_tree(like, loaded, source)
-    # Copies: the state will be donated, the source may be a teacher that stays.
-    return jax.tree.map(lambda x: x.copy(), loaded)
-
-
 def starting_params(setup: Setup):
     """The parameters that `config.init` names, or None for random ones.
 
@@ -73,9 +50,7 @@ def starting_params(setup: Setup):
         source = trained_run.load_run(config.init, "init", setup.mesh)
     like = trained_run.abstract_params(setup.model, setup.mesh)
     name = f"init={str(source.workdir)!r}"
-    if isinstance(setup.model, Classifier):
-        return classification.pretrained_encoder(like, source.params, name)
-    return warm_start(like, source.params, name)
+    return setup.kind.starting_params(like, source.params, name)
 
 
 def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> TrainState:

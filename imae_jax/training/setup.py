@@ -8,7 +8,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import config_checks, errors
+from imae_jax import errors
+from imae_jax.config import checks
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
@@ -20,9 +21,8 @@ from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import build_model
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.objectives import base, classification
-from imae_jax.objectives.imae import imae_objective
-from imae_jax.objectives.mae import mae_objective
+from imae_jax.objectives.base import Augmentation, Objective
+from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 from imae_jax.training import trained_run
@@ -47,6 +47,11 @@ class Setup:
         return self.dataset.splits["train"]
 
     @property
+    def kind(self) -> type[Objective]:
+        """The kind of run."""
+        return OBJECTIVES[self.config.model.name]
+
+    @property
     def is_resident(self) -> bool:
         """Whether training images live on the devices."""
         return is_resident(self.config, self.train_split, self.mesh.size)
@@ -54,7 +59,7 @@ class Setup:
     @property
     def is_distilled(self) -> bool:
         """Whether the teacher takes part in training."""
-        return self.teacher is not None and self.config.loss.distill_weight > 0
+        return self.teacher is not None and self.kind.is_distilled(self.config)
 
 
 def is_resident(config: ConfigDict, split: Split, num_devices: int) -> bool:
@@ -73,17 +78,15 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
 
     `compute.dtype` has been settled, see `workdir.settle_dtype`.
     """
-    config_checks.check_sections(config)
+    checks.check_keys(config)
     check_same_config(config, workdir)
     dataset = load_data(config)
     if dataset.ignored:
         ignored = folder_layouts.as_words(dataset.ignored)
         print(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
-    config_checks.check_mesh(config.mesh.fsdp, jax.device_count())
+    checks.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
-    if config.model.name == "classifier":
-        classification.check(config, dataset)
-    config_checks.check(config, dataset, mesh.size, jax.default_backend())
+    checks.check(config, dataset, mesh.size, jax.default_backend())
     if not is_resident(config, dataset.splits["train"], mesh.size):
         dispatch = config.train.steps_per_dispatch
         allowed = "1 where images are streamed: a batch is sent for each step"
@@ -99,25 +102,23 @@ def _build_model(config: ConfigDict, dataset: Dataset) -> MAE | IMAE | Classifie
 
 def load_data(config: ConfigDict) -> Dataset:
     """Opens the data set of a config, after checking what is said about it."""
-    config_checks.check_data(config)
+    checks.check_keys(config)
     return load(
         config.data.name,
         config.data.dir,
         on_bad_image=config.data.on_bad_image,
         files=config.data.get("files"),
-        min_side=config_checks.patch_size(config),
+        min_side=checks.patch_size(config),
     )
 
 
 def open_files(config: ConfigDict) -> image_files.Opened:
     """The same for images of any size that lie in files, none of them decoded yet."""
-    config_checks.check_data(config)
+    checks.check_keys(config)
     data = config.data
     check_known(data.name, data.get("files"))
     root = local_path(data.dir, "data.dir")
-    return image_files.open_files(
-        data.name, root, data.files, config_checks.patch_size(config)
-    )
+    return image_files.open_files(data.name, root, data.files, checks.patch_size(config))
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
@@ -127,7 +128,7 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     dataset, mesh = check(config, workdir)
     model = _build_model(config, dataset)
     teacher = None
-    if config.model.name == "imae" and config.teacher.init:
+    if "teacher" in config and config.teacher.init:
         teacher = trained_run.load_teacher(config.teacher.init, model, "teacher.init", mesh)
         places = sharding.shares(teacher.params, mesh)
         params = jax.device_put(teacher.params, places)
@@ -135,28 +136,18 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     return Setup(config, workdir, dataset, mesh, model, teacher)
 
 
-def make_loss(setup: Setup) -> base.Loss:
-    """The loss that a config asks for: from `objectives` or, of classifiers, `transfer`."""
-    config, model, dataset = setup.config, setup.model, setup.dataset
-    options = dict(config.augment) | dict(mean=dataset.mean, std=dataset.std)
+def make_objective(setup: Setup) -> Objective:
+    """The objective that a config asks for."""
+    config, dataset = setup.config, setup.dataset
+    section = config.augment
+    augmentation = Augmentation(
+        dataset.mean, dataset.std, section.pad, section.flip, section.crop_scale
+    )
     if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
-        options["crop_scale"] = ()  # the feed has cropped them already
-    if isinstance(model, Classifier):
-        return classification.make_loss(model, **options, mixup=config.get("mixup"))
-    common = dict(mask_ratio=config.mask.ratio, norm_pix=config.loss.norm_pix)
-    if config.model.name == "mae":
-        objective = mae_objective(model, **common)
-    else:
-        mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}  # the feed's
-        objective = imae_objective(
-            model,
-            setup.teacher and setup.teacher.model,
-            **common,
-            **mix,
-            teacher_input=config.teacher.input,
-            distill_weight=config.loss.distill_weight,
-        )
-    return base.make_loss(objective, **options)
+        # The input pipeline has cropped them already.
+        augmentation = dataclasses.replace(augmentation, crop_scale=())
+    teacher = setup.teacher and setup.teacher.model
+    return setup.kind.from_config(config, setup.model, teacher, augmentation)
 
 
 def make_feed(setup: Setup) -> Resident | Streaming:
@@ -209,7 +200,7 @@ def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
 
 def take_of(setup: Setup, feed: Resident | Streaming):
     """The feed's function that gives a step what its loss is computed on."""
-    return feed.take_labelled if isinstance(setup.model, Classifier) else feed.take
+    return feed.take_labelled if setup.kind.is_labelled else feed.take
 
 
 def run_meta(setup: Setup) -> dict:

@@ -15,7 +15,6 @@ from imae_jax.distributed import sharding
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.models.masking import random_mask
 from imae_jax.objectives.base import named_keys
 
 
@@ -55,12 +54,7 @@ def init_variables(
 ) -> tuple[Any, Any]:
     """Random parameters, and fresh statistics of BatchNorms if there are any."""
     key = named_keys(jax.random.key(seed), "init", "steps")["init"]
-    image = jnp.zeros((1, *model.image_size, model.channels))
-    if isinstance(model, Classifier):
-        variables = model.init(key, image, is_training=False)
-    else:
-        mask = random_mask(key, 1, model.num_patches, 0.5)
-        variables = model.init(key, image, mask.ids_keep, mask.ids_restore)
+    variables = model.init(key, *model.example_inputs(key))
     return variables["params"], variables.get("batch_stats", {})
 
 

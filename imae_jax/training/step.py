@@ -8,13 +8,13 @@ import optax
 from jax.sharding import Mesh
 
 from imae_jax.distributed import sharding
-from imae_jax.objectives.base import Loss
+from imae_jax.objectives.base import Objective
 from imae_jax.training.state import TrainState
 
 
 def make_train_step(
-    loss: Loss,
-    optimiser: optax.GradientTransformation,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
     take,
     state: TrainState,
@@ -26,14 +26,14 @@ def make_train_step(
     """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
 
     The state is donated. The teacher's parameters are an argument: not closed over, not
-    optimised, not donated. A step whose loss or gradient is not finite changes neither
-    parameters nor statistics nor the optimiser's state. After `max_skipped` of these in a
+    optimized, not donated. A step whose loss or gradient is not finite changes neither
+    parameters nor statistics nor the optimizer's state. After `max_skipped` of these in a
     row no step changes them any more, so that the run can be ended there whenever that is
     noticed.
 
     Args:
-      loss: as from `base.make_loss` or `classification.make_loss`.
-      optimiser: what turns gradients into updates.
+      objective: its `draw` and `loss` are used.
+      optimizer: turns gradients into updates.
       mesh: the devices.
       take: (inputs, number) -> the `number`-th step's batch, see `data.input_pipeline`.
       state: one that stays where it lies, or what it looks like there.
@@ -46,7 +46,7 @@ def make_train_step(
     def loss_of(params, batch_stats, teacher_params, examples):
         params = sharding.gather(params, mesh)
         teacher_params = sharding.gather(teacher_params, mesh)
-        return loss.of(params, batch_stats, teacher_params, examples)
+        return objective.loss(params, batch_stats, teacher_params, examples)
 
     def gradient_of(state, teacher_params, examples):
         fixed = state.params, state.batch_stats, teacher_params
@@ -63,14 +63,14 @@ def make_train_step(
         return jax.tree.map(lambda x: x / accumulate, sums)
 
     def update(number, state, teacher_params, inputs):
-        examples = loss.draw(take(inputs, number), state.step, state.seed)
+        examples = objective.draw(take(inputs, number), state.step, state.seed)
         (total, (metrics, batch_stats)), grads = gradient_of(
             state, teacher_params, examples
         )
         norm = optax.tree.norm(grads)
         is_good = jnp.isfinite(total) & jnp.isfinite(norm)
         is_good &= state.skipped_in_a_row < max_skipped
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = optax.apply_updates(state.params, updates), opt_state, batch_stats
         old = state.params, state.opt_state, state.batch_stats
         kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)

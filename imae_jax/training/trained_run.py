@@ -16,7 +16,8 @@ from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import build_model
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.objectives.select import KINDS, make_optimiser
+from imae_jax.objectives.base import Objective
+from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage import pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
@@ -45,6 +46,11 @@ class TrainedRun:
     meta: Mapping
     digest: str
     batch_stats: Any = dataclasses.field(default_factory=dict)
+
+    @property
+    def kind(self) -> type[Objective]:
+        """The kind of run."""
+        return OBJECTIVES[self.config.model.name]
 
 
 def load_run(
@@ -100,8 +106,9 @@ def _load_variables(
     mesh: Mesh,
 ) -> tuple[Any, Any]:
     """A checkpoint's parameters, or their average where one is kept, and statistics."""
-    optimiser = make_optimiser(config, network, lambda step: 0.0)
-    like = _abstract(lambda: fresh_state(network, optimiser, seed=0), mesh).arrays
+    kind = OBJECTIVES[config.model.name]
+    optimizer = kind.optimizer(config, network, lambda step: 0.0)
+    like = _abstract(lambda: fresh_state(network, optimizer, seed=0), mesh).arrays
     is_averaged = config.optim.get("ema_decay") is not None
     del like["params" if is_averaged else "opt_state"]
     found = checkpoints.restore(step, **like)
@@ -154,9 +161,9 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
       UserError: if it is no MAE, or its decoder width or patches differ from the student's.
     """
     run = load_run(workdir, key, mesh)
-    if not isinstance(run.model, MAE):
-        kind = KINDS[run.config.model.name]
-        raise UserError(f"{key}={str(workdir)!r} is {kind} run; a teacher is a MAE run")
+    if run.config.model.name != "mae":
+        title = run.kind.title
+        raise UserError(f"{key}={str(workdir)!r} is {title} run; a teacher is a MAE run")
     check_same_patches(run, student, key)
     widths = run.model.decoder_size.width, student.decoder_size.width
     _check_equal(run, key, "decoder width", *widths)
@@ -170,9 +177,9 @@ def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> T
       UserError: if it is another kind of run, or its patches differ from the student's.
     """
     run = load_run(workdir, key, mesh)
-    if not isinstance(run.model, IMAE) or run.config.loss.distill_weight:
-        is_imae = isinstance(run.model, IMAE)
-        kind = "a distilled i-MAE" if is_imae else KINDS[run.config.model.name]
+    is_distilled = run.kind.is_distilled(run.config)
+    if run.config.model.name != "imae" or is_distilled:
+        kind = "a distilled i-MAE" if is_distilled else run.kind.title
         raise UserError(
             f"{key}={str(workdir)!r} is {kind} run; it must be an i-MAE run with "
             "loss.distill_weight=0"

@@ -1,0 +1,128 @@
+"""Checks of a run's config, before anything is compiled."""
+
+from ml_collections import ConfigDict
+
+from imae_jax.config.rules import RULES, hold
+from imae_jax.data.dataset import Dataset
+from imae_jax.errors import UserError, require
+from imae_jax.models.patches import grid_size
+from imae_jax.models.transformer import check_size, decode_variant
+from imae_jax.objectives.select import OBJECTIVES
+from imae_jax.optim import run_steps
+from imae_jax.storage.local_paths import check_paths
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Holds every key of a run's config against its rule.
+
+    Raises:
+      UserError: for the first key that breaks its rule, for an address with a scheme in
+        place of a path, and if the config is not a run's, such as that of a demo.
+    """
+    for section in ("data", "model", "train", "optim"):
+        if section not in config:
+            raise UserError(f"--config describes no run: it has no section {section!r}")
+    check_paths(config)
+    hold(config, RULES)
+    patch_size(config)
+
+
+def patch_size(config: ConfigDict) -> int:
+    """p; raises UserError for an unknown variant."""
+    try:
+        return decode_variant(config.model.variant)[1]
+    except ValueError as error:
+        raise UserError(f"model.variant: {error}") from None
+
+
+def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """The encoder's size, and whether patches fit the image."""
+    size, patch = decode_variant(config.model.variant)
+    given = {k: v for k, v in config.model.encoder.items() if v is not None}
+    check_size(size._asdict() | given, "model.encoder")
+    try:
+        grid_size(image_shape[:2], patch)
+    except ValueError as error:
+        raise UserError(
+            f"model.variant={config.model.variant!r} does not fit "
+            f"{config.data.name}: {error}"
+        ) from None
+
+
+def check_compute(config: ConfigDict, platform: str) -> None:
+    """Whether the platform ("cpu", "gpu", "tpu") can compute as it is told to."""
+    section = config.compute
+    if section.attention == "cudnn":
+        possible = platform == "gpu" and section.dtype == "bfloat16"
+        allowed = "'xla', except on an NVIDIA GPU in bfloat16"
+        require(possible, "compute.attention", section.attention, allowed)
+
+
+def check_mesh(fsdp: int, num_devices: int) -> None:
+    """Raises UserError unless equal groups of devices can share a copy."""
+    divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    allowed = f"-1 (all), or a divisor of the {num_devices} devices: "
+    allowed += ", ".join(map(str, divisors))
+    require(fsdp == -1 or fsdp in divisors, "mesh.fsdp", fsdp, allowed)
+
+
+def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> None:
+    """Raises UserError unless whole pairs of every part fall on every device."""
+    require(
+        batch_size >= 2 and batch_size % 2 == 0,
+        key,
+        batch_size,
+        "even and at least 2: images are fed in pairs",
+    )
+    in_parts = f", in each of {parts} parts (train.accumulate)" if parts > 1 else ""
+    divisor = 2 * num_devices * parts
+    require(
+        batch_size % divisor == 0,
+        key,
+        batch_size,
+        f"divisible by {divisor}: whole pairs on each of {num_devices} devices{in_parts}",
+    )
+
+
+def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
+    """Raises UserError if a batch, of `parts` of whole pairs, exceeds the train split."""
+    largest = num_examples // (2 * parts) * (2 * parts)
+    allowed = f"at most {largest}: the train split holds {num_examples:,} images"
+    if not largest:
+        allowed = (
+            f"at least {2 * parts}, and the train split holds {num_examples:,} images: "
+            "take fewer devices, a smaller train.accumulate, or more images"
+        )
+    require(batch_size <= num_examples, "train.batch_size", batch_size, allowed)
+
+
+def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
+    """Whether batch, number of steps and learning rates fit each other."""
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    check_batch(batch_size, "train.batch_size", num_devices, accumulate)
+    check_enough(batch_size, num_examples, num_devices * accumulate)
+    run_steps(config, num_examples)
+    peak, min_lr = config.optim.blr * batch_size / 256, config.optim.min_lr
+    below = f"0 or more, and less than the peak rate of {peak:g}"
+    require(min_lr < peak, "optim.min_lr", min_lr, below)
+
+
+def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str) -> None:
+    """Checks that the keys of a config fit each other, its data set and its devices.
+
+    Args:
+      config: of a run, whose single keys have been checked.
+      dataset: its data set.
+      num_devices, platform: and devices; "cpu", "gpu" or "tpu".
+    Raises:
+      UserError: naming the key, its value and what is allowed.
+    """
+    check_model(config, dataset.image_shape)
+    check_compute(config, platform)
+    OBJECTIVES[config.model.name].check(config, dataset)
+    has_teacher = "teacher" in config and config.teacher.init
+    if config.init == "teacher" and not has_teacher:
+        raise UserError(
+            "init='teacher' needs an i-MAE and teacher.init, the workdir of a MAE run"
+        )
+    check_training(config, dataset.sizes["train"], num_devices)
