@@ -42,11 +42,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from imae_jax.evaluation import evaluate
-    from imae_jax.evaluators.separability import (
-        linear_separability,
-        mixture_separability,
-    )
+    from imae_jax.evaluators.separability import mixture_separability
     from imae_jax.pretrained import load
+    from imae_jax.probing.linear_separability import linear_separability
     from imae_jax.training.loop import train
 
 __all__ = [
@@ -61,7 +59,7 @@ __all__ = [
 # Imported where first asked for: `import imae_jax` alone loads no JAX.
 _MODULES = {
     "evaluate": "imae_jax.evaluation",
-    "linear_separability": "imae_jax.evaluators.separability",
+    "linear_separability": "imae_jax.probing.linear_separability",
     "load": "imae_jax.pretrained",
     "mixture_separability": "imae_jax.evaluators.separability",
     "train": "imae_jax.training.loop",

@@ -14,9 +14,9 @@ from imae_jax.distributed import preemption, sharding
 from imae_jax.errors import Terminated, UserError
 from imae_jax.evaluators import config_checks
 from imae_jax.evaluators.held_out import HeldOut
-from imae_jax.evaluators.metric_names import conditions, count_of
+from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import ClassifyingNetwork, Network
-from imae_jax.evaluators.registry import EVALUATORS, NEED_LABELS, NEED_TEACHER
+from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
@@ -76,15 +76,16 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     )
     results, settings = {}, {}
     for name, options in config.evals.items():
-        if name in NEED_LABELS and len(dataset.class_names) < 2:
+        evaluator = all_evaluators()[name]
+        if evaluator.needs_labels and len(dataset.class_names) < 2:
             count = len(dataset.class_names) or "no"
             print(f"{workdir.name}: {name} is left out, the images are of {count} class")
             continue
         if preemption.are_told_to_end():
             raise Terminated(f"{workdir} is not measured yet")
         print(f"{workdir.name}: measuring {name}", flush=True)
-        used = config_checks.options_of(options)
-        found = dict(EVALUATORS[name](networks, held_out, **used))
+        used = evaluator.options(options)
+        found = dict(evaluator.evaluate(networks, held_out, **used))
         count = held_out.count(options.split)
         measured_on = dict(split=dataset.published[options.split], checkpoint=run.step)
         for metric, value in found.items():
@@ -95,7 +96,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             settings[key] = {
                 **measured_on,
                 "count": count_of(metric, found, count),
-                **conditions(key, options, mask_ratio),
+                **evaluator.conditions(metric, options, mask_ratio),
             }
     if "reconstruction" in config.evals:
         options = config.evals.reconstruction
@@ -129,7 +130,7 @@ def networks_of(
         return {"student": make_classifying_network(run.model, *variables, mesh)}
     found = {"student": run}
     options = config.evals.get("separability") or {}
-    if NEED_TEACHER.intersection(config.evals):
+    if need_teacher(config):
         found["teacher"] = load_teacher(config, run, mesh)
     for name, path in (options.get("baseline_runs") or {}).items():
         key = f"evals.separability.baseline_runs.{name}"
@@ -150,6 +151,11 @@ def networks_of(
     return networks | {"random": make_network(untrained, params, mesh)}
 
 
+def need_teacher(config: ConfigDict) -> list[str]:
+    """The evaluators of a config that compare with a teacher."""
+    return [name for name in sorted(config.evals) if all_evaluators()[name].needs_teacher]
+
+
 def load_teacher(
     config: ConfigDict, run: trained_run.TrainedRun, mesh: Mesh
 ) -> trained_run.TrainedRun:
@@ -163,7 +169,7 @@ def load_teacher(
     if not path:
         key, path = "teacher.init", config.teacher.init
     if not path:
-        wanting = ", ".join(sorted(NEED_TEACHER.intersection(config.evals)))
+        wanting = ", ".join(need_teacher(config))
         raise UserError(
             "evals.separability.teacher and teacher.init are empty: "
             f"{wanting} measure against a teacher's latents, give the workdir of a MAE run"

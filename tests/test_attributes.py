@@ -14,7 +14,7 @@ from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import attributes, semantics
 from imae_jax.evaluators.factor_targets import as_factor, factors_of
-from imae_jax.evaluators.metric_names import conditions, count_of
+from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import Network
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report import summary
@@ -372,7 +372,9 @@ def test_bad_latents_get_one_line(made):
 )
 def test_names_say_how_numbers_were_measured(name, alpha, mask_ratio):
     options = dict(alpha=0.3, alphas=(0.1, 0.3))
-    assert conditions(name, options, 0.5) == {"alpha": alpha, "mask_ratio": mask_ratio}
+    metric = name.removeprefix("attributes/")
+    found = attributes.EVALUATOR.conditions(metric, options, 0.5)
+    assert found == {"alpha": alpha, "mask_ratio": mask_ratio}
 
 
 def test_every_number_has_the_count_of_its_factor():
@@ -407,7 +409,7 @@ def test_the_table_shows_the_numbers(found):
         "random weights: dominant",
         "its teacher, shown the image alone: subordinate",
         "its teacher, shown the image alone: dominant",
-        "always the commonest, or the mean",
+        "majority class, or the mean",
         "mixtures that count",
     ]
 
@@ -420,7 +422,7 @@ def test_the_table_shows_the_numbers(found):
     row = "baselines/random/subordinate/{}/{}"
     assert rows["random weights: subordinate"] == shown(row)
     chances = [f"{found[f'{name}/chance']:.3f}" for name in NUMBERS]
-    assert rows["always the commonest, or the mean"] == [*chances, "0.000", "0.000"]
+    assert rows["majority class, or the mean"] == [*chances, "0.000", "0.000"]
     counts = [str(found[f"{name}/count"]) for name in columns]
     assert rows["mixtures that count"] == counts
     assert table.run == "mine"

@@ -245,7 +245,7 @@ def test_the_numbers_shown_are_those_of_eval_json(open_page, report):
     def numbers(*keys):
         return [f"{results[key]:.3f}" for key in keys]
 
-    assert row("Rebuilding both images from their mixture", "imae") == numbers(
+    assert row("Reconstruction of both images from their mixture", "imae") == numbers(
         "reconstruction/subordinate/mse",
         "reconstruction/subordinate/ratio",
         "reconstruction/dominant/mse",

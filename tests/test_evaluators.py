@@ -1,7 +1,6 @@
 """Evaluators on networks of known answers, and what all evaluators have in common."""
 
 import dataclasses
-import inspect
 import json
 
 import dm_pix
@@ -14,10 +13,18 @@ from imae_jax import evaluation
 from imae_jax.data.load import Split, load
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.evaluators import probes, quality, recognition, representation, semantics
-from imae_jax.evaluators.metric_names import at, conditions
+from imae_jax.evaluators import (
+    probes,
+    quality,
+    recognition,
+    representation,
+    semantics,
+    separability,
+)
+from imae_jax.evaluators.evaluator import Evaluator
+from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import Network
-from imae_jax.evaluators.registry import EVALUATORS, OF_CLASSIFIERS
+from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.models.factory import as_mae, build_autoencoder, build_model
 from imae_jax.models.layers import Compute
 from imae_jax.models.mae import Size
@@ -76,7 +83,7 @@ def test_separability_of_latents_that_are_the_images_themselves(dataset):
         "teacher": Network(predict=flat, embed=None),
     }
     options = dict(alpha=0.3, alphas=(0.2,), **COMMON)
-    found = dict(EVALUATORS["separability"](networks, made, **options))
+    found = dict(separability.evaluate(networks, made, **options))
     for branch, weight in (("subordinate", 0.3), ("dominant", 0.7)):
         assert found[f"{branch}/r2"] > 0.999
         assert found[f"alpha_0.20/{branch}/r2"] > 0.999
@@ -224,7 +231,7 @@ def test_no_pixels_are_invented_for_norm_pix(dataset, name, capsys):
         "recognition": dict(alpha=0.3, classifier=CLASSIFIER),
     }
     networks = {"student": oracle.student(made, (0.3,))}
-    found = EVALUATORS[name](networks, made, **options[name], **COMMON)
+    found = all_evaluators()[name].evaluate(networks, made, **options[name], **COMMON)
     assert dict(found) == {}
     assert f"{name}: left out, a model trained with norm_pix" in capsys.readouterr().out
 
@@ -246,9 +253,11 @@ def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
     config.evals = {"reconstruction": config.evals.reconstruction}
     del config.explorer
     with pytest.MonkeyPatch.context() as patch:
-        broken = lambda *args, **options: [("mse", float("nan"))]  # noqa: E731
-        broken.__signature__ = inspect.signature(EVALUATORS["reconstruction"])
-        patch.setitem(EVALUATORS, "reconstruction", broken)
+
+        def broken(networks, held_out, *, split, batch_size, seed, alpha):
+            return [("mse", float("nan"))]
+
+        patch.setitem(all_evaluators(), "reconstruction", Evaluator(broken))
         with pytest.raises(UserError, match="reconstruction/mse is nan"):
             evaluation.evaluate(config, tmp_path)
     assert not (tmp_path / "eval.json").exists()
@@ -344,7 +353,9 @@ def test_names_of_sweeps_can_be_read_back():
 )
 def test_names_say_how_numbers_were_measured(name, alpha, mask_ratio):
     options = dict(alpha=0.3, alphas=(0.125, 0.3), mask_ratios=(0.25, 0.75))
-    assert conditions(name, options, 0.5) == {"alpha": alpha, "mask_ratio": mask_ratio}
+    name, _, metric = name.partition("/")
+    found = all_evaluators()[name].conditions(metric, options, 0.5)
+    assert found == {"alpha": alpha, "mask_ratio": mask_ratio}
 
 
 def evaluated(config, workdir, *, devices, batch_size):
@@ -370,8 +381,8 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
     )
     assert missing in capsys.readouterr().out
     assert not any("without_distillation" in name for name in one)
-    of_mixtures = EVALUATORS.keys() - OF_CLASSIFIERS
-    assert {name.split("/")[0] for name in eight} == of_mixtures
+    measured = {name.split("/")[0] for name in eight}
+    assert measured == all_evaluators().keys() - {"classification"}
     assert one.keys() == eight.keys()
     for name, value in eight.items():
         # An accuracy may change by an example of 100 where two classes tie.
@@ -459,7 +470,7 @@ def numbers(data_dir):
         options = dict(alpha=0.3, **COMMON)
         if name == "separability":
             options["alphas"] = ()
-        found |= EVALUATORS[name](networks, made, **options)
+        found |= all_evaluators()[name].evaluate(networks, made, **options)
     return found
 
 

@@ -73,7 +73,7 @@ def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
     assert "What was found: first" in page and "What was found: second" in page
     assert "0.123" in page and "0.568" in page
     assert "<h3>Linear separability (second)</h3>" in page
-    assert page.count("<h3>Rebuilding both images from their mixture</h3>") == 1
+    assert page.count("<h3>Reconstruction of both images from their mixture</h3>") == 1
     # A run's own folder reports on that run.
     own = write_report(tmp_path / "second").read_text()
     assert "0.568" in own and "0.123" not in own
@@ -155,7 +155,7 @@ def test_tables_say_what_they_were_measured_on():
     assert notes["Class of whole images, from the frozen encoder"].endswith(
         "Measured on 299 images of the test split."
     )
-    assert "Measured" not in notes["Rebuilding both images from their mixture"]
+    assert "Measured" not in notes["Reconstruction of both images from their mixture"]
     assert measured_at(settings["mine"]) == "alpha 0.45, mask ratio 0.5"
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import ClassifyingNetwork
+from imae_jax.evaluators.tables import Results, Table, labelled_rows
 from imae_jax.probing.linear_classifiers import chance
 
 
@@ -50,7 +52,7 @@ def evaluate(
       batch_size: images shown at a time.
     Yields:
       `<pool>/{accuracy,top5_accuracy,loss}`, see `scores`; `chance`, the accuracy of always
-      naming the commonest class of `train`; and `count`, the number of images.
+      naming the majority class of `train`; and `count`, the number of images.
     """
     parts = [
         {
@@ -66,3 +68,35 @@ def evaluate(
             yield f"{pool}/{name}", value
     yield "chance", chance(held_out.dataset.splits["train"].labels, labels)
     yield "count", len(labels)
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """What classifiers name right: a row for each run's pools."""
+    rows, example = [], ""
+    for run, numbers in results.items():
+        for pool in ("class_token", "mean"):
+            metrics = ("accuracy", "top5_accuracy", "loss")
+            keys = [f"classification/{pool}/{metric}" for metric in metrics]
+            label = f"{run}, {pool.replace('_', ' ')}"
+            pool_rows = labelled_rows(numbers, {label: keys})
+            example = example or (keys[0] if pool_rows else "")
+            rows += pool_rows
+        chance = {f"{run}, the majority class": ["classification/chance"]}
+        rows += [(x, [*cells, "–", "–"]) for x, cells in labelled_rows(numbers, chance)]
+    yield Table(
+        "Class of whole images, by trained classifiers",
+        "A linear probe, fine-tuning, or training from scratch, on the class token or the "
+        "mean of the patch tokens; no mask, no mixture. Cross-entropy as loss.",
+        ("accuracy", "top-5 accuracy", "loss"),
+        rows,
+        example=example,
+    )
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    tables=tables,
+    needs_classifier=True,
+    without_alpha=("*",),
+    without_mask_ratio=("*",),
+)

@@ -1,19 +1,6 @@
-"""Names of numbers in a sweep, and what a name says of how its number was measured."""
+"""Names of metrics in a sweep, and the number of examples behind a metric."""
 
-import re
 from collections.abc import Mapping
-
-# Numbers of whole images, and of images alone under a mask.
-NO_MASK = re.compile(
-    r"probes/.*|representation/.*cka/.*|recognition/clean_accuracy"
-    r"|quality/.*baselines/.*|semantics/chance|attributes/[^/]*/(chance|count)"
-    r"|classification/.*"
-)
-NO_ALPHA = re.compile(
-    NO_MASK.pattern.replace("quality/.*baselines/.*", "quality/baselines/train_mean/.*")
-    + r"|(semantics|attributes)/teacher_on_image/.*|separability/position_only/.*"
-    r"|representation/baselines/teacher_on_image/.*"
-)
 
 
 def at(*, alpha: float | None = None, mask_ratio: float | None = None) -> str:
@@ -25,29 +12,8 @@ def at(*, alpha: float | None = None, mask_ratio: float | None = None) -> str:
     return alpha_part + ("" if mask_ratio is None else f"mask_{mask_ratio:.2f}/")
 
 
-def conditions(
-    name: str, options: Mapping, mask_ratio: float | None
-) -> dict[str, float | None]:
-    """The `alpha` and `mask_ratio` of a number of eval.json; None where it has none.
-
-    Args:
-      name: such as `separability/alpha_0.30/subordinate/r2`.
-      options: the evaluator's, whose exact weights and ratios count.
-      mask_ratio: where the name gives no other.
-    """
-    alpha = options.get("alpha")
-    for weight in options.get("alphas", ()):
-        alpha = weight if f"/{at(alpha=weight)}" in name else alpha
-    for ratio in options.get("mask_ratios", ()):
-        mask_ratio = ratio if f"/{at(mask_ratio=ratio)}" in name else mask_ratio
-    return {
-        "alpha": None if NO_ALPHA.fullmatch(name) else alpha,
-        "mask_ratio": None if NO_MASK.fullmatch(name) else mask_ratio,
-    }
-
-
 def count_of(name: str, numbers: Mapping[str, float], otherwise: int) -> int:
-    """How many examples one of an evaluator's numbers is of.
+    """The number of examples behind one of an evaluator's metrics.
 
     Args:
       name: such as `alpha_0.30/subordinate/colour/accuracy`.

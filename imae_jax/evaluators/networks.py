@@ -7,6 +7,13 @@ import numpy as np
 
 from imae_jax.models.masking import Mask
 
+# Rows beside an i-MAE's own, and the network that each shows the mixture to.
+BASELINES = {
+    "without_distillation": "without_distillation",
+    "mae_on_mixture": "teacher",
+    "random": "random",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:

@@ -7,8 +7,7 @@ import numpy as np
 
 from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
 from imae_jax.evaluators.metric_names import at
-from imae_jax.evaluators.networks import Network, rows_of
-from imae_jax.evaluators.separability import BASELINES
+from imae_jax.evaluators.networks import BASELINES, Network, rows_of
 from imae_jax.objectives.mixing import BRANCHES
 
 

@@ -6,14 +6,22 @@ Every network sees whole, unmasked images, without augmentation.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from imae_jax.config.rules import Rule, above, count_from
+from imae_jax.errors import require
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network, rows_of
+from imae_jax.evaluators.tables import Results, Table, labelled_rows, network_rows
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.probing.knn import knn_accuracy
 from imae_jax.probing.lars_probe import lars_accuracy
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, ridge_accuracy
 
 POOLS = ("class_token", "mean")
+PROBES = ("linear", "ridge", "knn")
 
 # Of more raw pixels a fit would take longer than everything else together.
 MAX_PIXELS = 4096
@@ -63,7 +71,7 @@ def evaluate(
       `{linear,ridge,knn}/<pool>/accuracy` and the linear probe's `linear/<pool>/blr`, for
       baselines below `baselines/<row>/`; raw pixels have no pool, and are
       left out where they are too many for a fit. `chance` is the accuracy
-      of always naming the commonest class, `count` the number of images.
+      of always naming the majority class, `count` the number of images.
     """
     parts = ("train", "validation", split)
     labels = [held_out.dataset.splits[part].labels for part in parts]
@@ -94,3 +102,56 @@ def evaluate(
         )
     yield "chance", chance(labels[0], labels[-1])
     yield "count", len(labels[-1])
+
+
+def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
+    """Raises UserError unless the linear probe warms up for a part of its epochs."""
+    lars, key = section.lars, f"{key}.lars.warmup_epochs"
+    is_shorter = lars.warmup_epochs < lars.epochs
+    require(is_shorter, key, lars.warmup_epochs, f"less than the {lars.epochs} epochs")
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """Accuracies of every probe and network."""
+    columns = [(probe, pool) for pool in POOLS for probe in PROBES]
+    for run, numbers in results.items():
+        keys = [f"probes/{{row}}{probe}/{pool}/accuracy" for probe, pool in columns]
+        pixels = [f"probes/baselines/raw_pixels/{probe}/accuracy" for probe, _ in columns]
+        controls = {
+            "raw pixels, no network": pixels,
+            "the majority class": ["probes/chance"] * len(columns),
+        }
+        yield Table(
+            "Class of whole images, from the frozen encoder",
+            "Accuracy of MAE's linear probe (LARS), of ridge regression and of the nearest "
+            "neighbours, on the class token and on the mean of the patch tokens; no mask, "
+            "no mixture.",
+            [f"{probe}, {pool.replace('_', ' ')}" for probe, pool in columns],
+            network_rows(numbers, run, keys) + labelled_rows(numbers, controls),
+            run=run,
+            example=keys[0].format(row=""),
+        )
+
+
+RULES = {
+    "neighbours": count_from(1),
+    "temperature": above(0),
+    "lars.blrs": Rule(
+        lambda x: len(x) > 0 and all(map(above(0).allows, x)),
+        "one or more finite numbers above 0",
+    ),
+    "lars.batch_size": count_from(1),
+    "lars.epochs": count_from(1),
+    "lars.warmup_epochs": count_from(0),
+}
+
+EVALUATOR = Evaluator(
+    evaluate,
+    RULES,
+    check,
+    tables,
+    needs_labels=True,
+    chooses_on_validation=True,
+    without_alpha=("*",),
+    without_mask_ratio=("*",),
+)

@@ -8,12 +8,18 @@ classes count.
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from imae_jax.config.checks import check_batch
+from imae_jax.config.rules import above, at_least, count_from
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.tables import Results, Table, labelled_rows
+from imae_jax.models.imae import IMAE
 from imae_jax.models.patches import unpatchify
 from imae_jax.objectives.mixing import BRANCHES, mix, pair_sources
 from imae_jax.probing.pixel_classifier import train_classifier
@@ -96,3 +102,54 @@ def evaluate(
     for name, number in hits.items():
         yield name, float(number / count)
     yield "count", int(count)
+
+
+def check(section: ConfigDict, key: str, model: IMAE) -> None:
+    """Raises UserError unless the classifier is trained on whole pairs."""
+    check_batch(section.classifier.batch_size, f"{key}.classifier.batch_size", 1)
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """How often reconstructions are read right."""
+    for run, numbers in results.items():
+        metrics = {
+            f"{run}: what it reconstructed": "{branch}/accuracy",
+            "the mixture itself": "baselines/mixture/{branch}/accuracy",
+            "the mixture, by a classifier trained on mixtures": (
+                "baselines/mixture_classifier/{branch}/accuracy"
+            ),
+            "the clean image": "clean_accuracy",
+        }
+        keys = {
+            label: [f"recognition/{metric.format(branch=branch)}" for branch in BRANCHES]
+            for label, metric in metrics.items()
+        }
+        yield Table(
+            "Class of each image, read from its reconstruction",
+            "Accuracy of a classifier that was trained on clean images only (except where "
+            "said). Mixtures of two different classes only.",
+            BRANCHES,
+            labelled_rows(numbers, keys),
+            run=run,
+            example=f"recognition/{BRANCHES[0]}/accuracy",
+        )
+
+
+RULES = {
+    "classifier.width": count_from(1),
+    "classifier.epochs": at_least(1),
+    "classifier.batch_size": count_from(2),
+    "classifier.blr": above(0),
+    "classifier.weight_decay": at_least(0),
+}
+
+EVALUATOR = Evaluator(
+    evaluate,
+    RULES,
+    check,
+    tables,
+    needs_mixtures=True,
+    needs_labels=True,
+    without_alpha=("clean_accuracy",),
+    without_mask_ratio=("clean_accuracy",),
+)

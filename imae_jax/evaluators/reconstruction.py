@@ -4,9 +4,15 @@ from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from imae_jax.errors import require
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.tables import Results, Table, cell, labelled_rows
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.objectives.losses import masked_patch_error, target_patches
 from imae_jax.objectives.mixing import BRANCHES
 
@@ -68,3 +74,43 @@ def evaluate(
         for name, error in errors.items():
             yield f"{prefix}{name}", float(error[s])
         yield f"{prefix}ratio", float(errors["mse"][s] / errors["mse_train_mean"][s])
+
+
+def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
+    """Raises UserError unless an i-MAE is shown mixtures, and a MAE images alone."""
+    alpha = section.get("alpha")
+    is_possible = isinstance(model, IMAE) == (alpha is not None)
+    require(is_possible, f"{key}.alpha", alpha, "a weight for an i-MAE, absent for a MAE")
+
+
+def _table(results: Results, title: str, targets: Mapping[str, str]) -> Table:
+    """Errors of the targets (prefix of their metrics: column head), a row for each run."""
+    rows = []
+    for run, numbers in results.items():
+        if not rows:
+            means = [numbers.get(f"reconstruction/{x}mse_train_mean") for x in targets]
+            if any(mean is not None for mean in means):
+                pairs = [(mean, None if mean is None else 1.0) for mean in means]
+                cells = [cell(value) for pair in pairs for value in pair]
+                rows.append(("the mean training image", cells))
+        keys = [f"reconstruction/{x}{name}" for x in targets for name in ("mse", "ratio")]
+        rows += labelled_rows(numbers, {run: keys})
+    return Table(
+        title,
+        "Squared error on masked patches, in the units that were predicted (the data set's "
+        "variance; with loss.norm_pix each patch's own), and its ratio to the error of the "
+        "mean training image. Lower is better.",
+        [head for target in targets.values() for head in (target, "ratio")],
+        rows,
+        example=f"reconstruction/{next(iter(targets))}mse",
+    )
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """Errors of MAE runs, on images alone, and of i-MAE runs, on both of a mixture."""
+    yield _table(results, "Reconstruction of one image", {"": "error"})
+    both = {f"{branch}/": branch for branch in BRANCHES}
+    yield _table(results, "Reconstruction of both images from their mixture", both)
+
+
+EVALUATOR = Evaluator(evaluate, check=check, tables=tables)

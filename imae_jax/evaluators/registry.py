@@ -1,35 +1,20 @@
-"""Evaluators by name."""
+"""Evaluators by name: every module of this package that declares an `EVALUATOR`."""
 
-from imae_jax.evaluators import (
-    attributes,
-    classification,
-    probes,
-    quality,
-    recognition,
-    reconstruction,
-    representation,
-    semantics,
-    separability,
-)
+import functools
+import importlib
+import pkgutil
 
-EVALUATORS = {
-    "reconstruction": reconstruction.evaluate,
-    "separability": separability.evaluate,
-    "semantics": semantics.evaluate,
-    "attributes": attributes.evaluate,
-    "recognition": recognition.evaluate,
-    "probes": probes.evaluate,
-    "representation": representation.evaluate,
-    "quality": quality.evaluate,
-    "classification": classification.evaluate,
-}
-# They need a classifier; the others need a decoder.
-OF_CLASSIFIERS = frozenset({"classification"})
-# They need an i-MAE.
-OF_MIXTURES = frozenset(EVALUATORS) - OF_CLASSIFIERS - {"reconstruction", "probes"}
-# They choose a strength or a rate on the validation split.
-CHOOSING = frozenset({"separability", "semantics", "attributes", "probes"})
-# They name classes: without any they are left out.
-NEED_LABELS = frozenset({"semantics", "attributes", "recognition", "probes"})
-# They compare with what a teacher makes of each image alone.
-NEED_TEACHER = frozenset({"separability", "semantics", "attributes", "representation"})
+from imae_jax import evaluators
+from imae_jax.evaluators.evaluator import Evaluator
+
+
+@functools.cache
+def all_evaluators() -> dict[str, Evaluator]:
+    """Finds them by their files: a new evaluator needs no entry in any list."""
+    names = [module.name for module in pkgutil.iter_modules(evaluators.__path__)]
+    modules = [importlib.import_module(f"{evaluators.__name__}.{name}") for name in names]
+    return {
+        name: module.EVALUATOR
+        for name, module in zip(names, modules, strict=True)
+        if hasattr(module, "EVALUATOR")
+    }

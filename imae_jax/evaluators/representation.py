@@ -4,8 +4,17 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.tables import (
+    NETWORKS,
+    Numbers,
+    Results,
+    Table,
+    labelled_rows,
+    network_rows,
+)
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.ridge import Moments
 from imae_jax.probing.similarity import effective_rank, linear_cka
@@ -69,3 +78,52 @@ def evaluate(
         add("baselines/teacher_on_image/effective_rank", images, batch)
     for name, found in moments.items():
         yield name, effective_rank(found.centred(*found.position_means()).zz)
+
+
+def _layer_table(numbers: Numbers, run: str) -> Table:
+    prefix = "representation/cka/"
+    layers = sorted(key.removeprefix(prefix) for key in numbers if key.startswith(prefix))
+    keys = [f"representation/{{row}}cka/{layer}" for layer in layers]
+    return Table(
+        "CKA with the teacher, layer by layer",
+        "Linear CKA of the mean patch token after each block, on whole images: 1 for "
+        "representations that are equal up to rotation and scale.",
+        [layer.replace("_", " ") for layer in layers],
+        network_rows(numbers, run, keys),
+        run=run,
+        is_control=True,
+        example=keys[0].format(row="") if keys else "",
+    )
+
+
+def _rank_table(numbers: Numbers, run: str) -> Table:
+    key = "representation/effective_rank"
+    labels = {f"{run}, {branch} branch": [f"{key}/{branch}"] for branch in BRANCHES}
+    teacher = NETWORKS["teacher_on_image/"]
+    labels[teacher] = ["representation/baselines/teacher_on_image/effective_rank"]
+    return Table(
+        "Effective rank of the latents",
+        "The number of directions that they would fill evenly.",
+        ("effective rank",),
+        labelled_rows(numbers, labels),
+        run=run,
+        is_control=True,
+        example=f"{key}/{BRANCHES[0]}",
+    )
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """CKA by layer; effective ranks."""
+    for run, numbers in results.items():
+        yield _layer_table(numbers, run)
+        yield _rank_table(numbers, run)
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    tables=tables,
+    needs_mixtures=True,
+    needs_teacher=True,
+    without_alpha=("*cka/*", "baselines/teacher_on_image/*"),
+    without_mask_ratio=("*cka/*",),
+)

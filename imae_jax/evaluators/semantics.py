@@ -8,9 +8,11 @@ class, either branch would do.
 from collections.abc import Iterator, Mapping, Sequence
 
 from imae_jax.errors import UserError
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.pooled_latents import collect, prefixes, questions
+from imae_jax.evaluators.tables import Results, Table, labelled_rows, network_rows
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, logistic_accuracy
 
@@ -69,3 +71,37 @@ def evaluate(
                 yield prefix + name, value
     yield "chance", chance(parts[0].labels[:, 0], parts[-1].labels[:, 0])
     yield "count", len(parts[-1].labels)
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """Accuracy of a probe on each branch."""
+    keys = [
+        f"semantics/{{row}}{branch}/{metric}"
+        for metric in ("accuracy", "other_branch_accuracy")
+        for branch in BRANCHES
+    ]
+    for run, numbers in results.items():
+        rows = network_rows(numbers, run, keys)
+        chance = {"the majority class": ["semantics/chance"] * len(BRANCHES)}
+        rows += [(x, [*cells, "–", "–"]) for x, cells in labelled_rows(numbers, chance)]
+        yield Table(
+            "Class of each image, from latents of the mixture",
+            "Accuracy of a linear probe that names a branch's image from that branch's "
+            "latents, and (other) from the other branch's. Mixtures of two classes only.",
+            (*BRANCHES, "other, sub.", "other, dom."),
+            rows,
+            run=run,
+            example=keys[0].format(row=""),
+        )
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    tables=tables,
+    needs_mixtures=True,
+    needs_teacher=True,
+    needs_labels=True,
+    chooses_on_validation=True,
+    without_alpha=("chance", "teacher_on_image/*"),
+    without_mask_ratio=("chance",),
+)

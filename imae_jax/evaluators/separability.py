@@ -11,98 +11,31 @@ encoder, `evaluate` a trained run with all its baselines and controls.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
+from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.external_encoder import EncodedMixtures, Encoder
 from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
 from imae_jax.evaluators.metric_names import at
-from imae_jax.evaluators.networks import Network, rows_of
+from imae_jax.evaluators.networks import BASELINES, Network, rows_of
 from imae_jax.evaluators.separability_scores import TOKENS, Latents, measure
-from imae_jax.objectives.mixing import BRANCHES
-from imae_jax.probing.arrays import (
-    ROUNDING,
-    as_count,
-    as_features,
-    as_images,
-    as_number,
-    as_strengths,
-    as_text,
-    centred,
-    check_columns,
-    check_rows,
+from imae_jax.evaluators.tables import (
+    Numbers,
+    Results,
+    Table,
+    labelled_rows,
+    network_rows,
 )
-from imae_jax.probing.ridge import RIDGES, Moments, fit
+from imae_jax.models.imae import IMAE
+from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.probing.arrays import as_count, as_images, as_number, as_text
+from imae_jax.probing.linear_separability import VALIDATION_SHARE, linear_separability
 
-# Rows beside the i-MAE's own, and the network each shows the mixture to.
-BASELINES = {
-    "without_distillation": "without_distillation",
-    "mae_on_mixture": "teacher",
-    "random": "random",
-}
+__all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
 
-# Share of the training examples that choose the ridge where no validation split is given.
-VALIDATION_SHARE = 0.2
-
-
-def linear_separability(
-    train_features: np.ndarray,
-    train_targets: np.ndarray,
-    test_features: np.ndarray,
-    test_targets: np.ndarray,
-    *,
-    ridges: Sequence[float] = RIDGES,
-) -> dict[str, float]:
-    """How well an affine map of the features predicts the targets; any encoder's.
-
-    M_ls = mean ||W z + b - h||^2 and R2 = 1 - M_ls / Var(h), on the test arrays, the
-    variance about the training mean. Positions are not told apart (`evaluate` does).
-    Arrays may be NumPy's, JAX's or PyTorch's, or lists of rows; fewer rows than D are fine.
-
-    Args:
-      train_features, test_features: [N, D], such as tokens of mixtures.
-      train_targets, test_targets: [N, E], such as tokens of one of the images alone.
-      ridges: strengths, relative to the features' mean variance; where there are several,
-        the last fifth of the training rows chooses, then all rows are fitted.
-    Returns:
-      `mse` (M_ls, per row and channel), `r2`, and the `ridge` that was taken.
-    Raises:
-      UserError: for arrays that are not 2-D or do not match, for numbers that are not
-        finite, for fewer than three training rows (two, of one ridge), for strengths that
-        are not possible, and for targets that do not vary.
-    """
-    train_z = as_features(train_features, "train_features")
-    train_h = as_features(train_targets, "train_targets", ("N", "E"))
-    test_z = as_features(test_features, "test_features")
-    test_h = as_features(test_targets, "test_targets", ("N", "E"))
-    check_rows(train_h, "train_targets", train_z, "train_features")
-    check_rows(test_h, "test_targets", test_z, "test_features")
-    check_columns(test_z, "test_features", train_z, "train_features")
-    check_columns(test_h, "test_targets", train_h, "train_targets")
-    ridges = as_strengths(ridges, "ridges", zero=True)
-    least = 3 if len(ridges) > 1 else 2
-    if len(train_z) < least:
-        raise UserError(
-            f"train_features is {as_text(train_z)}; at least {least} rows are needed"
-        )
-    size = np.abs(train_h).max()
-    (train_z, test_z), (train_h, test_h) = (
-        centred(train_z, test_z),
-        centred(train_h, test_h),
-    )
-    if np.abs(test_h).max() <= ROUNDING * size:
-        raise UserError(
-            "test_targets do not vary about the mean of train_targets: there is nothing to "
-            "explain"
-        )
-    first = round(len(train_z) * (1 - VALIDATION_SHARE))
-    fitted = Moments.of(train_z[:first], train_h[:first])
-    held = Moments.of(train_z[first:], train_h[first:])
-    what = "train_features and train_targets"
-    several = len(ridges) > 1
-    ridge = fit(fitted, held, ridges, what).ridge if several else ridges[0]
-    everything = fitted + held
-    chosen = fit(everything, everything, [ridge], what)
-    return {**chosen.score(Moments.of(test_z, test_h)), "ridge": ridge}
+# Runs that are compared with the run itself.
+BASELINE_RUNS = ("without_distillation",)
 
 
 def mixture_separability(
@@ -244,3 +177,76 @@ def evaluate(
             yield name.removeprefix(own), value
         if not name.startswith("alpha_") or name.startswith(swept):
             yield name, value
+
+
+def check(section: ConfigDict, key: str, model: IMAE) -> None:
+    """Raises UserError for a baseline that has no row."""
+    for name in section.get("baseline_runs") or ():
+        allowed = f"one of {', '.join(BASELINE_RUNS)}"
+        require(name in BASELINE_RUNS, f"{key}.baseline_runs", name, allowed)
+
+
+def _main_table(numbers: Numbers, run: str) -> Table:
+    keys = [
+        f"separability/{{row}}{branch}/{metric}"
+        for metric in ("r2", "cross_r2")
+        for branch in BRANCHES
+    ]
+    keys.append("separability/{row}assignment_accuracy")
+    return Table(
+        "Linear separability",
+        "R2 of the best linear map from a branch's latents of the mixture to what the "
+        "teacher makes of that branch's image alone; what the position alone tells is "
+        "taken out first. 1 is perfect, 0 is nothing. Cross: the same for the other image, "
+        "where a branch that keeps to its own scores 0. Assignment accuracy: fraction of "
+        "mixtures whose two latents are nearer to their own images' than exchanged.",
+        (*BRANCHES, "cross, sub.", "cross, dom.", "assignment accuracy"),
+        network_rows(numbers, run, keys),
+        run=run,
+        example=keys[0].format(row=""),
+    )
+
+
+def _control_table(numbers: Numbers, run: str) -> Table:
+    metrics = {
+        "linear map (as above)": "{branch}/r2",
+        "linear map, positions not taken out": "{branch}/r2_uncentred",
+        "position alone, not taken out": "position_only/{branch}/r2_uncentred",
+        "latents as they are, no map": "{branch}/raw_r2",
+        "linear map: squared distance M_ls": "{branch}/mse",
+        "no map: squared distance": "{branch}/raw_mse",
+    }
+    keys = {
+        label: [f"separability/{metric.format(branch=branch)}" for branch in BRANCHES]
+        for label, metric in metrics.items()
+    }
+    return Table(
+        "Linear separability: controls",
+        "R2, and what is left in the end as squared distance per token and channel. "
+        "Latents are told apart by their position to begin with, which is why a table "
+        "that did not take it out would flatter every network.",
+        BRANCHES,
+        labelled_rows(numbers, keys),
+        run=run,
+        is_control=True,
+        example=f"separability/{BRANCHES[0]}/r2",
+    )
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """R2 of every row and branch; then what keeps it honest."""
+    for run, numbers in results.items():
+        yield _main_table(numbers, run)
+        yield _control_table(numbers, run)
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    check=check,
+    tables=tables,
+    needs_mixtures=True,
+    needs_teacher=True,
+    chooses_on_validation=True,
+    run_keys=("teacher", "baseline_runs"),
+    without_alpha=("position_only/*",),
+)

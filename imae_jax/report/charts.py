@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
+from imae_jax.evaluators.tables import Numbers, Table, cell
 from imae_jax.objectives.mixing import BRANCHES
-from imae_jax.report.tables import Numbers, Table, cell
 
 # Stands for the colour of text until the SVG is written, then for whatever the page has.
 INK = "#010203"
@@ -169,7 +169,7 @@ def semantics(numbers: Numbers, run: str) -> Chart | None:
             "MAE, shown the mixture": Line(mae, BLUE),
             "random weights": Line(random, GREY),
             "teacher, shown the image alone": Line(_level(alone, own), PURPLE, "--"),
-            "commonest class": Line(_level(chance, own), GREY, "--"),
+            "majority class": Line(_level(chance, own), GREY, "--"),
         }
     return _chart(
         "Class from the latents, over alpha",

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from imae_jax.evaluators.tables import Numbers
 from imae_jax.objectives.mixing import BRANCHES
-from imae_jax.report.tables import Numbers
 
 
 def _percent(value: float) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from imae_jax.evaluators.tables import Table
 from imae_jax.report.charts import GREY, ORANGE, STYLE, Chart
 from imae_jax.report.figures import as_png
-from imae_jax.report.tables import Table
 from imae_jax.storage import atomic_files
 
 STUDY_FILE = "study.json"

@@ -4,18 +4,18 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping
 
-from imae_jax.report.attribute_table import attributes
-from imae_jax.report.tables import (
-    Results,
-    Table,
-    classification,
-    probes,
-    rebuilding_both,
-    rebuilding_one,
-    recognition,
-    representation,
-    semantics,
-    separability,
+from imae_jax.evaluators.registry import all_evaluators
+from imae_jax.evaluators.tables import Results, Table
+
+# The evaluators whose tables come first; those of others follow by name.
+ORDER = (
+    "reconstruction",
+    "classification",
+    "separability",
+    "semantics",
+    "attributes",
+    "recognition",
+    "probes",
 )
 
 # What eval_settings.json says of each number, by run.
@@ -38,17 +38,11 @@ def measured_on(example: str, settings: Settings) -> str:
 
 
 def all_tables(results: Results, settings: Settings) -> list[Table]:
-    """The tables for which there are numbers; each i-MAE run has its own."""
-    made = [rebuilding_one(results), rebuilding_both(results), classification(results)]
-    for run, numbers in results.items():
-        made += [
-            *separability(numbers, run),
-            semantics(numbers, run),
-            attributes(numbers, run),
-            recognition(numbers, run),
-            probes(numbers, run),
-            *representation(numbers, run),
-        ]
+    """The tables for which there are numbers: those of several runs, then run by run."""
+    evaluators = all_evaluators()
+    names = dict.fromkeys((*ORDER, *evaluators))
+    made = [table for name in names for table in evaluators[name].tables(results)]
+    made.sort(key=lambda table: ["", *results].index(table.run))
     made = [table for table in made if table.rows]
     titles = [table.title for table in made]
     found = []
