@@ -12,7 +12,7 @@ from imae_jax import evaluation
 from imae_jax.data.builders import shape_outlines, shapes
 from imae_jax.data.load import Dataset, Split, load
 from imae_jax.errors import UserError
-from imae_jax.evaluators import attributes, semantics
+from imae_jax.evaluators import attributes, factor_probes, semantics
 from imae_jax.evaluators.factor_targets import as_factor, factors_of
 from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import Network
@@ -125,7 +125,7 @@ def reader():
 def evaluate(made, student, *, alphas=(), batch_size=128, **baselines):
     networks = {"student": student, "teacher": reader(), **baselines}
     options = dict(split="test", alpha=0.3, alphas=alphas, seed=0, batch_size=batch_size)
-    return dict(attributes.evaluate(networks, made, **options))
+    return dict(attributes.EVALUATOR.evaluate(networks, made, **options))
 
 
 def knows(found, row, s, name, whose=""):
@@ -263,7 +263,7 @@ def test_of_images_of_which_nothing_else_is_known_the_class_is_read(dataset):
     assert {name.split("/")[-2] for name in found} == {"label"}
     networks = {"student": student, "teacher": reader()}
     options = dict(split="test", alpha=0.3, alphas=(), seed=0, batch_size=128)
-    same = dict(semantics.evaluate(networks, made, **options))
+    same = dict(semantics.EVALUATOR.evaluate(networks, made, **options))
     assert found["label/count"] == same["count"]
     assert found["label/chance"] == same["chance"]
     for row in ("", "teacher_on_image/", "baselines/mae_on_mixture/"):
@@ -297,7 +297,7 @@ def test_probes_are_fitted_on_train_and_scored_on_test():
             for z, sign in zip(x, signs, strict=True)
             for own, other in [(made(sign * z), made(-sign * z))]
         ]
-        metric, value = attributes.probe(x, factors, 0, "a test")
+        metric, value = factor_probes.probe(x, factors, 0, "a test")
         assert metric == expected[0] and value == pytest.approx(expected[1], abs=0.06)
 
 
@@ -339,16 +339,24 @@ def test_the_declared_symmetry_is_that_of_the_classes():
 @pytest.mark.parametrize(
     "name,values,message",
     [
-        ("size", [[1.0, 1.0], [1.0, 1.0]], "no two images of the test .* differ in size"),
-        ("colour", [[1, 1], [2, 2]], "no two images of the test .* differ in colour"),
-        ("rotation", [[1.0, 2.0], [2.0, 1.0]], "asked for it differ in rotation"),
-        ("size", [[1.0, np.nan], [np.nan, 1.0]], "size is not finite in the test split"),
+        (
+            "size",
+            [[1.0, 1.0], [1.0, 1.0]],
+            "the test split has no .* differ in size",
+        ),
+        ("colour", [[1, 1], [2, 2]], "the test split has no mixtures whose .* in colour"),
+        (
+            "rotation",
+            [[1.0, 2.0], [2.0, 1.0]],
+            "no mixtures .* differ in rotation",
+        ),
+        ("size", [[1.0, np.nan], [np.nan, 1.0]], "the test split: size is not finite"),
     ],
 )
 def test_factors_that_cannot_be_learned_get_one_line(name, values, message):
     labels, values = np.array([[0, 1], [1, 0]]), np.array(values)
     with pytest.raises(UserError, match=message):
-        factors_of(labels, {name: values}, {"rotation": (0, 0)}, "test")
+        factors_of(labels, {name: values}, {"rotation": (0, 0)}, "the test split")
 
 
 def test_bad_latents_get_one_line(made):

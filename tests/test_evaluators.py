@@ -108,7 +108,9 @@ def test_semantics_of_branches_that_know_only_their_own_class(made):
         "student": oracle.student(made, (0.2, 0.3), latents=oracle.one_hot),
         "teacher": oracle.teacher(),
     }
-    found = dict(semantics.evaluate(networks, made, alpha=0.3, alphas=(0.2, 0.3), **COMMON))
+    found = dict(
+        semantics.EVALUATOR.evaluate(networks, made, alpha=0.3, alphas=(0.2, 0.3), **COMMON)
+    )
     assert found["count"] == different_classes(made) < 120
     for branch in ("subordinate", "dominant"):
         assert found[f"{branch}/accuracy"] == 1.0
@@ -133,7 +135,9 @@ def test_semantics_of_exchanged_heads(made):
         "student": oracle.student(made, (0.3,), latents=exchanged),
         "teacher": oracle.teacher(),
     }
-    found = dict(semantics.evaluate(networks, made, alpha=0.3, alphas=(), **COMMON))
+    found = dict(
+        semantics.EVALUATOR.evaluate(networks, made, alpha=0.3, alphas=(), **COMMON)
+    )
     assert found["subordinate/accuracy"] < 0.3
     assert found["subordinate/other_branch_accuracy"] == 1.0
     assert not any(name.startswith("alpha_") for name in found)
@@ -429,9 +433,9 @@ def test_mixtures_of_one_class_get_one_line(dataset):
     networks = {"student": student, "teacher": oracle.teacher()}
     options = dict(alpha=0.3, **COMMON)
     with pytest.raises(
-        UserError, match="semantics: no mixture of two classes in the train"
+        UserError, match="semantics: the train split has no mixtures whose images differ"
     ):
-        dict(semantics.evaluate(networks, made, alphas=(), **options))
+        dict(semantics.EVALUATOR.evaluate(networks, made, alphas=(), **options))
     with pytest.raises(UserError, match="recognition: no mixture of two classes"):
         dict(recognition.evaluate(networks, made, classifier=CLASSIFIER, **options))
 

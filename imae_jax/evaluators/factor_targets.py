@@ -1,4 +1,4 @@
-"""What a probe can be asked to say of a known factor, and of which images."""
+"""Targets of probes: what can be asked of a known factor, and of which images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Factor(NamedTuple):
 def as_factor(
     values: np.ndarray, labels: np.ndarray, symmetry: Sequence[int] | None
 ) -> Factor:
-    """How a factor is asked for.
+    """The targets of a factor.
 
     * A category (int): of mixtures whose two images differ in it. Where they agree, either
       branch would do.
@@ -59,7 +59,7 @@ def factors_of(
     labels: np.ndarray,
     factors: Mapping[str, np.ndarray],
     symmetry: Mapping[str, Sequence[int]],
-    split: str,
+    where: str,
 ) -> dict[str, Factor]:
     """All that is known of both images of N mixtures: `label`, then the others by name.
 
@@ -67,20 +67,17 @@ def factors_of(
       labels: [N, S] int.
       factors: [N, S] each, by name.
       symmetry: see `Dataset`.
-      split: where they come from.
+      where: they come from, for messages.
     Raises:
       UserError: if one is not finite, or the same for all images it is asked of.
     """
-    found = {}
+    known = {}
     # Sorted: in which order a data set gives them, is left to chance.
     for name, values in {"label": labels, **dict(sorted(factors.items()))}.items():
-        factor = found[name] = as_factor(values, labels, symmetry.get(name))
+        factor = known[name] = as_factor(values, labels, symmetry.get(name))
         targets = factor.of_image(0)
         if not np.isfinite(targets).all():
-            raise UserError(f"attributes: {name} is not finite in the {split} split")
+            raise UserError(f"{where}: {name} is not finite")
         if not len(targets) or (targets == targets[0]).all():
-            raise UserError(
-                f"attributes: no two images of the {split} split that are mixed and can "
-                f"be asked for it differ in {name}"
-            )
-    return found
+            raise UserError(f"{where} has no mixtures whose images differ in {name}")
+    return known

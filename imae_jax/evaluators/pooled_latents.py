@@ -1,11 +1,11 @@
 """Latents of mixtures, pooled to a vector each: what probes of mixtures are fitted on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
+from imae_jax.evaluators.held_out import Batch, latents_of_images
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import BASELINES, Network, rows_of
 from imae_jax.objectives.mixing import BRANCHES
@@ -43,29 +43,24 @@ def rows(
 
 def collect(
     networks: Mapping[str, Network],
-    held_out: HeldOut,
-    split: str,
+    batches: Iterable[Batch],
+    selected: Callable[[Batch], np.ndarray],
     *,
-    counted: Callable[[Batch], np.ndarray],
     pools: Sequence[str],
     alphas: Sequence[float],
-    batch_size: int,
-    seed: int,
 ) -> Vectors:
-    """What networks make of a split's mixtures.
+    """Pools what networks make of a split's mixtures.
 
     Args:
-      networks: `student` and `teacher`, and any of separability's baselines.
-      held_out: makes the mixtures.
-      split: of the data set.
-      counted: batch -> [B] bool, which of its mixtures are taken.
+      networks: `student` and `teacher`, and any of the baselines.
+      batches: of the split.
+      selected: batch -> [B] bool, which of its mixtures are taken.
       pools: which of those of `pooled`.
       alphas: weights of the subordinate image, a row for each.
-      batch_size, seed: see `HeldOut.batches`.
     """
     features, labels, factors = {}, [], {}
-    for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
-        taken = counted(batch)
+    for batch in batches:
+        taken = selected(batch)
         for row, latents in rows(networks, batch, alphas):
             vectors = pooled(latents)
             for pool in pools:
@@ -74,8 +69,8 @@ def collect(
         for name, values in batch.factors.items():
             factors.setdefault(name, []).append(values[taken])
     features, factors = (
-        {key: np.concatenate(parts) for key, parts in found.items()}
-        for found in (features, factors)
+        {key: np.concatenate(parts) for key, parts in lists.items()}
+        for lists in (features, factors)
     )
     return Vectors(features, np.concatenate(labels), factors)
 

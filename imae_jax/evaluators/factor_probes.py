@@ -1,0 +1,160 @@
+"""Linear probes of what is known of each image, on a branch's latents of the mixture."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from imae_jax.evaluators.factor_targets import Factor, factors_of
+from imae_jax.evaluators.held_out import Batch, HeldOut
+from imae_jax.evaluators.networks import Network
+from imae_jax.evaluators.pooled_latents import (
+    Vectors,
+    collect,
+    prefixes,
+    questions,
+)
+from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.probing import ridge
+from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, whitened_accuracy
+from imae_jax.probing.ridge import Moments
+
+
+def probe(
+    features: Sequence[np.ndarray], factors: Sequence[Factor], s: int, what: str
+) -> tuple[str, float]:
+    """Fits a linear probe of a factor and scores it.
+
+    Args:
+      features: [N, E] of the mixtures of train, validation and test, whitened.
+      factors: of the same.
+      s: the image whose factor is asked for.
+      what: is asked, for a message.
+    Returns:
+      "accuracy" of logistic regression, or "r2" of ridge regression, pooled over a
+      factor's numbers; and the value.
+    """
+    counted = [z[factor.counted[:, s]] for z, factor in zip(features, factors, strict=True)]
+    targets = [factor.of_image(s) for factor in factors]
+    if factors[0].is_category:
+        return "accuracy", whitened_accuracy(Splits(*map(Labelled, counted, targets)))
+    train, validation, test = map(Moments.of, counted, targets)
+    return "r2", ridge.fit(train, validation, what=what).score(test)["r2"]
+
+
+def whitened(features: Sequence[np.ndarray], labels: Sequence[np.ndarray], what: str):
+    """The features of train, validation and test, whitened: [N, E] each.
+
+    Args:
+      features, labels: [N, E] and [N] of each.
+      what: is asked, for a message.
+    """
+    splits = Splits(*map(Labelled, features, labels)).checked(what).whitened()
+    # Zeros for the directions left out: rows of one width share compiled fits.
+    width = features[0].shape[1] - splits.train.features.shape[1]
+    return [np.pad(z, ((0, 0), (0, width))) for z, _ in splits]
+
+
+@dataclasses.dataclass(frozen=True)
+class FactorProbes:
+    """An evaluator of which factors of each image survive in the mixture's latents.
+
+    Attributes:
+      name: its name, for messages.
+      selected: batch -> [B] bool, which of its mixtures are probed.
+      pools: of the latents, see `pooled_latents.pooled`; the first goes without its name,
+        the others are read at `alpha` only.
+      only_label: whether the class alone is asked for, whose metrics then go without
+        `label/`; else everything that is known.
+    """
+
+    name: str
+    selected: Callable[[Batch], np.ndarray]
+    pools: Sequence[str]
+    only_label: bool = False
+
+    def evaluate(
+        self,
+        networks: Mapping[str, Network],
+        held_out: HeldOut,
+        *,
+        split: str,
+        alpha: float,
+        alphas: Sequence[float],
+        batch_size: int,
+        seed: int,
+    ) -> Iterator[tuple[str, float]]:
+        """Scores a linear probe of each factor on each row's latents.
+
+        Args:
+          networks: `student` and `teacher`, and any of the baselines.
+          held_out: makes the mixtures, and knows their images' factors.
+          split: what is scored; probes are fitted on `train`, their strength on
+            `validation`.
+          alpha: weight of the subordinate image.
+          alphas: weights of the sweep, below `alpha_<weight>/`.
+          batch_size, seed: see `HeldOut.batches`.
+        Yields:
+          Below `<row><branch>/<factor>/`: `accuracy` of a category, `r2` of a number (0 for
+          one that is always said to be its mean), and `other_branch_accuracy` or
+          `other_branch_r2`, which ask the *other* branch about this branch's image. The row
+          `teacher_on_image/` is the teacher, shown each image alone under the same mask;
+          there the other branch is the teacher's latents of the other image, and says what
+          they tell by exclusion. Below `<factor>/`: `chance`, the accuracy of the majority
+          category, and `count`, how many mixtures were scored, see `as_factor`.
+        """
+        batches = dict(batch_size=batch_size, seed=seed)
+        options = dict(pools=self.pools, alphas=sorted({alpha, *alphas}))
+        names = ("train", "validation", split)
+        parts = [
+            collect(networks, held_out.batches(name, **batches), self.selected, **options)
+            for name in names
+        ]
+        symmetry = held_out.dataset.symmetry
+        factors = [
+            factors_of(
+                part.labels,
+                {} if self.only_label else part.factors,
+                symmetry,
+                f"{self.name}: the {name} split",
+            )
+            for name, part in zip(names, parts, strict=True)
+        ]
+        for row, pool in parts[0].features:
+            is_first = pool == self.pools[0]
+            starts = prefixes(row, alpha, alphas if is_first else ())
+            if not starts:
+                continue
+            pool_part = "" if is_first else f"{pool}/"
+            for s, name, metric, value in self._scores(row, pool, parts, factors):
+                end = f"{BRANCHES[s]}/{self._part(name)}{pool_part}{metric}"
+                for start in starts:
+                    yield start + end, value
+        for name, train in factors[0].items():
+            targets = factors[-1][name].of_image(0)
+            if train.is_category:
+                yield f"{self._part(name)}chance", chance(train.of_image(0), targets)
+            yield f"{self._part(name)}count", len(targets)
+
+    def _part(self, factor: str) -> str:
+        """The factor in a metric's name."""
+        return "" if self.only_label else f"{factor}/"
+
+    def _scores(
+        self,
+        row: str,
+        pool: str,
+        parts: Sequence[Vectors],
+        factors: Sequence[Mapping[str, Factor]],
+    ) -> Iterator[tuple[int, str, str, float]]:
+        """Yields (image s, factor, metric, value) of a row's pooled latents."""
+        asked = (questions(part.features[row, pool]) for part in parts)
+        for answers in zip(*asked, strict=True):
+            s, whose, _ = answers[0]
+            what = f"{self.name}, {row}{BRANCHES[s]}"
+            labels = [part.labels[:, s] for part in parts]
+            features = whitened([z for *_, z in answers], labels, what)
+            for name in factors[0]:
+                own = [known[name] for known in factors]
+                metric, value = probe(features, own, s, f"{what}/{name}")
+                yield s, name, f"{whose}{metric}", value
