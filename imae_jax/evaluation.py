@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from imae_jax.data.dataset import Dataset
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
 from imae_jax.errors import Terminated, UserError
@@ -31,15 +33,53 @@ from imae_jax.training.setup import load_data
 from imae_jax.training.state import init_params
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluatedRun:
+    """A trained run and what it is evaluated with.
+
+    Attributes:
+      config, workdir: of the run; paths resolved, options as they are for this evaluation.
+      step: of its checkpoint.
+      networks: what evaluators compare, see `networks_of`.
+      held_out: the images that they are shown.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    step: int
+    networks: Mapping[str, Network | ClassifyingNetwork]
+    held_out: HeldOut
+
+
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Runs every evaluator in `config.evals` on the run's newest checkpoint.
 
-    Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir.
+    Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir, once
+    everything is measured.
 
     Returns:
       The numbers of `eval.json`, by name.
     Raises:
-      UserError: if the run, its teacher or a baseline run is missing or does not fit.
+      UserError: if the run, its teacher or a baseline run is missing or does not fit, and
+        if an evaluator refuses or finds what is not finite.
+    """
+    run = open_run(config, workdir)
+    results, settings = {}, {}
+    for name in run.config.evals:
+        numbers, conditions = measure(run, name)
+        results |= numbers
+        settings |= conditions
+    draw(run)
+    atomic_files.write_json(run.workdir / SETTINGS_FILE, settings)
+    atomic_files.write_json(run.workdir / EVAL_FILE, results)
+    return results
+
+
+def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
+    """Loads a run, its data and the networks it is compared with, and checks that all fit.
+
+    Raises:
+      UserError: see `evaluate`.
     """
     workdir = local_path(workdir, "workdir").absolute()
     config = config.copy_and_resolve_references()
@@ -47,70 +87,93 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     check_same_config(config, workdir)
     dataset = load_data(config)
     mesh = sharding.make_mesh()
-    run = trained_run.load_run(workdir, "workdir", mesh)
-    config_checks.check_evals(config, run.model, dataset.sizes, mesh.size)
-    networks = networks_of(config, run, mesh)
-    found = dict(
-        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
-    )
-    # Weights from elsewhere name no classes.
-    what = [name for name in found if run.meta[name] or name != "class_names"]
-    if isinstance(run.model, Classifier) and not run.model.pools:
+    trained = trained_run.load_run(workdir, "workdir", mesh)
+    config_checks.check_evals(config, trained.model, dataset.sizes, mesh.size)
+    if isinstance(trained.model, Classifier) and not trained.model.pools:
         raise UserError(
             f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
             "to a run of configs/transfer.py"
         )
-    check_same_data(found, run.meta, what)
+    shown = dict(
+        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
+    )
+    # Weights from elsewhere name no classes.
+    known = [name for name in shown if trained.meta[name] or name != "class_names"]
+    check_same_data(shown, trained.meta, known)
+    return EvaluatedRun(
+        config=config,
+        workdir=workdir,
+        step=trained.step,
+        networks=networks_of(config, trained, mesh),
+        held_out=held_out_of(config, trained, dataset),
+    )
+
+
+def held_out_of(
+    config: ConfigDict, trained: trained_run.TrainedRun, dataset: Dataset
+) -> HeldOut:
+    """The data set in three parts, in the units and patches of a run."""
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
-    # Pixels in the units that the run was trained in.
-    mean, std = (np.array(run.meta[name], np.float32) for name in ("mean", "std"))
-    dataset = dataclasses.replace(dataset, mean=mean, std=std)
-    # A classifier has neither mask nor decoder.
-    mask_ratio = config.mask.ratio if "mask" in config else None
-    held_out = HeldOut(
-        dataset=dataset,
-        patch_size=run.model.patch_size,
-        num_patches=run.model.num_patches,
-        mask_ratio=mask_ratio,
+    mean, std = (np.array(trained.meta[name], np.float32) for name in ("mean", "std"))
+    return HeldOut(
+        dataset=dataclasses.replace(dataset, mean=mean, std=std),
+        patch_size=trained.model.patch_size,
+        num_patches=trained.model.num_patches,
+        # A classifier has neither mask nor decoder.
+        mask_ratio=config.mask.ratio if "mask" in config else None,
         norm_pix="loss" in config and config.loss.norm_pix,
     )
-    results, settings = {}, {}
-    for name, options in config.evals.items():
-        evaluator = all_evaluators()[name]
-        if evaluator.needs_labels and len(dataset.class_names) < 2:
-            count = len(dataset.class_names) or "no"
-            print(f"{workdir.name}: {name} is left out, the images are of {count} class")
-            continue
-        if preemption.are_told_to_end():
-            raise Terminated(f"{workdir} is not measured yet")
-        print(f"{workdir.name}: measuring {name}", flush=True)
-        used = evaluator.options(options)
-        found = dict(evaluator.evaluate(networks, held_out, **used))
-        count = held_out.count(options.split)
-        measured_on = dict(split=dataset.published[options.split], checkpoint=run.step)
-        for metric, value in found.items():
-            if not math.isfinite(value):
-                raise UserError(f"{name}/{metric} is {value}; nothing was written")
-            key = f"{name}/{metric}"
-            results[key] = value
-            settings[key] = {
-                **measured_on,
-                "count": count_of(metric, found, count),
-                **evaluator.conditions(metric, options, mask_ratio),
-            }
+
+
+def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, dict]]:
+    """Runs one evaluator.
+
+    Returns:
+      What it adds to `eval.json` and to `eval_settings.json`; nothing, if it needs labels
+      and there are none.
+    Raises:
+      UserError: if a number is not finite.
+      Terminated: if the process has been asked to end.
+    """
+    evaluator, held_out = all_evaluators()[name], run.held_out
+    num_classes = len(held_out.dataset.class_names)
+    if evaluator.needs_labels and num_classes < 2:
+        count = num_classes or "no"
+        print(f"{run.workdir.name}: {name} is left out, the images are of {count} class")
+        return {}, {}
+    if preemption.are_told_to_end():
+        raise Terminated(f"{run.workdir} is not measured yet")
+    print(f"{run.workdir.name}: measuring {name}", flush=True)
+    section = run.config.evals[name]
+    options = evaluator.options(section)
+    numbers = dict(evaluator.evaluate(run.networks, held_out, **options))
+    for metric, value in numbers.items():
+        if not math.isfinite(value):
+            raise UserError(f"{name}/{metric} is {value}; nothing was written")
+    count = held_out.count(section.split)
+    split = held_out.dataset.published[section.split]
+    settings = {
+        f"{name}/{metric}": {
+            "split": split,
+            "checkpoint": run.step,
+            "count": count_of(metric, numbers, count),
+            **evaluator.conditions(metric, options, held_out.mask_ratio),
+        }
+        for metric in numbers
+    }
+    return {f"{name}/{metric}": value for metric, value in numbers.items()}, settings
+
+
+def draw(run: EvaluatedRun) -> None:
+    """Draws the pictures of reconstructions, and the report's panel, into `figures/`."""
+    config, folder = run.config, run.workdir / "figures"
+    given = run.networks["student"], run.held_out, folder
     if "reconstruction" in config.evals:
-        options = config.evals.reconstruction
-        figures.reconstructions(
-            networks["student"], held_out, workdir / "figures", **options
-        )
+        figures.reconstructions(*given, **config.evals.reconstruction)
     if "explorer" in config:
-        print(f"{workdir.name}: drawing the report's panel", flush=True)
-        folder = workdir / "figures"
-        if not explorer.write(networks["student"], held_out, folder, **config.explorer):
+        print(f"{run.workdir.name}: drawing the report's panel", flush=True)
+        if not explorer.write(*given, **config.explorer):
             print("no panel: with loss.norm_pix predictions have no units to show them in")
-    atomic_files.write_json(workdir / SETTINGS_FILE, settings)
-    atomic_files.write_json(workdir / EVAL_FILE, results)
-    return results
 
 
 def networks_of(

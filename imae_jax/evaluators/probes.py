@@ -46,6 +46,7 @@ def embedded(
     return {pool: np.concatenate([part[pool] for part in parts]) for pool in POOLS}
 
 
+# Its parameters are the keys of its section: what three probes can be told.
 def evaluate(
     networks: Mapping[str, Network],
     held_out: HeldOut,
@@ -78,10 +79,10 @@ def evaluate(
     sizes = dict(neighbours=neighbours, temperature=temperature)
 
     def probe(features: Sequence[np.ndarray], prefix: str, pool: str):
-        labelled = map(Labelled, features, labels)
-        splits = Splits(*labelled).checked(f"probes, {prefix}{pool.strip('/')}")
-        found, blr = lars_accuracy(splits, **lars, seed=seed)
-        yield f"{prefix}linear/{pool}accuracy", found
+        examples = map(Labelled, features, labels)
+        splits = Splits(*examples).checked(f"probes, {prefix}{pool.strip('/')}")
+        accuracy, blr = lars_accuracy(splits, **lars, seed=seed)
+        yield f"{prefix}linear/{pool}accuracy", accuracy
         yield f"{prefix}linear/{pool}blr", blr
         yield f"{prefix}ridge/{pool}accuracy", ridge_accuracy(splits)
         yield f"{prefix}knn/{pool}accuracy", knn_accuracy(splits, **sizes)

@@ -1,11 +1,11 @@
-"""Does a rebuilt image look like its class to a classifier that saw only clean images?
+"""Classes read from reconstructions, by a classifier that was trained on clean images.
 
 Beside it: that classifier shown the mixture itself, and one that was trained on mixtures to
 name both classes, which says what a mixture holds at best. Only mixtures of two different
 classes count.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,13 +16,68 @@ from imae_jax.data.pair_sampler import Pairs
 from imae_jax.errors import UserError
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.full_reconstruction import rebuild
-from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.tables import Results, Table, labelled_rows
 from imae_jax.models.imae import IMAE
 from imae_jax.models.patches import unpatchify
 from imae_jax.objectives.mixing import BRANCHES, mix, pair_sources
 from imae_jax.probing.pixel_classifier import train_classifier
+
+# Images [B, H, W, C] -> their classes, [B, 1], or [B, S] of both images of a mixture.
+Reader = Callable[[np.ndarray], np.ndarray]
+
+
+def train_readers(
+    held_out: HeldOut, classifier: Mapping, alpha: float, seed: int
+) -> tuple[Reader, Reader]:
+    """Trains a classifier of clean images, and one of both classes of a mixture.
+
+    Args:
+      held_out: has the images of `train`.
+      classifier: options of `pixel_classifier.train_classifier`, `epochs` for its steps.
+      alpha: weight of the subordinate image in the mixtures.
+      seed: of the classifiers, and of what they are shown.
+    """
+    train = held_out.dataset.splits["train"]
+    options = {key: value for key, value in classifier.items() if key != "epochs"}
+    options |= dict(
+        num_classes=1 + int(train.labels.max()),
+        steps=round(classifier["epochs"] * len(train.images) / options["batch_size"]),
+        seed=seed,
+    )
+    pairs = Pairs(train.labels, seed)
+
+    def clean(step: int) -> tuple[np.ndarray, np.ndarray]:
+        drawn = pairs.batch(step, options["batch_size"])
+        return held_out.standardised(train.images[drawn]), train.labels[drawn, None]
+
+    def mixed(step: int) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = clean(step)
+        alphas = np.full(len(images), alpha, np.float32)
+        return mix(pair_sources(images), alphas), pair_sources(labels[:, 0])
+
+    return train_classifier(clean, **options), train_classifier(mixed, **options)
+
+
+def score(
+    network: Network, readers: tuple[Reader, Reader], held_out: HeldOut, batch: Batch, alpha
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields each metric and whether each mixture's class is read right, [B] bool."""
+    read, read_mixture = readers
+    mixture = batch.mixture(alpha)
+    patches, _ = rebuild(network, mixture, batch.mask)
+    size = held_out.dataset.image_shape[:2]
+    whole = unpatchify(patches, held_out.patch_size, size)
+    classes = read(mixture)[:, 0]
+    both = read_mixture(mixture)
+    for s in range(whole.shape[1]):
+        yield f"{BRANCHES[s]}/accuracy", read(whole[:, s])[:, 0] == batch.labels[:, s]
+    for s, branch in enumerate(BRANCHES):
+        labels = batch.labels[:, s]
+        yield f"baselines/mixture/{branch}/accuracy", classes == labels
+        yield f"baselines/mixture_classifier/{branch}/accuracy", both[:, s] == labels
+    yield "clean_accuracy", read(batch.sources[:, 0])[:, 0] == batch.labels[:, 0]
 
 
 def evaluate(
@@ -43,10 +98,10 @@ def evaluate(
       split: what is read.
       alpha: weight of the subordinate image, also of the mixtures trained on.
       batch_size, seed: see `HeldOut.batches`; the seed is also the classifiers'.
-      classifier: options of `pixel_classifier.train_classifier`, `epochs` for its steps.
+      classifier: see `train_readers`.
     Yields:
       Below `<branch>/`: `accuracy` of reading the reconstruction, in which every patch was
-      removed when it was predicted; below `baselines/{mixture,mixture_classifier}/<branch>`
+      masked when it was predicted; below `baselines/{mixture,mixture_classifier}/<branch>`
       of reading the mixture with the same classifier, and with one trained on mixtures.
       `clean_accuracy`: of reading the image itself. Nothing for a model trained with
       `norm_pix`: it predicts no pixels.
@@ -54,49 +109,13 @@ def evaluate(
     if held_out.norm_pix:
         print("recognition: left out, a model trained with norm_pix predicts no pixels")
         return
-    train = held_out.dataset.splits["train"]
-    options = {key: value for key, value in classifier.items() if key != "epochs"}
-    options |= dict(
-        num_classes=1 + int(train.labels.max()),
-        steps=round(classifier["epochs"] * len(train.images) / options["batch_size"]),
-        seed=seed,
-    )
-
-    pairs = Pairs(train.labels, seed)
-
-    def drawn(step: int) -> tuple[np.ndarray, np.ndarray]:
-        own = pairs.batch(step, options["batch_size"])
-        return held_out.standardised(train.images[own]), train.labels[own]
-
-    def clean(step: int):
-        images, labels = drawn(step)
-        return images, labels[:, None]
-
-    def mixed(step: int):
-        images, labels = drawn(step)
-        alphas = np.full(len(images), alpha, np.float32)
-        return mix(pair_sources(images), alphas), pair_sources(labels)
-
-    read = train_classifier(clean, **options)
-    read_mixture = train_classifier(mixed, **options)
+    readers = train_readers(held_out, classifier, alpha, seed)
     hits, count = {}, 0
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
-        counted, mixture = batch.different_classes, batch.mixture(alpha)
-        patches, _ = rebuild(networks["student"], mixture, batch.mask)
-        size = held_out.dataset.image_shape[:2]
-        rebuilt = unpatchify(patches, held_out.patch_size, size)
-        both = read_mixture(mixture)
-        named = {}
-        for s in range(rebuilt.shape[1]):
-            named[s, f"{BRANCHES[s]}/accuracy"] = read(rebuilt[:, s])[:, 0]
-        for s, branch in enumerate(BRANCHES):
-            named[s, f"baselines/mixture/{branch}/accuracy"] = read(mixture)[:, 0]
-            named[s, f"baselines/mixture_classifier/{branch}/accuracy"] = both[:, s]
-        named[0, "clean_accuracy"] = read(batch.sources[:, 0])[:, 0]
-        for (s, name), classes in named.items():
-            right = (classes == batch.labels[:, s])[counted].sum()
-            hits[name] = hits.get(name, 0) + right
+        counted = batch.different_classes
         count += counted.sum()
+        for name, is_right in score(networks["student"], readers, held_out, batch, alpha):
+            hits[name] = hits.get(name, 0) + is_right[counted].sum()
     if not count:
         raise UserError(f"recognition: no mixture of two classes in the {split} split")
     for name, number in hits.items():

@@ -38,6 +38,7 @@ __all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
 BASELINE_RUNS = ("without_distillation",)
 
 
+# Public: all but the first three parameters have defaults, and go by name.
 def mixture_separability(
     encode: Callable[[np.ndarray], np.ndarray],
     train_images: np.ndarray,
@@ -80,10 +81,7 @@ def mixture_separability(
     alpha = as_number(alpha, "alpha", "in (0, 0.5]", lambda alpha: 0 < alpha <= 0.5)
     batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
     train, test = _image_splits(train_images, test_images)
-    if not isinstance(branches, bool | np.bool_):
-        raise UserError(f"branches={branches!r} is not possible: it must be True or False")
-    if branches and target is None:
-        raise UserError("branches=True needs target: what an image alone should be told as")
+    _check_branches(branches, target)
     order = np.random.default_rng(seed).permutation(len(train))
     first = round(len(train) * (1 - VALIDATION_SHARE))
     splits = {
@@ -95,6 +93,14 @@ def mixture_separability(
     of_image = of_mixture if target is None else Encoder(target, "target", False)
     stream = EncodedMixtures(of_mixture, of_image, splits, alpha, batch_size, seed)
     return dict(measure(stream, next(stream("test")).position.shape[1]))
+
+
+def _check_branches(branches, target) -> None:
+    """Raises UserError unless two branches, if there are any, have a target."""
+    if not isinstance(branches, bool | np.bool_):
+        raise UserError(f"branches={branches!r} is not possible: it must be True or False")
+    if branches and target is None:
+        raise UserError("branches=True needs target: what an image alone should be told as")
 
 
 def _image_splits(train_images, test_images) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +141,20 @@ def rows(
             yield name, np.stack([features] * len(BRANCHES), axis=1)
 
 
+def latents_of(
+    networks: Mapping[str, Network], batch: Batch, alphas: Sequence[float]
+) -> Latents:
+    """Every row's latents at every alpha, and the teacher's of each image alone."""
+    valid = batch.valid
+    features = {
+        f"{at(alpha=alpha)}{row}": latents[valid]
+        for alpha in alphas
+        for row, latents in rows(networks, batch, alpha)
+    }
+    targets = latents_of_images(networks["teacher"], batch)
+    return Latents(features, targets[valid], batch.position[valid])
+
+
 def evaluate(
     networks: Mapping[str, Network],
     held_out: HeldOut,
@@ -159,17 +179,12 @@ def evaluate(
       The numbers of `separability_scores.measure`; a baseline's below `baselines/<row>/`.
     """
 
+    weights = sorted({alpha, *alphas})
+
     def stream(part: str) -> Iterator[Latents]:
         part = split if part == "test" else part
-        for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
-            valid = batch.valid
-            targets = latents_of_images(networks["teacher"], batch)
-            features = {
-                f"{at(alpha=weight)}{row}": found[valid]
-                for weight in sorted({alpha, *alphas})
-                for row, found in rows(networks, batch, weight)
-            }
-            yield Latents(features, targets[valid], batch.position[valid])
+        batches = held_out.batches(part, batch_size=batch_size, seed=seed)
+        return (latents_of(networks, batch, weights) for batch in batches)
 
     own, swept = at(alpha=alpha), tuple(at(alpha=weight) for weight in alphas)
     for name, value in measure(stream, 1 + held_out.num_patches):
