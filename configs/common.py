@@ -1,8 +1,10 @@
-"""Every default value of a run, with its source.
+"""Every default value of a run, with its meaning and its source.
 
-Sources: *paper* arXiv 2210.11470; *code* the authors' release; *author* their answers in
-its issues; *MAE* He et al. 2022 and its release; *ours* where these are silent, or tuned
-on a validation split.
+`python main.py config --config=FILE:ARG` prints them from the comments here. A comment
+stands above or beside the line that sets a key. Its source is in brackets, or a sentence
+of its own: *paper* arXiv 2210.11470; *released code* its authors'; *author* their answers
+in its issues; *MAE* He et al. 2022 and its release; *ours* where these are silent, or
+tuned on a validation split. A line without a source has that of its function's docstring.
 """
 
 from ml_collections import ConfigDict
@@ -25,19 +27,40 @@ def duration(name: str, **value) -> dict:
 
 def size(width: int | None, depth: int | None, heads: int | None) -> ConfigDict:
     """The size of a Transformer; None leaves a number to the variant."""
-    numbers = dict(width=width, depth=depth, heads=heads)
-    unset = {key: placeholder(int) for key, value in numbers.items() if value is None}
-    return ConfigDict(numbers | unset)
+    section = ConfigDict()
+    # Values of a token; unset: the variant's.
+    section.width = placeholder(int) if width is None else width
+    # Number of blocks; unset: the variant's.
+    section.depth = placeholder(int) if depth is None else depth
+    # Attention heads of a block; unset: the variant's.
+    section.heads = placeholder(int) if heads is None else heads
+    return section
 
 
-def evaluator(**options) -> ConfigDict:
-    """A section of `evals`: what is scored, in batches of what size, and its options."""
-    # The seed is that of pairs and masks: the same for every run.
-    return ConfigDict(dict(split="test", batch_size=256, seed=0, **options))
+def evaluator(
+    alpha: float | None = None,
+    alphas: tuple[float, ...] | None = None,
+    mask_ratios: tuple[float, ...] | None = None,
+) -> ConfigDict:
+    """A section of `evals`, with those of the options that are given. All values: ours."""
+    section = ConfigDict()
+    section.split = "test"  # the split that is scored: "validation" or "test"
+    section.batch_size = 256  # images scored at a time
+    section.seed = 0  # seed of pairs and masks: the same for every run
+    if alpha is not None:
+        # Weight of the subordinate image, inside the range that the paper shows.
+        section.alpha = alpha
+    if alphas is not None:
+        # Weights of the subordinate image that are scored one after the other.
+        section.alphas = alphas
+    if mask_ratios is not None:
+        # Fractions of masked patches that are scored one after the other.
+        section.mask_ratios = mask_ratios
+    return section
 
 
 def get_config(model: str, dataset: str) -> ConfigDict:
-    """What MAE and i-MAE runs on all data sets have in common."""
+    """The values that runs share, on all data sets. Ours where no source is named."""
     config = ConfigDict()
     # Decides initial weights, order of images, augmentation, mixtures and masks.
     config.seed = 0
@@ -45,107 +68,131 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.init = ""
 
     config.data = ConfigDict()
-    config.data.name = dataset
+    config.data.name = dataset  # name of the data set
     # The folder that holds the TFDS folders, the archive or the images; made where it
     # does not exist.
     config.data.dir = "data"
     # "resident": images live on the devices; "streaming": they are sent step by step;
     # "auto": resident up to `resident_gb`, unless crops are cut out of files.
     config.data.feed = "auto"
-    config.data.resident_gb = 4.0  # 1e9 bytes on each device; ours
+    # Images that "auto" keeps on the devices, in 1e9 bytes on each.
+    config.data.resident_gb = 4.0
     # Resident images split over the devices, not copied to each; a step then sends its
     # batch once more between them.
     config.data.sharded = False
-    config.data.prefetch = 2  # batches a streaming feed makes ahead; ours
+    config.data.prefetch = 2  # batches that a streaming input pipeline makes ahead
     # An image that cannot be used ends the run ("raise") or is left out ("skip").
     config.data.on_bad_image = "raise"
-    # How many images probes are fitted on, chosen by and scored on; unset: all there are.
+    # Number of images that probes are fitted on, chosen by and scored on; unset: all.
     # Where two splits are published, a tenth of `train` is set aside for `validation`.
     config.data.evaluate_on = ConfigDict(
         {part: placeholder(int) for part in ("train", "validation", "test")}
     )
 
     config.augment = ConfigDict()
-    config.augment.pad = 0  # pixels of random shift
-    config.augment.flip = False  # mirrored left to right, at random
-    # Share of the area that a random crop keeps, resized back; (): no crop.
+    config.augment.pad = 0  # largest random shift, in pixels
+    config.augment.flip = False  # images mirrored left to right, at random
+    # Fraction of the area that a random crop keeps, resized back: (least, most); (): no
+    # crop.
     config.augment.crop_scale = ()
 
     config.model = ConfigDict()
-    config.model.name = model
-    config.model.variant = ""  # NAME/PATCH; names: mu, Ti, S, B, L
-    config.model.encoder = size(None, None, None)  # unset: the variant's own
+    config.model.name = model  # kind of run: "mae", "imae" or "classifier"
+    # NAME/PATCH: size of the encoder (mu, Ti, S, B or L) and pixels along a patch's side.
+    config.model.variant = ""
+    config.model.encoder = size(None, None, None)
     config.model.decoder = size(None, None, None)
 
-    # None of these is architecture: the same checkpoint serves every choice. All: ours.
+    # None of these is architecture: the same checkpoint serves every choice.
     config.compute = ConfigDict()
     # "bfloat16" or "float32": matrix products and, except on CPU, what passes between
     # layers. Parameters, softmax, LayerNorm statistics and losses are float32 always.
     # "auto": what the machine that a run begins on computes faster; the run keeps it.
     config.compute.dtype = "auto"
-    config.compute.attention = "xla"  # or "cudnn", on NVIDIA GPUs
-    config.compute.scan = False  # blocks as a loop: compiles faster, runs slower on CPU
+    # Implementation of attention: "xla", or "cudnn" on NVIDIA GPUs.
+    config.compute.attention = "xla"
+    # Blocks as a loop: compiles faster, runs slower on CPU.
+    config.compute.scan = False
     # Memory for time, what the backward pass computes again: "none"; all but matrix
     # products ("products"); whole "blocks".
     config.compute.remat = "none"
 
     config.mask = ConfigDict()
-    config.mask.ratio = 0.75  # MAE and code; code: 0.5 for pictures
+    # Fraction of masked patches, which the encoder does not see (MAE and released code,
+    # which draws its pictures at 0.5).
+    config.mask.ratio = 0.75
 
     config.loss = ConfigDict()
-    config.loss.norm_pix = False  # targets standardised per patch; MAE's option
+    # Targets normalized patch by patch (MAE, as an option).
+    config.loss.norm_pix = False
 
     config.train = ConfigDict()
+    # Images in a training step, even: they come in pairs. Set by each data set's preset.
     config.train.batch_size = placeholder(int)
+    # Length of the run: of steps, examples and epochs, the first that is set counts.
     config.train.update(duration("total"))
-    # Steps that the device makes on its own, where images are resident: worth it where a
-    # step takes less time than the host needs to ask for the next; not on CPU. Ours.
+    # Training steps per dispatch, a loop on the device; needs resident images. Helps
+    # where a step is shorter than the cost of a dispatch; not on CPU.
     config.train.steps_per_dispatch = 1
-
-    # Parts of a batch that are computed one after the other: as much memory as one part
-    # needs, for the same update. Ours.
+    # Microbatches that a batch is computed in, one after the other: less memory, the same
+    # update.
     config.train.accumulate = 1
 
     config.mesh = ConfigDict()
     # Devices that share one copy of parameters, optimiser state and teacher, which are
-    # gathered for each step; 1: each has its own; -1: all share one. Ours.
+    # gathered for each step; 1: each has its own; -1: all share one.
     config.mesh.fsdp = 1
 
     config.optim = ConfigDict()
-    config.optim.blr = 1.5e-4  # lr = blr * batch_size / 256; MAE
-    config.optim.min_lr = 0.0  # where the schedule ends; MAE
-    config.optim.betas = (0.9, 0.95)  # MAE
-    config.optim.weight_decay = 0.05  # MAE; none on biases and other 1-D parameters
-    config.optim.clip_norm = placeholder(float)  # of the gradient; unset: not clipped (MAE)
+    # Base learning rate: lr = blr * batch_size / 256 (MAE).
+    config.optim.blr = 1.5e-4
+    config.optim.min_lr = 0.0  # learning rate at the end of the schedule (MAE)
+    config.optim.betas = (0.9, 0.95)  # decay of AdamW's two averages (MAE)
+    # Weight decay of AdamW; none on biases and other 1-D parameters (MAE).
+    config.optim.weight_decay = 0.05
+    # Largest norm of the gradient; unset: not clipped (MAE).
+    config.optim.clip_norm = placeholder(float)
     # A step whose loss or gradient is not finite changes nothing; after so many in a row
-    # the run ends. Ours.
+    # the run ends.
     config.optim.max_skipped = 10
-    config.optim.update(duration("warmup", fraction=0.1))  # MAE: 40 of 400 epochs
+    # Linear warm-up of the learning rate: of steps, examples, epochs and fraction (of the
+    # run), the first that is set counts (MAE: 40 of 400 epochs).
+    config.optim.update(duration("warmup", fraction=0.1))
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_minutes = 5.0  # with the next line of the log; 0: not by time
-    config.checkpoint.every_steps = 0  # 0: not by steps; the last step is always saved
-    config.checkpoint.keep = 2  # of the newest
-    config.checkpoint.keep_best = 0  # and of those saved at the lowest training loss
+    # Minutes between saves, each with the next line of the log; 0: not by time.
+    config.checkpoint.every_minutes = 5.0
+    # Steps between saves; 0: not by steps. The last step is always saved.
+    config.checkpoint.every_steps = 0
+    config.checkpoint.keep = 2  # number of the newest checkpoints that are kept
+    # Number of checkpoints kept beside them, those of the lowest training loss.
+    config.checkpoint.keep_best = 0
 
     config.log = ConfigDict()
-    config.log.every_steps = 50
+    config.log.every_steps = 50  # steps between lines of the log
 
+    # Probes of the frozen encoder.
     config.evals = ConfigDict()
-    # Probes of the frozen encoder. k-NN: DINO's (Caron et al. 2021). LARS: MAE's linear
-    # probe, which has blr 0.1 at batch 16,384 on ImageNet; small data sets take too few
-    # steps for it, so larger ones are tried too (ours).
-    config.evals.probes = evaluator(neighbours=20, temperature=0.07)
+    config.evals.probes = evaluator()
+    # Neighbours that vote in the k-NN classifier (DINO, Caron et al. 2021).
+    config.evals.probes.neighbours = 20
+    # Temperature of their votes: the lower, the more the nearest count (DINO, Caron et
+    # al. 2021).
+    config.evals.probes.temperature = 0.07
     config.evals.probes.lars = ConfigDict()
+    # Base learning rates that the linear probe tries; validation chooses. MAE has 0.1 at
+    # batch 16,384 on ImageNet; small data sets take too few steps for it, so larger ones
+    # are tried too (MAE, and ours).
     config.evals.probes.lars.blrs = (0.1, 1.0, 10.0, 100.0)
-    config.evals.probes.lars.batch_size = 256
-    config.evals.probes.lars.epochs = 90
+    config.evals.probes.lars.batch_size = 256  # features in a step of the linear probe
+    config.evals.probes.lars.epochs = 90  # length of the linear probe's training (MAE)
+    # Linear warm-up of the linear probe's learning rate (MAE).
     config.evals.probes.lars.warmup_epochs = 10
     return config
 
 
 def shrink(config: ConfigDict) -> None:
-    """`runlocal`: the same run shrunk to seconds on a CPU."""
+    """`runlocal`: the same run shrunk to seconds on a CPU. All values: ours."""
     patch = config.model.variant.partition("/")[2]
     config.model.variant = f"mu/{patch}"
     config.model.encoder = size(None, None, None)

@@ -53,8 +53,10 @@ def digits(config: ConfigDict) -> None:
 
 
 def shapes(config: ConfigDict) -> None:
-    """Procedural scenes, 32x32: sized for two CPU cores. All values: ours."""
-    # Two minutes a run: five arms of a study with three seeds take 45 minutes.
+    """Procedural scenes, 32x32: sized for two CPU cores. All values: ours.
+
+    Two minutes a run: five arms of a study with three seeds take 45 minutes.
+    """
     config.model.variant = "mu/8"
     config.model.encoder = size(64, 4, 4)
     config.model.decoder = size(64, 2, 4)
@@ -68,14 +70,14 @@ def shapes(config: ConfigDict) -> None:
 
 
 def cifar(config: ConfigDict) -> None:
-    """CIFAR-10 and CIFAR-100, 32x32."""
+    """CIFAR-10 and CIFAR-100, 32x32. Ours where no source is named."""
     config.model.variant = "Ti/2"  # author: ViT-Tiny, patches of 2x2
-    config.model.decoder = size(192, 4, 3)  # ours
+    config.model.decoder = size(192, 4, 3)
     config.augment.pad = 4  # usual for CIFAR
     config.augment.flip = True
-    # Ours, scaled down openly: a common MAE recipe for CIFAR takes 2,000 epochs at batch
-    # 4096 (pprp/MAE-CIFAR).
+    # A common MAE recipe for CIFAR takes 4096 (pprp/MAE-CIFAR). Ours is scaled down.
     config.train.batch_size = 512
+    # A common MAE recipe for CIFAR takes 2,000 (pprp/MAE-CIFAR). Ours is scaled down.
     config.train.total_epochs = 400.0
     config.data.evaluate_on.update(dict(train=10_000, validation=2000))
     _without(config, "recognition", "attributes")
@@ -96,31 +98,31 @@ def cifar10_small(config: ConfigDict) -> None:
 
 
 def tiny_imagenet(config: ConfigDict) -> None:
-    """Tiny-ImageNet, 64x64."""
-    config.model.variant = "S/8"  # code and author
-    config.model.decoder = size(192, 6, 6)  # code
+    """Tiny-ImageNet, 64x64. Ours where no source is named."""
+    config.model.variant = "S/8"  # released code and author
+    config.model.decoder = size(192, 6, 6)  # released code
     config.augment.crop_scale = (0.2, 1.0)  # MAE
     config.augment.flip = True  # MAE
-    config.train.batch_size = 512  # ours
-    config.train.total_epochs = 400.0  # ours
+    config.train.batch_size = 512
+    config.train.total_epochs = 400.0
     config.data.evaluate_on.update(dict(train=10_000, validation=2000))
     _without(config, "recognition", "attributes")
 
 
 def _files(config: ConfigDict) -> None:
-    """Adds `data.files`: size, channels, crop and background of images from files."""
+    """Adds `data.files`: size, channels, crop and background of images from files. Ours."""
     config.data.files = ConfigDict()
-    # Pixels: HEIGHT, or HEIGHTxWIDTH such as "64x32"; of either type.
+    # Size in pixels that images are brought to: HEIGHT, or "HEIGHTxWIDTH".
     config.data.files.image_size = FieldReference(64, field_type=object)
-    config.data.files.channels = 3
-    # Share of the largest central box that is shown in evaluation; ours.
+    config.data.files.channels = 3  # 1: grey; 3: colours
+    # Fraction of the largest central box that is shown in evaluation.
     config.data.files.centre = 1.0
-    # What transparent images are laid on: a colour by name, or "#rrggbb"; ours.
+    # What transparent images are laid on: a colour by name, or "#rrggbb".
     config.data.files.background = "white"
 
 
 def folder(config: ConfigDict) -> None:
-    """A user's own images; as Tiny-ImageNet, decoded from their files."""
+    """A user's own images; as Tiny-ImageNet, decoded from their files. Ours."""
     tiny_imagenet(config)
     _files(config)
     config.data.evaluate_on.update(dict(test=10_000))
@@ -147,29 +149,29 @@ def folder_small(config: ConfigDict) -> None:
     config.checkpoint.every_minutes = 1.0
     config.data.evaluate_on.update(dict(train=5000, validation=1000, test=2000))
     if "probes" in config.evals:
-        config.evals.probes.neighbours = 5  # of a class there may be few
+        config.evals.probes.neighbours = 5  # a class may have few images
     _without(config, "recognition", "attributes")
 
 
 def imagenet(config: ConfigDict) -> None:
-    """ImageNet-1K, 224x224."""
+    """ImageNet-1K, 224x224. Ours where no source is named."""
     folder(config)
-    config.data.name = "imagenet2012"
-    config.data.files.image_size = 224
+    config.data.name = "imagenet2012"  # as TFDS names it
+    config.data.files.image_size = 224  # MAE
     config.data.files.centre = 224 / 256  # MAE
-    config.model.variant = "B/16"  # code
-    config.model.decoder = size(512, 8, 16)  # code
+    config.model.variant = "B/16"  # released code
+    config.model.decoder = size(512, 8, 16)  # released code
     if config.model.name == "mae":
         config.train.batch_size = 4096  # MAE
         config.train.total_epochs = 800.0  # MAE
         config.optim.warmup_epochs = 40.0  # MAE
     else:
-        config.init = "teacher"  # code: both heads from its `decoder_embed`
-        config.train.batch_size = 256  # code
-        config.train.total_epochs = 50.0  # code
-        config.optim.warmup_epochs = 5.0  # code
-        config.optim.blr = 1e-4  # code
-        # 224-pixel pictures of every alpha would make a report of 100 MB.
+        config.init = "teacher"  # both heads from its `decoder_embed` (released code)
+        config.train.batch_size = 256  # released code
+        config.train.total_epochs = 50.0  # released code
+        config.optim.warmup_epochs = 5.0  # released code
+        config.optim.blr = 1e-4  # released code
+        # With more pictures of 224 pixels, a report would take 100 MB.
         config.explorer.pairs = 4
         config.explorer.alphas = (0.1, 0.2, 0.3, 0.4, 0.5)
         config.explorer.mask_ratios = (0.5, 0.75)

@@ -11,59 +11,46 @@ from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """arg: DATASET[,runlocal]."""
+    """arg: DATASET[,runlocal]. Ours where no source is named."""
     dataset, runlocal = datasets.parse_arg(arg)
     config = common.get_config("imae", dataset)
 
     config.mix = ConfigDict()
     # Weight of the subordinate image, in (0, 0.5]; unset: min(lam, 1 - lam) with
-    # lam ~ Beta(1, 1), drawn anew for every step (code).
+    # lam ~ Beta(1, 1), drawn anew for every step (released code).
     config.mix.alpha = placeholder(float)
-    config.mix.per_batch = False  # one draw per sample (ours) or per batch (code)
-    config.mix.shared_mask = False  # one mask for both mixtures of a pair; ours
-    # Share of pairs that are of one class (paper, version 2), in [0, 1]; unset: classes
-    # are ignored. It uses labels: above chance it is not self-supervised.
+    # One weight for the whole batch, as in the released code, not for each mixture.
+    config.mix.per_batch = False
+    # One mask for both mixtures of a pair; the teacher then works half as much.
+    config.mix.shared_mask = False
+    # Fraction of pairs that are of one class, in [0, 1]; unset: classes are ignored. It
+    # uses labels: above chance it is not self-supervised (paper, version 2).
     config.mix.same_class_rate = placeholder(float)
 
     config.teacher = ConfigDict()
-    config.teacher.init = ""  # workdir of a run of configs/mae.py
-    # "image": each source alone (paper, ours); "mixture": the released code's line.
+    config.teacher.init = ""  # workdir of the teacher, a run of configs/mae.py
+    # Input of the teacher: "image", each image alone, or "mixture", as in the released
+    # code (paper, and ours).
     config.teacher.input = "image"
 
-    # "both", or "subordinate" for the mode of the paper's first version.
+    # Images that are reconstructed: "both", or the "subordinate" alone, as in version 1
+    # of the paper (released code).
     config.loss.branches = "both"
-    config.loss.distill_weight = 1.0  # of each branch's latent error (code); 0: off
+    # Weight of each branch's distance to the teacher's latents; 0: off (released code).
+    config.loss.distill_weight = 1.0
 
-    # alpha 0.3: ours, inside the range the paper shows; the sweeps: ours.
-    config.evals.reconstruction = common.evaluator(alpha=0.3)
-    sweep = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
-    config.evals.separability = common.evaluator(alpha=0.3, alphas=sweep)
-    config.evals.separability.teacher = ""  # workdir; empty: teacher.init
-    config.evals.separability.baseline_runs = ConfigDict()
-    config.evals.separability.baseline_runs.without_distillation = ""  # workdir
-    config.evals.semantics = common.evaluator(alpha=0.3, alphas=(0.1, 0.2, 0.3, 0.4, 0.5))
-    # Every known factor, the class being one: only where others are known, too (datasets).
-    config.evals.attributes = common.evaluator(alpha=0.3, alphas=(0.1, 0.3, 0.5))
-    config.evals.representation = common.evaluator(alpha=0.3)
-    # The reader of reconstructions: ours, tuned on the validation split of digits.
-    config.evals.recognition = common.evaluator(alpha=0.3)
-    config.evals.recognition.classifier = ConfigDict()
-    config.evals.recognition.classifier.width = 256
-    config.evals.recognition.classifier.epochs = 60
-    config.evals.recognition.classifier.batch_size = 128
-    config.evals.recognition.classifier.blr = 4e-3  # lr = blr * batch_size / 256
-    config.evals.recognition.classifier.weight_decay = 0.05
-    config.evals.quality = common.evaluator(
-        alphas=(0.1, 0.2, 0.3, 0.4, 0.5), mask_ratios=(0.25, 0.5, 0.75)
-    )
-    # The report's interactive panel. All values: ours.
+    _add_evals(config)
+    # The report's interactive panel.
     config.explorer = ConfigDict()
-    config.explorer.split = "test"
-    config.explorer.pairs = 8
+    config.explorer.split = "test"  # the split that pairs are taken from
+    config.explorer.pairs = 8  # pairs of images that the panel offers
+    # Weights of the subordinate image that its slider offers.
     config.explorer.alphas = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+    # Fractions of masked patches that its slider offers.
     config.explorer.mask_ratios = (0.25, 0.5, 0.75)
-    config.explorer.batch_size = 64  # holds every pair; more would only be thrown away
-    config.explorer.seed = 0  # of pairs and masks: the same for every run
+    # Images computed at a time: holds every pair; more would only be thrown away.
+    config.explorer.batch_size = 64
+    config.explorer.seed = 0  # seed of pairs and masks: the same for every run
     datasets.preset(dataset)(config)
     if runlocal:
         common.shrink(config)
@@ -80,3 +67,32 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.explorer.alphas = (0.1, 0.3)
         config.explorer.mask_ratios = (0.25, 0.5)
     return config
+
+
+def _add_evals(config: ConfigDict) -> None:
+    """Metrics of two images in a mixture. All values: ours."""
+    config.evals.reconstruction = common.evaluator(alpha=0.3)
+    sweep = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+    config.evals.separability = common.evaluator(alpha=0.3, alphas=sweep)
+    # Workdir of the MAE whose latents are the targets; empty: teacher.init.
+    config.evals.separability.teacher = ""
+    config.evals.separability.baseline_runs = ConfigDict()
+    # Workdir of the same run without distillation, for a row of the table; empty: no row.
+    config.evals.separability.baseline_runs.without_distillation = ""
+    config.evals.semantics = common.evaluator(alpha=0.3, alphas=(0.1, 0.2, 0.3, 0.4, 0.5))
+    # Every known factor, the class being one: only where others are known, too (datasets).
+    config.evals.attributes = common.evaluator(alpha=0.3, alphas=(0.1, 0.3, 0.5))
+    config.evals.representation = common.evaluator(alpha=0.3)
+    # A perceptron on pixels reads reconstructions; tuned on the validation split of digits.
+    config.evals.recognition = common.evaluator(alpha=0.3)
+    config.evals.recognition.classifier = ConfigDict()
+    config.evals.recognition.classifier.width = 256  # width of the reader's hidden layers
+    config.evals.recognition.classifier.epochs = 60  # epochs that the reader is trained
+    config.evals.recognition.classifier.batch_size = 128  # images in the reader's step
+    # Base learning rate of the reader: lr = blr * batch_size / 256.
+    config.evals.recognition.classifier.blr = 4e-3
+    # Weight decay of the reader's AdamW.
+    config.evals.recognition.classifier.weight_decay = 0.05
+    config.evals.quality = common.evaluator(
+        alphas=(0.1, 0.2, 0.3, 0.4, 0.5), mask_ratios=(0.25, 0.5, 0.75)
+    )

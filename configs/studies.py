@@ -29,9 +29,11 @@ def parse_arg(arg: str | None) -> tuple[str, str, str]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """arg: NAME,DATASET[,runlocal]."""
+    """arg: NAME,DATASET[,runlocal]. Ours where no source is named."""
     name, dataset, runlocal = parse_arg(arg)
-    config = ordered(name=name, seeds=(0, 1, 2))
+    config = ordered()
+    config.name = name  # of the study, and of its folder in the workdir
+    config.seeds = (0, 1, 2)  # each is added to the seeds of all runs
     config.runs, config.arms, config.columns = ordered(), ordered(), ordered()
     config.runs.teacher = mae.get_config(dataset + runlocal)
     config.runs.imae = imae.get_config(dataset + runlocal)
@@ -41,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if dataset in ("cifar10", "tiny_imagenet") and not runlocal:
         for run in config.runs.values():
             for_one_gpu(run)
-    # Where the data lies is said once, for all runs.
+    # The folder of the data, of all runs.
     config.data_dir = config.runs.teacher.data.dir
     for run in config.runs.values():
         run.data.dir = config.get_ref("data_dir")
@@ -56,9 +58,9 @@ def for_one_gpu(config: ConfigDict) -> None:
     config.checkpoint.keep = 1  # what has to travel
 
 
-def ordered(**fields) -> ConfigDict:
-    """A ConfigDict that keeps the order of its fields."""
-    return ConfigDict(fields, sort_keys=False)
+def ordered() -> ConfigDict:
+    """An empty ConfigDict that keeps the order of its fields."""
+    return ConfigDict(sort_keys=False)
 
 
 def role(base: str, **change) -> dict:
@@ -70,12 +72,27 @@ def arm(
     config: ConfigDict, name: str, label: str, row: str = "", whose: str = "", **roles: dict
 ) -> None:
     """Adds a row to the table."""
-    config.arms[name] = ordered(label=label, row=row, whose=whose, runs=ordered(**roles))
+    config.arms[name] = ordered()
+    config.arms[name].label = label  # name of the row in the table
+    # Replaces {row} in the columns' metrics: the row of an evaluator's table.
+    config.arms[name].row = row
+    # Replaces {whose} in the columns' metrics: whose latents are probed.
+    config.arms[name].whose = whose
+    config.arms[name].runs = ordered()
+    for part, given in roles.items():
+        config.arms[name].runs[part] = ConfigDict()
+        # The study's run that this one is based on.
+        config.arms[name].runs[part].base = given["base"]
+        # Values in which this run differs from its base.
+        config.arms[name].runs[part].change = given["change"]
 
 
 def column(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
     """Adds a column: a number of the run that has this role in an arm."""
-    config.columns[name] = ordered(label=label, run=run, metric=metric)
+    config.columns[name] = ordered()
+    config.columns[name].label = label  # name of the column in the table
+    config.columns[name].run = run  # role, in each arm, of the run that is scored
+    config.columns[name].metric = metric  # the number, by its name in eval.json
 
 
 def by_branch(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:

@@ -27,7 +27,8 @@ def parse_arg(arg: str | None) -> tuple[str, str, bool]:
 
 def linear(config: ConfigDict, dataset: str) -> None:
     """MAE's linear probe: heads on the frozen encoder, trained with LARS."""
-    # Of each a BatchNorm and a head of its own; MAE: the class token. Both: ours.
+    # Pooled features, each with a BatchNorm and a head of its own. Ours: both, where MAE
+    # takes the class token.
     config.model.pools = ("class_token", "mean")
     for name in ("betas", "weight_decay", "clip_norm"):  # LARS has none
         del config.optim[name]
@@ -37,45 +38,56 @@ def linear(config: ConfigDict, dataset: str) -> None:
         config.train.batch_size = 16_384  # MAE
         config.optim.blr = 0.1  # MAE
     elif datasets.preset(dataset) is datasets.folder_small:
-        config.train.batch_size = 32  # few images; ours
-        config.optim.blr = 6.4  # as below, at this batch
+        config.train.batch_size = 32  # few images (ours)
+        # MAE's peak rate at this batch, as below (ours).
+        config.optim.blr = 6.4
     else:
-        # MAE's peak rate, 0.1 * 16,384 / 256, at a batch that leaves small data sets
-        # enough steps; ours. (On digits' validation split, a tenth of it loses 0.2 to 0.3
-        # of accuracy, ten times it gains nothing and the loss blows up.)
-        config.train.batch_size = 256
+        config.train.batch_size = 256  # leaves small data sets enough steps (ours)
+        # MAE's peak rate, 0.1 * 16,384 / 256, at this batch. On digits' validation split,
+        # a tenth of it loses 0.2 to 0.3 of accuracy, ten times it gains nothing and the
+        # loss blows up. Ours.
         config.optim.blr = 6.4
 
 
 def full(config: ConfigDict, dataset: str) -> None:
-    """MAE's fine-tuning of ViT-B on ImageNet; scaled down, openly, on other data sets."""
-    # The mean of the patch tokens (MAE), or ("class_token",) (code).
+    """MAE's fine-tuning of ViT-B on ImageNet; scaled down, openly, on other data sets.
+
+    MAE where no other source is named.
+    """
+    # Pooled features: the mean of the patch tokens (MAE; released code: the class token).
     config.model.pools = ("mean",)
-    config.model.drop_path = 0.1  # MAE
+    config.model.drop_path = 0.1  # chance that a block is left out of a step (MAE)
     config.train.batch_size = 1024  # MAE
     config.train.total_epochs = 100.0  # MAE
     config.optim.warmup_epochs = 5.0  # MAE
-    config.optim.blr = 5e-4  # MAE; code: 5e-5, 20 epochs of which 2 are warm-up
+    config.optim.blr = 5e-4  # MAE; released code: 5e-5, for 20 epochs
     config.optim.min_lr = 1e-6  # MAE
-    config.optim.betas = (0.9, 0.999)  # MAE: AdamW as PyTorch has it
-    config.optim.layer_decay = 0.65  # MAE; each layer's rate in that of the next
-    # Of a moving average of the parameters, which `eval` then scores; unset: none (MAE).
+    config.optim.betas = (0.9, 0.999)  # MAE: PyTorch's default
+    # Learning rate of each layer, as a fraction of that of the next (MAE).
+    config.optim.layer_decay = 0.65
+    # Decay of a moving average of the parameters, which `eval` then scores; unset: none
+    # (MAE).
     config.optim.ema_decay = placeholder(float)
 
-    config.mixup = ConfigDict()  # all: MAE
-    config.mixup.mixup_alpha = 0.8  # 0: off
-    config.mixup.cutmix_alpha = 1.0  # 0: off
-    config.mixup.switch_probability = 0.5  # of CutMix, where both are on
-    config.mixup.smoothing = 0.1  # share of a label that is spread over all classes
-    config.augment.randaugment = ConfigDict()  # all: MAE, timm's rand-m9-mstd0.5-inc1
-    config.augment.randaugment.num_ops = 2  # 0: off
-    config.augment.randaugment.magnitude = 9.0  # of 10
-    config.augment.randaugment.magnitude_std = 0.5
-    config.augment.randaugment.probability = 0.5  # of each operation
-    config.augment.erasing = ConfigDict()  # all: MAE, timm
-    config.augment.erasing.probability = 0.25
-    config.augment.erasing.area = (0.02, 1 / 3)  # share of the image
-    config.augment.erasing.ratio = (0.3, 1 / 0.3)  # width / height
+    config.mixup = ConfigDict()
+    # Weights of mixup are drawn from Beta(mixup_alpha, mixup_alpha); 0: off.
+    config.mixup.mixup_alpha = 0.8
+    # Areas of CutMix are drawn from Beta(cutmix_alpha, cutmix_alpha); 0: off.
+    config.mixup.cutmix_alpha = 1.0
+    config.mixup.switch_probability = 0.5  # chance of CutMix, where both are on
+    config.mixup.smoothing = 0.1  # fraction of a label that is spread over all classes
+    # RandAugment: timm's rand-m9-mstd0.5-inc1.
+    config.augment.randaugment = ConfigDict()
+    config.augment.randaugment.num_ops = 2  # operations on each image; 0: off
+    config.augment.randaugment.magnitude = 9.0  # strength of the operations, of 10
+    config.augment.randaugment.magnitude_std = 0.5  # std of each operation's strength
+    config.augment.randaugment.probability = 0.5  # chance of each operation (timm)
+    config.augment.erasing = ConfigDict()
+    config.augment.erasing.probability = 0.25  # chance that a box is erased
+    # Least and most of the image that the box covers, as fractions (timm).
+    config.augment.erasing.area = (0.02, 1 / 3)
+    # Least and most of the box's width / height (timm).
+    config.augment.erasing.ratio = (0.3, 1 / 0.3)
     if datasets.preset(dataset) in SMALL:
         SMALL[datasets.preset(dataset)](config)
 
@@ -101,7 +113,7 @@ def _shapes(config: ConfigDict) -> None:
 
 
 def _without_augmentation(config: ConfigDict) -> None:
-    """Too few steps, and networks too small, to need it."""
+    """Too few steps, and networks too small, to need it. Ours."""
     config.model.drop_path = 0.0
     config.augment.randaugment.num_ops = 0
     config.augment.erasing.probability = 0.0
@@ -134,15 +146,18 @@ SMALL = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """arg: DATASET,MODE[,runlocal]; MODE is linear, finetune or scratch."""
+    """arg: DATASET,MODE[,runlocal]; MODE is linear, finetune or scratch.
+
+    Ours where no source is named.
+    """
     dataset, mode, runlocal = parse_arg(arg)
     config = common.get_config("mae", dataset)
     datasets.preset(dataset)(config)
-    # A classifier sees all patches and rebuilds nothing.
+    # A classifier sees all patches and reconstructs nothing.
     del config.mask, config.loss, config.model.decoder
     config.model.name = "classifier"
-    config.model.mode = mode
-    # Workdir of a MAE, an i-MAE or a classifier, whose encoder is taken; "scratch": empty.
+    config.model.mode = mode  # "linear", "finetune" or "scratch"
+    # A MAE, an i-MAE or a classifier, whose encoder is taken; "scratch": empty.
     config.init = ""
     if config.augment.crop_scale:
         config.augment.crop_scale = (0.08, 1.0)  # MAE: torchvision's and timm's default
@@ -154,7 +169,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.optim.layer_decay = 1.0  # random weights have nothing that is to be kept
 
     config.evals = ConfigDict()
-    config.evals.classification = ConfigDict(dict(split="test", batch_size=256))
+    config.evals.classification = ConfigDict()
+    # The split that is scored: "validation" or "test".
+    config.evals.classification.split = "test"
+    config.evals.classification.batch_size = 256  # images scored at a time
     # Every image that was published for it; 7.5 GB for ImageNet.
     config.data.evaluate_on.test = None
     if runlocal:
