@@ -46,7 +46,7 @@ def evaluator(
     section = ConfigDict()
     section.split = "test"  # the split that is scored: "validation" or "test"
     section.batch_size = 256  # images scored at a time
-    section.seed = 0  # seed of pairs and masks: the same for every run
+    section.seed = 0  # of pairs, masks and probes: the same for every run
     if alpha is not None:
         # Weight of the subordinate image, inside the range that the paper shows.
         section.alpha = alpha
@@ -180,9 +180,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # al. 2021).
     config.evals.probes.temperature = 0.07
     config.evals.probes.lars = ConfigDict()
-    # Base learning rates that the linear probe tries; validation chooses. MAE has 0.1 at
-    # batch 16,384 on ImageNet; small data sets take too few steps for it, so larger ones
-    # are tried too (MAE, and ours).
+    # Base learning rates that the linear probe tries; validation chooses (MAE: 0.1 at
+    # batch 16,384 on ImageNet; ours: small data sets take too few steps for it).
     config.evals.probes.lars.blrs = (0.1, 1.0, 10.0, 100.0)
     config.evals.probes.lars.batch_size = 256  # features in a step of the linear probe
     config.evals.probes.lars.epochs = 90  # length of the linear probe's training (MAE)

@@ -13,7 +13,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.teacher = mae.get_config(arg)
     config.imae_without_distillation = imae.get_config(arg)
-    config.imae_without_distillation.loss.distill_weight = 0.0
+    config.imae_without_distillation.loss.distill_weight = 0.0  # ours
     # The i-MAE run's tables have a row for the other two.
     for name in list(config.imae_without_distillation.evals):
         if name != "reconstruction":

@@ -209,7 +209,8 @@ def semantics(config: ConfigDict, dataset: str, runlocal: str) -> None:
     metric = "semantics/{branch}/accuracy"
     by_branch(config, "class", "class in mixture", "student", metric)
     by_branch(config, "error", "error", "student", "reconstruction/{branch}/ratio")
-    for rate in (0.0, 0.25, 0.5, 0.75, 1.0):  # paper, version 2
+    for rate in (0.0, 0.25, 0.5, 0.75, 1.0):
+        # The rates: paper, version 2.
         arm(
             config,
             f"rate_{round(100 * rate)}",

@@ -81,12 +81,12 @@ def full(config: ConfigDict, dataset: str) -> None:
     config.augment.randaugment.num_ops = 2  # operations on each image; 0: off
     config.augment.randaugment.magnitude = 9.0  # strength of the operations, of 10
     config.augment.randaugment.magnitude_std = 0.5  # std of each operation's strength
-    config.augment.randaugment.probability = 0.5  # chance of each operation (timm)
+    config.augment.randaugment.probability = 0.5  # chance of each (MAE, by timm)
     config.augment.erasing = ConfigDict()
     config.augment.erasing.probability = 0.25  # chance that a box is erased
-    # Least and most of the image that the box covers, as fractions (timm).
+    # Least and most of the image that the box covers, as fractions (MAE, by timm).
     config.augment.erasing.area = (0.02, 1 / 3)
-    # Least and most of the box's width / height (timm).
+    # Least and most of the box's width / height (MAE, by timm).
     config.augment.erasing.ratio = (0.3, 1 / 0.3)
     if datasets.preset(dataset) in SMALL:
         SMALL[datasets.preset(dataset)](config)
