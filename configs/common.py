@@ -171,8 +171,9 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.log = ConfigDict()
     config.log.every_steps = 50  # steps between lines of the log
 
-    # Probes of the frozen encoder.
+    # What `eval` measures: a section for each evaluator.
     config.evals = ConfigDict()
+    # Probes of the frozen encoder.
     config.evals.probes = evaluator()
     # Neighbours that vote in the k-NN classifier (DINO, Caron et al. 2021).
     config.evals.probes.neighbours = 20

@@ -32,8 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """arg: NAME,DATASET[,runlocal]. Ours where no source is named."""
     name, dataset, runlocal = parse_arg(arg)
     config = ordered()
-    config.name = name  # of the study, and of its folder in the workdir
-    config.seeds = (0, 1, 2)  # each is added to the seeds of all runs
+    config.name = name  # name of the study, and of its folder in the workdir
+    config.seeds = (0, 1, 2)  # seeds of the study, each added to those of its runs
     config.runs, config.arms, config.columns = ordered(), ordered(), ordered()
     config.runs.teacher = mae.get_config(dataset + runlocal)
     config.runs.imae = imae.get_config(dataset + runlocal)

@@ -44,7 +44,7 @@ def fails(*arguments):
     [
         (
             ["trian", "--workdir=x"],
-            "did you mean 'train'? it comes first: demo, data, train",
+            "did you mean 'train'? it comes first: train, demo, data",
         ),
         (["--workdir=x", "train"], "is not a command; it comes first"),
         (["train", "--workdir", "demo"], "train needs --config"),
@@ -67,7 +67,7 @@ def fails(*arguments):
         (["train", "--config=configs/mae.py:digits"], "train needs --workdir"),
         (["train", "--workdir=x"], "train needs --config"),
         (["train", "again", "--config=configs/mae.py", "--workdir=x"], "argument 'again'"),
-        (["train", "--wrkdir=x"], "--wrkdir=x is not a flag; flags: --workdir, "),
+        (["train", "--wrkdir=x"], "--wrkdir=x is not a flag; flags: --workdir=DIR, "),
         (["compile", "--config=configs/mae.py:digits"], "compile needs --topology"),
         (["compile", "--topology=cuda"], "compile needs --config"),
         (
@@ -91,11 +91,11 @@ def fails(*arguments):
         ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blrr=1"],
-            '--config.optim.blrr=1; blrr; Did you mean "blr" instead of "blrr"?',
+            "--config.optim.blrr=1: optim has no key 'blrr'; did you mean 'blr'?",
         ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optm.blr=1"],
-            '--config.optm.blr=1; optm; Did you mean "optim" instead of "optm"?',
+            "--config.optm.blr=1: the config has no key 'optm'; did you mean 'optim'?",
         ),
         (
             ["train", "--config=configs/mae.py", "--workdir=x", "--config.optim.blr=fast"],

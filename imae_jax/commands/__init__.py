@@ -1,1 +1,1 @@
-"""Commands of main.py beyond training and evaluation."""
+"""Commands of main.py: the command line, config reference, demo, studies, data."""

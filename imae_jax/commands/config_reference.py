@@ -30,6 +30,8 @@ SOURCE = re.compile(
     rf"|(?:^|(?<=[.;:] ))(?P<clause>{_NAME}(?:[^.;]|\.(?=\d))*)[.;]?"
 )
 
+INDENT = "    "
+
 # Where a value was set: lines of config files, from the innermost call outwards.
 Lines = Sequence[tuple[str, int]]
 # All that set a key, in order, by the identity of its section.
@@ -158,12 +160,17 @@ def _capitalized(text: str) -> str:
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[ConfigDict, str, str]]:
-    """(section, name, whole key) of every value; an empty section counts as one."""
+    """(section, name, whole key) of every value, empty sections among them."""
     for name, value in config.items():
         if isinstance(value, ConfigDict) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield config, name, f"{prefix}{name}"
+
+
+def _value(section: ConfigDict, name: str):
+    value = section[name]
+    return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
 def explain(path: str, arg: str | None = None) -> Iterator[Explanation]:
@@ -181,7 +188,7 @@ def explain(path: str, arg: str | None = None) -> Iterator[Explanation]:
         source, (file, line) = _source(setters[-1])
         yield Explanation(
             key=key,
-            value=section[name],
+            value=_value(section, name),
             meaning=meaning,
             reason=remarks[-1] if remarks[-1] != meaning else "",
             source=source,
@@ -197,19 +204,27 @@ def describe(config: ConfigDict, file: str) -> str:
       file: FILE or FILE:ARG, as given to --config.
     """
     path, colon, arg = file.partition(":")
-    values = {key: section[name] for section, name, key in _leaves(config)}
+    entries = {entry.key: entry for entry in explain(path, arg if colon else None)}
     blocks = []
-    for entry in explain(path, arg if colon else None):
-        value = values.get(entry.key, entry.value)
-        source = f"{entry.source or 'No source is named'} ({entry.place})"
-        reason = entry.reason
-        if value != entry.value:
-            reason, source = "", f"The command line; the preset has {entry.value!r}"
-        texts = [entry.meaning, reason and f"Here: {reason}", f"Source: {source}"]
-        lines = [f"{entry.key} = {value!r}"]
+    for section, name, key in _leaves(config):
+        value = _value(section, name)
+        texts = _texts(value, entries.get(key))
+        lines = [f"{key} = {value!r}"]
         for text in filter(None, texts):
             lines += textwrap.wrap(
-                text, 88, initial_indent="    ", subsequent_indent="    "
+                text, 88, initial_indent=INDENT, subsequent_indent=INDENT
             )
         blocks.append("\n".join(lines))
     return "\n".join(blocks)
+
+
+def _texts(value, preset: Explanation | None) -> list[str]:
+    """Meaning, reason and source of a value that may differ from the preset's."""
+    if preset is None:
+        return ["Source: the command line"]
+    if value != preset.value:
+        source = f"the command line; the preset has {preset.value!r}"
+        return [preset.meaning, f"Source: {source}"]
+    reason = preset.reason and f"Here: {preset.reason}"
+    source = f"{preset.source or 'no source is named'} ({preset.place})"
+    return [preset.meaning, reason, f"Source: {source}"]

@@ -1,0 +1,92 @@
+"""The commands of main.py, each a function of its flags that prints what comes of it.
+
+Modules that load JAX are imported inside: help and mistakes are answered without it.
+"""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+from ml_collections import ConfigDict
+
+from imae_jax.storage.local_paths import local_path
+
+
+def demo(given: SimpleNamespace) -> None:
+    """Runs the whole pipeline; prints the tables and where the report is."""
+    from imae_jax.commands import demo
+    from imae_jax.report import page
+
+    report = demo.demo(given.config, given.workdir)
+    print(f"\n{page.read_as_text(given.workdir)}\nReport: {report}")
+
+
+def describe_data(given: SimpleNamespace) -> None:
+    """Prepares a data set and prints its description."""
+    from imae_jax.commands import describe_data
+
+    print(describe_data.describe(given.config, given.workdir))
+
+
+def train(given: SimpleNamespace) -> None:
+    """Trains a run; the loop prints its progress."""
+    from imae_jax.training.loop import train
+
+    train(given.config, given.workdir)
+
+
+def evaluate(given: SimpleNamespace) -> None:
+    """Evaluates a run and prints its tables."""
+    from imae_jax import evaluation
+    from imae_jax.report import page
+
+    evaluation.evaluate(given.config, given.workdir)
+    print("\n" + page.read_as_text(given.workdir))
+
+
+def study(given: SimpleNamespace) -> None:
+    """Runs a study; prints its table and where it is."""
+    from imae_jax.commands import study
+
+    folder = study.study(given.config, given.workdir)
+    print(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
+
+
+def report(given: SimpleNamespace) -> None:
+    """Writes the report and prints where it is."""
+    from imae_jax.report import page
+
+    print(page.write_report(given.workdir))
+
+
+def export_weights(given: SimpleNamespace) -> None:
+    """Exports a run's weights and prints what was written."""
+    from imae_jax.interop.export_weights import export
+
+    print(export(given.workdir, given.format, given.out, given.dtype, given.step))
+
+
+def import_weights(given: SimpleNamespace, presets: Mapping[str, ConfigDict]) -> None:
+    """Makes a run of someone else's weights and prints what they are."""
+    from imae_jax.interop.import_weights import import_file
+
+    names = ("image_size", "num_heads", "decoder_num_heads", "norm_pix")
+    options = {name: getattr(given, name) for name in names}
+    print(import_file(given.checkpoint, given.workdir, presets, **options))
+
+
+def plan_step(given: SimpleNamespace) -> None:
+    """Compiles a training step; prints what it needs."""
+    from imae_jax.aot import plan
+    from imae_jax.storage import atomic_files
+
+    found = plan.plan(given.config, given.topology)
+    print(plan.as_text(found))
+    if given.json:
+        atomic_files.write_json(local_path(given.json, "--json"), found)
+
+
+def explain_config(given: SimpleNamespace) -> None:
+    """Prints every key of a config."""
+    from imae_jax.commands import config_reference
+
+    print(config_reference.describe(given.config, given.config_file))

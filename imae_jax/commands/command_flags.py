@@ -1,0 +1,116 @@
+"""The flags of main.py's commands; a command takes them as they are, or with changes."""
+
+from imae_jax.commands.command_line import CONFIG, OVERRIDE, Flag
+from imae_jax.errors import UserError, require
+from imae_jax.storage.local_paths import local_path
+
+
+def check_new_file(value: str, key: str) -> None:
+    """Raises UserError unless a file can be written there."""
+    path = local_path(value, key).absolute()
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{key}={value}: give a file in a folder that exists")
+
+
+def check_positive(value: int, key: str) -> None:
+    """Raises UserError for a number below 1."""
+    require(value >= 1, key, value, "at least 1")
+
+
+WORKDIR = Flag("workdir", "DIR", "Folder of the run.")
+FILE = Flag(
+    CONFIG,
+    "FILE:ARG",
+    "Config file, such as configs/imae.py, and what its get_config is given: a preset, and "
+    "its options. With the option runlocal, a run takes seconds.",
+)
+VALUE = Flag(
+    OVERRIDE,
+    "VALUE",
+    "Overrides a value of the config, such as --config.train.batch_size=64; the command "
+    "`config` lists all keys.",
+    shown="what the config has",
+)
+PROCESSES = (
+    Flag(
+        "coordinator",
+        "HOST:PORT",
+        "Address of the first of several processes.",
+        shown="what a TPU pod, GKE, Slurm or Open MPI says",
+    ),
+    Flag("num_processes", "N", "Number of processes.", int, shown="likewise"),
+    Flag("process_id", "N", "Which of them this one is, from 0.", int, shown="likewise"),
+    Flag(
+        "wait_seconds",
+        "N",
+        "Time to wait for the other processes, and for a sign of life from them.",
+        int,
+        default=60,
+        check=check_positive,
+    ),
+)
+COMPILE = (
+    Flag(
+        "topology",
+        "SLICE",
+        "Slice of TPUs to compile for; or cuda, the GPUs of this machine.",
+    ),
+    Flag(
+        "json",
+        "PATH",
+        "File to write everything to that was found.",
+        shown="no file",
+        check=check_new_file,
+    ),
+)
+EXPORT = (
+    Flag("out", "PATH", "File, or for hf and stablehlo folder, that is written."),
+    Flag(
+        "format",
+        "FORMAT",
+        "Export format: safetensors, timm, hf, imae_torch or stablehlo.",
+        default="safetensors",
+    ),
+    Flag(
+        "dtype",
+        "TYPE",
+        "Type of the values: float32 or, in safetensors, bfloat16.",
+        default="float32",
+    ),
+    Flag(
+        "step",
+        "STEP",
+        "Checkpoint that is exported: its step, or best for the lowest training loss.",
+        shown="the newest",
+    ),
+)
+IMPORT = (
+    Flag("checkpoint", "PATH", "File, or folder of Hugging Face, that is read."),
+    Flag(
+        "image_size",
+        "SIZE",
+        "Size of images in pixels: HEIGHT or HEIGHTxWIDTH.",
+        shown="that of the file",
+    ),
+    Flag(
+        "num_heads",
+        "N",
+        "Number of attention heads of the encoder.",
+        int,
+        shown="what the file says, or is usual for its width",
+    ),
+    Flag(
+        "decoder_num_heads",
+        "N",
+        "Number of attention heads of the decoder.",
+        int,
+        shown="what the file says, or is usual for its width",
+    ),
+    Flag(
+        "norm_pix",
+        "",
+        "Whether the decoder predicts patches that are normalized one by one.",
+        bool,
+        shown="what the file says, or the decoder shows",
+    ),
+)
