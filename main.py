@@ -12,6 +12,7 @@ about each other; otherwise give each --coordinator=HOST:PORT (of the first),
 --num_processes=N and --process_id=0 .. N-1.
 """
 
+import logging
 import signal
 import sys
 from dataclasses import replace
@@ -168,11 +169,11 @@ def run(command: Command, given: SimpleNamespace) -> None:
     from imae_jax import runtime
     from imae_jax.distributed import processes
 
+    runtime.show_log()
     runtime.keep_memory()
     runtime.quiet_tpu_compiler()
-    if (
-        command.name != "compile"
-    ):  # what is compiled for TPUs cannot be read back without one
+    # (Programs for TPUs cannot be read back without one.)
+    if command.name != "compile":
         runtime.keep_compiled()
     processes.join(
         given.coordinator,
@@ -180,6 +181,8 @@ def run(command: Command, given: SimpleNamespace) -> None:
         given.process_id,
         wait_seconds=given.wait_seconds,
     )
+    if not processes.is_first():
+        runtime.show_log(logging.WARNING)
     with processes.ending_together():
         command.run(given)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from imae_jax.evaluators.separability import mixture_separability
     from imae_jax.pretrained import load
     from imae_jax.probing.linear_separability import linear_separability
+    from imae_jax.runtime import show_log
     from imae_jax.training.loop import train
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "linear_separability",
     "load",
     "mixture_separability",
+    "show_log",
     "train",
 ]
 
@@ -62,6 +64,7 @@ _MODULES = {
     "linear_separability": "imae_jax.probing.linear_separability",
     "load": "imae_jax.pretrained",
     "mixture_separability": "imae_jax.evaluators.separability",
+    "show_log": "imae_jax.runtime",
     "train": "imae_jax.training.loop",
 }
 

@@ -1,6 +1,7 @@
 """`evaluate(config, workdir)`: every evaluator of a config on a run's newest checkpoint."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ from imae_jax.training.predict import make_classifying_network, make_network
 from imae_jax.training.restore import check_same_data
 from imae_jax.training.setup import load_data
 from imae_jax.training.state import init_params
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +142,13 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
     num_classes = len(held_out.dataset.class_names)
     if evaluator.needs_labels and num_classes < 2:
         count = num_classes or "no"
-        print(f"{run.workdir.name}: {name} is left out, the images are of {count} class")
+        logger.info(
+            f"{run.workdir.name}: {name} is left out, the images are of {count} class"
+        )
         return {}, {}
     if preemption.are_told_to_end():
         raise Terminated(f"{run.workdir} is not measured yet")
-    print(f"{run.workdir.name}: measuring {name}", flush=True)
+    logger.info(f"{run.workdir.name}: measuring {name}")
     section = run.config.evals[name]
     options = evaluator.options(section)
     numbers = dict(evaluator.evaluate(run.networks, held_out, **options))
@@ -171,9 +176,11 @@ def draw(run: EvaluatedRun) -> None:
     if "reconstruction" in config.evals:
         figures.reconstructions(*given, **config.evals.reconstruction)
     if "explorer" in config:
-        print(f"{run.workdir.name}: drawing the report's panel", flush=True)
+        logger.info(f"{run.workdir.name}: drawing the report's panel")
         if not explorer.write(*given, **config.explorer):
-            print("no panel: with loss.norm_pix predictions have no units to show them in")
+            logger.info(
+                "no panel: with loss.norm_pix predictions have no units to show them in"
+            )
 
 
 def networks_of(
@@ -198,7 +205,7 @@ def networks_of(
     for name, path in (options.get("baseline_runs") or {}).items():
         key = f"evals.separability.baseline_runs.{name}"
         if not path:
-            print(f"no run for baseline {name!r} ({key}): its rows are left out")
+            logger.info(f"no run for baseline {name!r} ({key}): its rows are left out")
             continue
         found[name] = trained_run.load_baseline(path, run.model, key, mesh)
     networks = {

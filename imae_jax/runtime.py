@@ -1,11 +1,14 @@
 """What has to be set before JAX starts its backend: memory and compiled programs kept."""
 
 import ctypes
+import logging
 import os
 import platform
+import sys
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
 # Where there is no TPU, its compiler asks the network for one, complains that it got no
 # answer, and lets no other process use it, unless it is told not to.
@@ -51,6 +54,26 @@ def keep_memory() -> bool:
         libc.madvise(-(-start // page) * page, size - page, MADV_HUGEPAGE)
         libc.free(start)
     return True
+
+
+class _Terminal(logging.Handler):
+    """Plain lines: warnings and errors to standard error, others to standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        tqdm.write(self.format(record), file=stream)  # above a progress bar
+        stream.flush()
+
+
+def show_log(level: int = logging.INFO) -> None:
+    """Shows the package's log on the terminal, as `main.py` does.
+
+    Args:
+      level: of `logging`; what lies below it is not shown.
+    """
+    package = logging.getLogger("imae_jax")
+    package.setLevel(level)
+    package.handlers = [_Terminal()]
 
 
 def keep_compiled() -> None:

@@ -28,7 +28,7 @@ import pytest
 from hypothesis import settings
 
 from configs import imae, mae, transfer
-from imae_jax import evaluation
+from imae_jax import evaluation, runtime
 from imae_jax.data.load import load
 from imae_jax.training.loop import train
 
@@ -39,6 +39,7 @@ settings.load_profile("default")
 
 def pytest_configure():
     assert jax.device_count() == 8, "JAX was imported before conftest could set it up"
+    runtime.show_log()
 
 
 def pytest_unconfigure():

@@ -4,6 +4,7 @@
 have to be there.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -18,6 +19,8 @@ from imae_jax.data.load import check_known
 from imae_jax.distributed import sharding
 from imae_jax.models.layers import AUTO, REMATS, fastest_type
 from imae_jax.objectives.select import OBJECTIVES
+
+logger = logging.getLogger(__name__)
 
 GPUS = "cuda"
 
@@ -57,7 +60,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
         step.traced.lower(lowering_platforms=(GPUS,))
         return found
     memory = int(chip.memory if chip else devices[0].memory_stats()["bytes_limit"])
-    print(f"compiling for {topology}, batch {config.train.batch_size:,}", flush=True)
+    logger.info(f"compiling for {topology}, batch {config.train.batch_size:,}")
     compiled, need = compile_step.compile_step(step, memory)
     found |= {"bytes": need._asdict(), "fits": need.fits}
     if not need.fits:
@@ -104,7 +107,7 @@ def cheapest_remat(
     """The first of `compute.remat`'s values, by what they cost, with which it fits."""
     config = config.copy_and_resolve_references()
     for remat in REMATS[REMATS.index(config.compute.remat) + 1 :]:
-        print(f"compiling with compute.remat={remat}", flush=True)
+        logger.info(f"compiling with compute.remat={remat}")
         config.compute.remat = remat
         step = compile_step.trace(config, mesh, platform)
         if compile_step.compile_step(step, memory)[1].fits:
@@ -126,7 +129,7 @@ def largest_batch(
     while (guess := int(guess) // unit * unit) > 0:
         if need.fits and guess <= given:
             return given
-        print(f"compiling for batch {guess:,}", flush=True)
+        logger.info(f"compiling for batch {guess:,}")
         config.train.batch_size = guess
         tried = compile_step.trace(config, mesh, platform)
         if compile_step.compile_step(tried, need.limit)[1].fits:

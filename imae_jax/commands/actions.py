@@ -3,12 +3,15 @@
 Modules that load JAX are imported inside: help and mistakes are answered without it.
 """
 
+import logging
 from collections.abc import Mapping
 from types import SimpleNamespace
 
 from ml_collections import ConfigDict
 
 from imae_jax.storage.local_paths import local_path
+
+logger = logging.getLogger(__name__)
 
 
 def demo(given: SimpleNamespace) -> None:
@@ -17,14 +20,14 @@ def demo(given: SimpleNamespace) -> None:
     from imae_jax.report import page
 
     report = demo.demo(given.config, given.workdir)
-    print(f"\n{page.read_as_text(given.workdir)}\nReport: {report}")
+    logger.info(f"\n{page.read_as_text(given.workdir)}\nReport: {report}")
 
 
 def describe_data(given: SimpleNamespace) -> None:
     """Prepares a data set and prints its description."""
     from imae_jax.commands import describe_data
 
-    print(describe_data.describe(given.config, given.workdir))
+    logger.info(describe_data.describe(given.config, given.workdir))
 
 
 def train(given: SimpleNamespace) -> None:
@@ -40,7 +43,7 @@ def evaluate(given: SimpleNamespace) -> None:
     from imae_jax.report import page
 
     evaluation.evaluate(given.config, given.workdir)
-    print("\n" + page.read_as_text(given.workdir))
+    logger.info("\n" + page.read_as_text(given.workdir))
 
 
 def study(given: SimpleNamespace) -> None:
@@ -48,21 +51,21 @@ def study(given: SimpleNamespace) -> None:
     from imae_jax.commands import study
 
     folder = study.study(given.config, given.workdir)
-    print(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
+    logger.info(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
 
 
 def report(given: SimpleNamespace) -> None:
     """Writes the report and prints where it is."""
     from imae_jax.report import page
 
-    print(page.write_report(given.workdir))
+    logger.info(page.write_report(given.workdir))
 
 
 def export_weights(given: SimpleNamespace) -> None:
     """Exports a run's weights and prints what was written."""
     from imae_jax.interop.export_weights import export
 
-    print(export(given.workdir, given.format, given.out, given.dtype, given.step))
+    logger.info(export(given.workdir, given.format, given.out, given.dtype, given.step))
 
 
 def import_weights(given: SimpleNamespace, presets: Mapping[str, ConfigDict]) -> None:
@@ -71,7 +74,7 @@ def import_weights(given: SimpleNamespace, presets: Mapping[str, ConfigDict]) ->
 
     names = ("image_size", "num_heads", "decoder_num_heads", "norm_pix")
     options = {name: getattr(given, name) for name in names}
-    print(import_file(given.checkpoint, given.workdir, presets, **options))
+    logger.info(import_file(given.checkpoint, given.workdir, presets, **options))
 
 
 def plan_step(given: SimpleNamespace) -> None:
@@ -80,7 +83,7 @@ def plan_step(given: SimpleNamespace) -> None:
     from imae_jax.storage import atomic_files
 
     found = plan.plan(given.config, given.topology)
-    print(plan.as_text(found))
+    logger.info(plan.as_text(found))
     if given.json:
         atomic_files.write_json(local_path(given.json, "--json"), found)
 

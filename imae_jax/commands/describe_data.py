@@ -1,6 +1,7 @@
 """What a data set holds: prepared, counted, and shown on a contact sheet."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import open_workdir
 from imae_jax.training import setup
+
+logger = logging.getLogger(__name__)
 
 DATA_FILE = "data.json"
 SHEET_FILE = "contact_sheet.png"
@@ -54,7 +57,7 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
     text = f"{as_text(found)}\nContact sheet: {sheet}"
     count = sum(map(len, unusable.values()))
     if count and config.data.on_bad_image == "raise":
-        print(text, flush=True)
+        logger.info(text)
         number = folder_layouts.counted(count, "image")
         raise UserError(
             f"{number} cannot be used ({workdir / DATA_FILE} lists all): mend or remove "
@@ -83,7 +86,7 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
     count = sum(map(len, found.values()))
     if count:
         atomic_files.write_json(path, {"unusable": found})
-        print(as_list(found, path), flush=True)
+        logger.info(as_list(found, path))
     # What can be said of the others is said.
     on_bad_image = "skip" if count else config.data.on_bad_image
     dataset = of_files(opened, on_bad_image)

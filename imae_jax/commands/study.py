@@ -1,5 +1,6 @@
 """A study: a grid of runs, trained and measured once each, as one table."""
 
+import logging
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ from imae_jax.storage.workdir import as_json, open_workdir, settle_dtype
 from imae_jax.training import setup
 from imae_jax.training.loop import train
 from imae_jax.training.restore import starting_params
+
+logger = logging.getLogger(__name__)
 
 
 def check(cells: Iterable[Cell], workdir: Path) -> None:
@@ -79,7 +82,7 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
         left = seconds_left(todo[number:], took)
         text = "" if left is None else f"; about {left / 60:.0f} min left"
         place = f"cell {len(cells) - len(todo) + number + 1} of {len(cells)}"
-        print(f"\nstudy: {place}, {cell.name}{text}", flush=True)
+        logger.info(f"\nstudy: {place}, {cell.name}{text}")
         lost = [names[c.evaluation] for c in cell.ancestors() if c.evaluation in failed]
         if lost:
             failed[cell.evaluation] = f"left out: it needs {lost[0]}, which failed"
@@ -98,7 +101,7 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
                 seconds = time.monotonic() - started
                 took.setdefault(cell.config.model.name, []).append(seconds)
         if cell.evaluation in failed:
-            print(f"study: {cell.name}: {failed[cell.evaluation]}", flush=True)
+            logger.info(f"study: {cell.name}: {failed[cell.evaluation]}")
         jax.clear_caches()  # of programs that no other cell runs
     return failed
 

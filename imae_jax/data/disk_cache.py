@@ -5,15 +5,17 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from imae_jax.runtime import folder
+
+logger = logging.getLogger(__name__)
 
 # Raise it when what is cached is made in another way.
 FORMAT = 3
@@ -42,7 +44,7 @@ def cached(
         _write(arrays, place)
         return _read(place)
     except OSError as error:
-        logging.warning("nothing cached in %s: %s", place, error)
+        logger.warning("nothing cached in %s: %s", place, error)
         return arrays
 
 

@@ -1,16 +1,18 @@
 """Images that are decoded when they are asked for, by several threads."""
 
 import dataclasses
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from absl import logging
 
 from imae_jax.data.image_io import BadImageError, BoxOf, central_box, decode
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Decoding leaves Python's lock, so threads share the cores.
 NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
@@ -139,7 +141,7 @@ def decode_all(
                 pool.shutdown(cancel_futures=True)
                 raise with_remedy(error)
             if error:
-                logging.warning("left out: %s", error)
+                logger.warning("left out: %s", error)
     return (found, indices) if good.all() else (found[good], indices[good])
 
 

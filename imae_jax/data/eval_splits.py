@@ -1,12 +1,15 @@
 """A data set as evaluators see it: decoded, in three parts, as large as one likes."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 
 import numpy as np
 
 from imae_jax.data.encoded_images import EncodedImages, decode_all
 from imae_jax.data.load import Dataset, Split
+
+logger = logging.getLogger(__name__)
 
 # Of a data set published in two splits, one training image in ten chooses what probes
 # have to choose; they are fitted on the others.
@@ -67,6 +70,6 @@ def parts_of(
     for part, (split, indices) in part_indices(dataset.sizes, limits).items():
         whole, published[part] = dataset.splits[split], split
         if isinstance(whole.images, EncodedImages):
-            print(f"decoding {len(indices):,} images of {split}", flush=True)
+            logger.info(f"decoding {len(indices):,} images of {split}")
         splits[part] = decoded(whole, on_bad_image, indices)
     return dataclasses.replace(dataset, splits=splits, published=published)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Pictures as cameras, scanners and programs save them. (Pillow registers other files, too:
 # films, documents, tables of numbers.)
@@ -178,7 +181,7 @@ def inner(folder: Folder, root: Path, may_be_divided: bool = False) -> Folder:
         others = [x for x in folder.folders if x is not only]
         beside = f"; not read, beside it: {names_of(others)}" if others else ""
         where = root / folder.path
-        print(f"{where}: its images lie one level deeper, in {only.name}{beside}")
+        logger.info(f"{where}: its images lie one level deeper, in {only.name}{beside}")
         folder = only
     return folder
 
@@ -218,5 +221,5 @@ def split_folders(folder: Folder, root: Path) -> dict[str, Folder]:
     if folder.images:
         beside += f"{' and ' if beside else ''}{counted(len(folder.images), 'image')}"
     if beside:
-        print(f"{where}: not read, beside {name}: {beside}")
+        logger.info(f"{where}: not read, beside {name}: {beside}")
     return found

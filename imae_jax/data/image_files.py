@@ -1,5 +1,6 @@
 """Images of any size, opened where they lie: folders, and what TFDS has prepared."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from imae_jax.data.image_folder import (
     set_aside,
 )
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 FOLDERS = {"imagenet2012": list_imagenet, "folder": list_folder}
 # Before the name of any data set that TFDS has prepared.
@@ -117,7 +120,7 @@ def _columns(
     """See `prepared.Records.columns`; from the cache, where they have been read before."""
 
     def make():
-        print(f"reading the labels of {split}, once", flush=True)
+        logger.info(f"reading the labels of {split}, once")
         return records.columns(split)
 
     return dict(disk_cache.cached(["columns", split, label, records.fingerprint()], make))
@@ -188,7 +191,7 @@ def _split_names(records: tfds_records.Records) -> dict[str, str]:
     found = {split: found[split] for split in folder_layouts.SPLITS if split in found}
     others = [name for name in known if name not in found.values()]
     if others:
-        print(f"{records.folder}: not read, beside train: {', '.join(others)}")
+        logger.info(f"{records.folder}: not read, beside train: {', '.join(others)}")
     return found
 
 
@@ -202,7 +205,7 @@ def _of_named(records: tfds_records.Records, form: Mapping[str, Any]) -> Opened:
     for split, name in list(names.items()):
         own = np.asarray(_columns(records, name, "found")["label"])
         if split != "train" and records.class_names and (own == NO_LABEL).all():
-            print(f"{records.folder}: {name} is left out, its images have no labels")
+            logger.info(f"{records.folder}: {name} is left out, its images have no labels")
             del names[split]
         else:
             labels[split] = own

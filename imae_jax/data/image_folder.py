@@ -6,6 +6,7 @@ other forms are recognised.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 from imae_jax.data import folder_layouts
 from imae_jax.data.folder_layouts import SPLITS, Folder
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 4  # two to train on, two to test
 TEST_SHARE = 10  # one image in ten is set aside where the folder says nothing
@@ -82,11 +85,11 @@ def _say_classes(folder: Folder, where: Path) -> None:
     """Says what may not be meant: a single class, and folders within those of classes."""
     classes = folder.classes
     if len(classes) == 1:
-        print(f"{where}: one class only, {classes[0].name}")
+        logger.info(f"{where}: one class only, {classes[0].name}")
     deeper = [x for x in classes if not x.images and len(x.classes) > 1]
     if deeper and not any(x.images for x in classes):
         inside = f"{deeper[0].name}/{deeper[0].classes[0].name}"
-        print(
+        logger.info(
             f"{where}: its classes are {folder_layouts.names_of(classes)}; folders within "
             f"them ({inside}, ...) are not told apart"
         )
@@ -105,7 +108,7 @@ def _list_split(
     if not names:
         if folder.folders:
             others = folder_layouts.names_of(folder.folders)
-            print(f"{where}: not read, beside its images: {others}")
+            logger.info(f"{where}: not read, beside its images: {others}")
         files = [os.path.join(folder.path, name) for name in folder.images]
         return files, np.full(len(files), NO_LABEL), ()
     _check_classes(folder, where)
@@ -157,7 +160,7 @@ def _list(
         if not folder.has_images:
             raise UserError(f"{where} {_no_image(folder)}")
         if split == "test" and class_names and not folder.classes:
-            print(f"{where} is left out: its images have no class folders")
+            logger.info(f"{where} is left out: its images have no class folders")
             continue
         files[split], labels[split], names = _list_split(root, folder, class_names)
         class_names = names if class_names is None else class_names

@@ -6,19 +6,21 @@ label comes with it, for those who ask (`take_labelled`).
 """
 
 import functools
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, with_remedy
 from imae_jax.data.image_io import NUM_DRAWS, BadImageError, random_box
 from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
+
+logger = logging.getLogger(__name__)
 
 
 class Feed:
@@ -264,7 +266,7 @@ class Streaming(Feed):
             except BadImageError as error:
                 if self._on_bad_image == "raise":
                     raise with_remedy(error) from error
-                logging.warning("skipped: %s", error)
+                logger.warning("skipped: %s", error)
                 self._bad.add(candidate)
                 continue
             taken.add(candidate)

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from imae_jax.data.dataset import Dataset, Split
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, decode_all
 from imae_jax.errors import UserError
 from imae_jax.storage.local_paths import local_path
+
+logger = logging.getLogger(__name__)
 
 # Mean and deviation of files are taken from this many images, evenly spaced: that is
 # exact to a thousandth, and the whole of ImageNet would take hours.
@@ -102,7 +105,7 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
     records = tfds_records.Records(folder)
 
     def make() -> dict[str, np.ndarray]:
-        print(f"{name}: decoding images", flush=True)
+        logger.info(f"{name}: decoding images")
         arrays, skipped = {}, 0
         for split in records.splits:
             count, columns = records.size(split), records.columns(split)
@@ -161,7 +164,7 @@ def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
 
     def make() -> dict[str, np.ndarray]:
         counted = f"{len(indices):,} of {len(images):,} images"
-        print(f"mean and deviation of pixels, from {counted}", flush=True)
+        logger.info(f"mean and deviation of pixels, from {counted}")
         found, good = decode_all(images, indices, on_bad_image)
         if not len(good):
             raise UserError(f"none of {counted} can be used")

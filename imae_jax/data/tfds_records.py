@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from imae_jax import runtime
 from imae_jax.data.builders.download import FromArchive
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 INFO_FILE = "dataset_info.json"
 
@@ -43,7 +46,9 @@ def prepare(name: str, data_dir: Path) -> Path:
                 return base / name / version
         base = data_dir if is_writable(data_dir) else elsewhere
         if base != data_dir:
-            print(f"data.dir={str(data_dir)!r} is read-only: {name} is prepared in {base}")
+            logger.info(
+                f"data.dir={str(data_dir)!r} is read-only: {name} is prepared in {base}"
+            )
             base.mkdir(parents=True, exist_ok=True)
         options = dict(data_dir=base, file_format="array_record")
         if issubclass(BUILDERS[name], FromArchive):
@@ -117,7 +122,9 @@ def find_features(info: tfds.core.DatasetInfo, folder: Path) -> tuple[str, str |
         raise UserError(f"{folder}: its images are of {kind}, not of 8 or 16 bits")
     label, labels = choose(ClassLabel, "label")
     if label is None and labels:
-        print(f"{folder}: without classes, since none of {', '.join(labels)} is 'label'")
+        logger.info(
+            f"{folder}: without classes, since none of {', '.join(labels)} is 'label'"
+        )
     return image, label
 
 

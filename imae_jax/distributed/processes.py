@@ -6,6 +6,7 @@ there for the others, who share its file system.
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from imae_jax.errors import Terminated, UserError
+
+logger = logging.getLogger(__name__)
 
 LOST = (
     "the processes of this run have lost each other: see what the others say, and start "
@@ -72,8 +75,6 @@ def join(
     _at_abort(LOST)
     # Processes on CPUs exchange numbers by Gloo; other platforms do not look at this.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if not is_first():
-        sys.stdout = open(os.devnull, "w")
 
 
 def _check(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
@@ -112,7 +113,7 @@ def _wait_for(coordinator: str, wait_seconds: int) -> None:
                     "with --process_id=0 runs"
                 ) from None
         if not said:
-            print(f"waiting for --coordinator={coordinator}", file=sys.stderr, flush=True)
+            logger.warning(f"waiting for --coordinator={coordinator}")
             said = True
         time.sleep(0.5)
 
@@ -151,12 +152,12 @@ def ending_together() -> Iterator[None]:
             raise
         text = " ".join(str(error).split())
         if isinstance(error, KeyboardInterrupt):
-            print("interrupted", file=sys.stderr, flush=True)
+            logger.error("interrupted")
             os._exit(128 + signal.SIGINT)
         if is_loss(error):
-            print(f"error: {LOST} ({text[:200]})", file=sys.stderr)
+            logger.error(f"error: {LOST} ({text[:200]})")
         elif isinstance(error, UserError | OSError):
-            print(f"error: {text}", file=sys.stderr)
+            logger.error(f"error: {text}")
         else:
             traceback.print_exc()
         sys.stderr.flush()

@@ -3,6 +3,7 @@
 Every network sees whole, unmasked images, without augmentation.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from imae_jax.models.mae import MAE
 from imae_jax.probing.knn import knn_accuracy
 from imae_jax.probing.lars_probe import lars_accuracy
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, ridge_accuracy
+
+logger = logging.getLogger(__name__)
 
 POOLS = ("class_token", "mean")
 PROBES = ("linear", "ridge", "knn")
@@ -97,7 +100,7 @@ def evaluate(
         pixels = [held_out.standardised(x).reshape(len(x), -1) for x in images]
         yield from probe(pixels, "baselines/raw_pixels/", "")
     else:
-        print(
+        logger.info(
             f"probes: raw pixels are left out, {num_pixels:,} of them are too many for a "
             f"fit on {len(images[0]):,} images"
         )

@@ -5,6 +5,7 @@ of SSIM never holds a pixel that was copied.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import dm_pix
@@ -18,6 +19,8 @@ from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import Network
 from imae_jax.models.patches import unpatchify
 from imae_jax.objectives.mixing import BRANCHES
+
+logger = logging.getLogger(__name__)
 
 SSIM_WINDOW = 11  # pixels (Wang et al. 2004), or the largest odd number that fits
 
@@ -58,7 +61,7 @@ def evaluate(
       predictions have no scale of pixels, and to give them one would leak the target's.
     """
     if held_out.norm_pix:
-        print("quality: left out, a model trained with norm_pix predicts no pixels")
+        logger.info("quality: left out, a model trained with norm_pix predicts no pixels")
         return
     sums, counts = {}, {}
 

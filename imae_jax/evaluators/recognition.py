@@ -5,6 +5,7 @@ name both classes, which says what a mixture holds at best. Only mixtures of two
 classes count.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -23,6 +24,8 @@ from imae_jax.models.imae import IMAE
 from imae_jax.models.patches import unpatchify
 from imae_jax.objectives.mixing import BRANCHES, mix, pair_sources
 from imae_jax.probing.pixel_classifier import train_classifier
+
+logger = logging.getLogger(__name__)
 
 # Images [B, H, W, C] -> their classes, [B, 1], or [B, S] of both images of a mixture.
 Reader = Callable[[np.ndarray], np.ndarray]
@@ -107,7 +110,9 @@ def evaluate(
       `norm_pix`: it predicts no pixels.
     """
     if held_out.norm_pix:
-        print("recognition: left out, a model trained with norm_pix predicts no pixels")
+        logger.info(
+            "recognition: left out, a model trained with norm_pix predicts no pixels"
+        )
         return
     readers = train_readers(held_out, classifier, alpha, seed)
     hits, count = {}, 0

@@ -1,6 +1,7 @@
 """A file becomes a run: a teacher, a start, or what `imae_jax.load` opens."""
 
 import hashlib
+import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, open_workdir, owned, settle_dtype
 from imae_jax.training.state import init_params
+
+logger = logging.getLogger(__name__)
 
 # Of one that MAE's formula gives and one in a file; bfloat16 rounds by 2e-3.
 POSITION_TOLERANCE = 4e-3
@@ -174,7 +177,9 @@ def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> 
         )
     if own != wanted:
         shown = [f"{rows}x{columns}" for rows, columns in (wanted, own)]
-        print(f"{name}: computed anew for {shown[0]} patches, the file has {shown[1]}")
+        logger.info(
+            f"{name}: computed anew for {shown[0]} patches, the file has {shown[1]}"
+        )
 
 
 def predicts_pixels(network: MAE | IMAE, params) -> bool:
@@ -191,7 +196,7 @@ def predicts_pixels(network: MAE | IMAE, params) -> bool:
     slope = float(bright - dark) / 2
     is_pixels = slope > BRIGHTNESS_THRESHOLD
     what = "pixels" if is_pixels else "patches standardised one by one (loss.norm_pix)"
-    print(
+    logger.info(
         f"the decoder predicts {what}, it seems: its mean follows {slope:.2f} of an "
         "image's brightness; --norm_pix says otherwise"
     )

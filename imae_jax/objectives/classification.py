@@ -4,6 +4,7 @@ And the encoder of another run that it starts from.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 
 import jax
@@ -20,6 +21,8 @@ from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Objective, step_keys
 from imae_jax.objectives.mixup import mixup_cutmix
 from imae_jax.storage import pytrees
+
+logger = logging.getLogger(__name__)
 
 # Keys that a linear probe has no use for, and full training needs.
 OF_FULL_TRAINING = (
@@ -154,10 +157,7 @@ class ClassificationObjective(Objective):
             {"encoder": like["encoder"]}, {"encoder": encoder}, f"the encoder of {source}"
         )
         new = ", ".join(sorted(like.keys() - {"encoder"}))
-        print(
-            f"{source}: encoder loaded; not used: {', '.join(unused)}; new: {new}",
-            flush=True,
-        )
+        logger.info(f"{source}: encoder loaded; not used: {', '.join(unused)}; new: {new}")
         return {"encoder": jax.tree.map(lambda x: x.copy(), encoder)}
 
     @staticmethod

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import orbax.checkpoint as ocp
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
 from imae_jax.storage.pytrees import check_same_tree, checksums, tree_leaves
+
+logger = logging.getLogger(__name__)
 
 # The pytrees of arrays that a checkpoint can hold.
 ARRAYS = ("params", "opt_state", "batch_stats")
@@ -146,7 +148,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             for error in damaged.values():
-                print(f"{error}; the one before is taken", file=sys.stderr, flush=True)
+                logger.warning(f"{error}; the one before is taken")
             return step, found
         if damaged:
             where = f"{self._directory}/{{{','.join(map(str, damaged))}}}"

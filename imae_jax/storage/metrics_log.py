@@ -1,6 +1,7 @@
 """What people read while a run goes on: metrics.jsonl, TensorBoard, the progress bar."""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -12,6 +13,8 @@ from tqdm import tqdm
 
 from imae_jax.distributed import processes
 from imae_jax.storage.atomic_files import write_text
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -125,8 +128,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
-        if processes.is_first():
-            self._bar.write(f"{self._title}: {text}", file=sys.stderr)
+        logger.warning(f"{self._title}: {text}")
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows a step's losses and speed beside the bar."""
@@ -142,4 +144,4 @@ class Progress:
         elif time.monotonic() >= self._next_line or step == self._total:
             self._next_line = time.monotonic() + 15
             text = "  ".join(f"{name} {value}" for name, value in shown.items())
-            print(f"{self._title}: step {step}/{self._total}  {text}", flush=True)
+            logger.info(f"{self._title}: step {step}/{self._total}  {text}")

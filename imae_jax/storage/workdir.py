@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from imae_jax.models import layers
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.local_paths import local_path
+
+logger = logging.getLogger(__name__)
 
 # A resumed run may change these: they do not touch what is computed. (A teacher that
 # moved is recognised by its digest.)
@@ -90,7 +93,7 @@ def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None
     dtype = layers.DTYPES[processes.first_says(dtype == layers.DTYPES[1])]
     here = {"cpu": "processor"}.get(platform, platform.upper())
     why = "as what has begun there" if is_stored else f"which this {here} computes faster"
-    print(f"compute.dtype={layers.AUTO}: {dtype}, {why}", flush=True)
+    logger.info(f"compute.dtype={layers.AUTO}: {dtype}, {why}")
     for section in sections:
         section.dtype = dtype
 

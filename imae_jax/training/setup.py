@@ -1,6 +1,7 @@
 """What a run is made of: data, devices, model, teacher, loss and starting state."""
 
 import dataclasses
+import logging
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 from imae_jax.training import trained_run
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -83,7 +86,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     dataset = load_data(config)
     if dataset.ignored:
         ignored = folder_layouts.as_words(dataset.ignored)
-        print(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
+        logger.info(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
     checks.check_mesh(config.mesh.fsdp, jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp)
     checks.check(config, dataset, mesh.size, jax.default_backend())
@@ -164,7 +167,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     if setup.is_resident:
         where = "split over the devices" if data.sharded else "on each device"
         size = f"{split.images.nbytes / 1e6:,.0f} MB of images {where}"
-        print(f"data.feed={data.feed}: resident, {size}", flush=True)
+        logger.info(f"data.feed={data.feed}: resident, {size}")
         return Resident(
             split.images,
             pairs,
@@ -174,7 +177,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
             sharded=data.sharded,
             num_skipped=num_images - len(split.images),
         )
-    print(f"data.feed={data.feed}: streaming, batches are sent step by step", flush=True)
+    logger.info(f"data.feed={data.feed}: streaming, batches are sent step by step")
     return Streaming(
         split.images,
         pairs,
@@ -191,10 +194,9 @@ def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
     """Says so where the classes do not allow the wanted share of pairs of one class."""
     achieved = pairs.same_class_rate(0)
     if abs(achieved - wanted) * pairs.per_epoch >= 1:
-        print(
+        logger.info(
             f"mix.same_class_rate={wanted}: the classes allow {achieved:.4f}, "
-            f"{round(achieved * pairs.per_epoch):,} of {pairs.per_epoch:,} pairs",
-            flush=True,
+            f"{round(achieved * pairs.per_epoch):,} of {pairs.per_epoch:,} pairs"
         )
 
 

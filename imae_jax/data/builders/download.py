@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.client
 import io
+import logging
 import os
 import queue
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Seconds: for an answer to the request, name look-up included, and for each block after.
 ANSWER_TIMEOUT = 12
@@ -131,7 +134,7 @@ def _download(archive: Archive, part: Path, start: int) -> None:
     )
     if bar.disable:
         line = f"downloading {archive.url} ({megabytes(archive.size)})"
-        print(line, file=sys.stderr, flush=True)
+        logger.warning(line)
     part.touch()
     # Written in place, not appended: of two runs that download at the same time, both
     # write the same bytes to the same places.
