@@ -1,13 +1,17 @@
-"""`train(config, workdir)` and `evaluate(config, workdir)`."""
+"""`train(config, workdir)`: the training loop, its logs and its checkpoints."""
 
+import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import optax
 from ml_collections import ConfigDict
 
 from imae_jax import optim
+from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.distributed import preemption, processes
 from imae_jax.errors import Terminated, UserError
 from imae_jax.storage import atomic_files
@@ -56,7 +60,9 @@ def train(
     return state
 
 
-def _train(setup: Setup, stop_at: int | None, termination) -> TrainState:
+def _train(
+    setup: Setup, stop_at: int | None, termination: preemption.Termination
+) -> TrainState:
     config, workdir = setup.config, setup.workdir
     num_examples = len(setup.train_split.images)
     total_steps, warmup_steps = optim.run_steps(config, num_examples)
@@ -93,83 +99,144 @@ def _train(setup: Setup, stop_at: int | None, termination) -> TrainState:
                 accumulate=config.train.accumulate,
                 may_accumulate=config.model.get("mode") != "linear",
             )
-            ends = last_step, termination
-            return _loop(setup, state, feed, train_step, schedule, checkpoints, *ends)
+            loop = _Loop(
+                setup, feed, train_step, schedule, checkpoints, last_step, termination
+            )
+            return loop.run(state)
 
 
-def _loop(
-    setup: Setup, state, feed, train_step, schedule, checkpoints, last_step, termination
-):
-    """Runs `train_step` up to `last_step` or SIGTERM; logs, saves, returns the state."""
-    config = setup.config
-    num_examples, batch_size = len(setup.train_split.images), config.train.batch_size
-    teacher_params = setup.teacher.params if setup.is_distilled else None
-    meta = run_meta(setup)
-    first_step = int(state.step)
-    saved_at = time.monotonic()
-    with (
-        MetricWriter(setup.workdir, first_step) as writer,
-        Progress(setup.workdir.name, first_step, last_step) as progress,
-    ):
-        throughput = Throughput(writer.seconds)
-        said = int(state.skipped)
-        step, every = first_step, config.checkpoint
-        while step < last_step:
-            # A dispatch ends where something is to be logged or saved.
-            ends = [step + config.train.steps_per_dispatch, last_step]
-            for period in (config.log.every_steps, every.every_steps):
-                ends += [step - step % period + period] if period else []
-            num_steps = min(ends) - step
-            inputs = feed.inputs(step, num_steps)
-            state, metrics = train_step(state, teacher_params, inputs, num_steps)
-            step += num_steps
-            progress.update(step)
+@dataclasses.dataclass
+class Cadence:
+    """When a run logs and saves.
 
-            is_log = step == last_step or step % config.log.every_steps == 0
-            is_end = step == last_step or termination.look()
-            is_save = is_end
-            if every.every_steps:
-                is_save |= step % every.every_steps == 0
-            if every.every_minutes and is_log:
-                minutes = (time.monotonic() - saved_at) / 60
-                is_save |= processes.first_says(minutes >= every.every_minutes)
-            if not (is_save or is_log):
-                continue
-            metrics = {name: float(value) for name, value in metrics.items()}
-            skipped = int(metrics["skipped_steps"])
-            in_a_row = int(metrics.pop("skipped_in_a_row"))
-            if in_a_row >= config.optim.max_skipped:
-                stop_skipping(step, in_a_row, checkpoints)
-            if skipped > said:
-                what = "their loss or gradient was not finite"
-                progress.say(f"{skipped} of {step} steps were skipped: {what}")
-                said = skipped
-            total = metrics["loss/total"]
-            if is_log:
-                metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
-                metrics |= {
-                    "lr": float(schedule(step - 1 - skipped)),  # skipped steps do not count
-                    "epoch": step * batch_size / num_examples,
-                }
-                metrics |= throughput.read(step, batch_size, feed.seconds_waited)
-                metrics |= feed.metrics(step - 1)
-                writer.write({"step": step, **metrics})
-                progress.show(step, metrics)
-            if is_save:
-                known = meta | {"skipped_steps": skipped}
-                known |= {"loss": total} if math.isfinite(total) else {}
-                checkpoints.save(step, state.arrays, known)
-                saved_at = time.monotonic()
-            if is_end:
-                break
-    return state
+    Attributes:
+      config: the run's.
+      last_step: the run's, at which both are due.
+      saved_at: time of the last save, `time.monotonic`.
+    """
+
+    config: ConfigDict
+    last_step: int
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
+
+    def next_stop(self, step: int) -> int:
+        """The step at which a dispatch ends: where something is to be logged or saved."""
+        ends = [step + self.config.train.steps_per_dispatch, self.last_step]
+        for period in (self.config.log.every_steps, self.config.checkpoint.every_steps):
+            ends += [step - step % period + period] if period else []
+        return min(ends)
+
+    def is_log_due(self, step: int) -> bool:
+        """Whether the step's metrics are logged."""
+        return step == self.last_step or step % self.config.log.every_steps == 0
+
+    def is_save_due(self, step: int) -> bool:
+        """Whether the step's state is saved; the first process looks at the clock."""
+        every = self.config.checkpoint
+        if every.every_steps and step % every.every_steps == 0:
+            return True
+        if not every.every_minutes or not self.is_log_due(step):
+            return False
+        minutes = (time.monotonic() - self.saved_at) / 60
+        return processes.first_says(minutes >= every.every_minutes)
 
 
-def stop_skipping(step: int, in_a_row: int, checkpoints: Checkpoints) -> None:
-    """Raises UserError: the last `in_a_row` of `step` steps could not be used."""
-    last = max(checkpoints.steps(), default=None)
-    raise UserError(
-        f"from step {step - in_a_row + 1} on, {in_a_row} steps in a row had a loss or a "
-        f"gradient that is not finite; the last good checkpoint is step {last or 'none'}. "
-        "A lower optim.blr, a longer warm-up or optim.clip_norm may help"
-    )
+@dataclasses.dataclass
+class SkipGuard:
+    """Tells of skipped steps, and ends a run that skips too many in a row.
+
+    Attributes:
+      max_skipped: in a row.
+      told: skipped steps that have been told of.
+    """
+
+    max_skipped: int
+    told: int
+
+    def check(self, step: int, metrics: dict, checkpoints: Checkpoints) -> str:
+        """Text about steps that were skipped since the last call; empty without any.
+
+        Raises:
+          UserError: if the last `max_skipped` steps could not be used.
+        """
+        skipped, in_a_row = metrics["skipped_steps"], int(metrics["skipped_in_a_row"])
+        if in_a_row >= self.max_skipped:
+            last = max(checkpoints.steps(), default="none")
+            raise UserError(
+                f"from step {step - in_a_row + 1} on, {in_a_row} steps in a row had a loss "
+                "or a gradient that is not finite; the last good checkpoint is step "
+                f"{last}. A lower optim.blr, a longer warm-up or optim.clip_norm may help"
+            )
+        if skipped <= self.told:
+            return ""
+        self.told = skipped
+        why = "their loss or gradient was not finite"
+        return f"{skipped:.0f} of {step} steps were skipped: {why}"
+
+
+@dataclasses.dataclass
+class _Loop:
+    """Runs the compiled step up to the last one, or to SIGTERM; logs and saves."""
+
+    setup: Setup
+    feed: Resident | Streaming
+    train_step: Callable
+    schedule: optax.Schedule
+    checkpoints: Checkpoints
+    last_step: int
+    termination: preemption.Termination
+
+    def run(self, state: TrainState) -> TrainState:
+        """The state after the last step that was made; it is saved."""
+        setup, config = self.setup, self.setup.config
+        teacher_params = setup.teacher.params if setup.is_distilled else None
+        meta = run_meta(setup)
+        step = int(state.step)
+        cadence = Cadence(config, self.last_step)
+        guard = SkipGuard(config.optim.max_skipped, int(state.skipped))
+        with (
+            MetricWriter(setup.workdir, step) as writer,
+            Progress(setup.workdir.name, step, self.last_step) as progress,
+        ):
+            throughput = Throughput(writer.seconds)
+            is_end = step == self.last_step
+            while not is_end:
+                num_steps = cadence.next_stop(step) - step
+                inputs = self.feed.inputs(step, num_steps)
+                state, metrics = self.train_step(state, teacher_params, inputs, num_steps)
+                step += num_steps
+                progress.update(step)
+                is_end = step == self.last_step or self.termination.look()
+                is_log = cadence.is_log_due(step)
+                is_save = cadence.is_save_due(step) or is_end
+                if not (is_save or is_log):
+                    continue
+                metrics = {name: float(value) for name, value in metrics.items()}
+                if text := guard.check(step, metrics, self.checkpoints):
+                    progress.say(text)
+                if is_log:
+                    line = self.log_line(step, metrics)
+                    line |= throughput.read(
+                        step, config.train.batch_size, self.feed.seconds_waited
+                    )
+                    line |= self.feed.metrics(step - 1)
+                    writer.write({"step": step, **line})
+                    progress.show(step, line)
+                if is_save:
+                    known = meta | {"skipped_steps": int(metrics["skipped_steps"])}
+                    total = metrics["loss/total"]
+                    known |= {"loss": total} if math.isfinite(total) else {}
+                    self.checkpoints.save(step, state.arrays, known)
+                    cadence.saved_at = time.monotonic()
+        return state
+
+    def log_line(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """The finite metrics of a step, its learning rate and its epoch."""
+        line = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        del line["skipped_in_a_row"]
+        counted = step - 1 - int(metrics["skipped_steps"])  # skipped steps do not count
+        images = step * self.setup.config.train.batch_size
+        return line | {
+            "lr": float(self.schedule(counted)),
+            "epoch": images / len(self.setup.train_split.images),
+        }

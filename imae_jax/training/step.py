@@ -1,4 +1,4 @@
-"""The jitted functions: initialise, train one step, predict."""
+"""The jitted training step: gradients, accumulated over microbatches, and the update."""
 
 import functools
 
@@ -10,6 +10,53 @@ from jax.sharding import Mesh
 from imae_jax.distributed import sharding
 from imae_jax.objectives.base import Objective
 from imae_jax.training.state import TrainState
+
+
+def accumulate_gradients(gradient_of, examples, accumulate: int, mesh: Mesh):
+    """The mean over microbatches, one after the other, of what `gradient_of` gives.
+
+    Args:
+      gradient_of: examples -> a pytree of means over them.
+      examples: a pytree whose leaves are [B, ...].
+      accumulate: number of microbatches.
+      mesh: the devices that examples are split over.
+    """
+    if accumulate == 1:
+        return gradient_of(examples)
+    parts = sharding.in_parts(examples, accumulate, mesh)
+    like = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts))
+    sums, _ = jax.lax.scan(
+        lambda sums, part: (jax.tree.map(jnp.add, sums, gradient_of(part)), None),
+        jax.tree.map(jnp.zeros_like, like),
+        parts,
+    )
+    return jax.tree.map(lambda x: x / accumulate, sums)
+
+
+def apply_if_finite(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    total: jax.Array,
+    grads,
+    batch_stats,
+    max_skipped: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The next state, and the step's own metrics.
+
+    A step whose loss or gradient is not finite changes neither parameters nor statistics
+    nor the optimizer's state, and neither does any after `max_skipped` of these in a row.
+    """
+    norm = optax.tree.norm(grads)
+    is_good = jnp.isfinite(total) & jnp.isfinite(norm)
+    is_good &= state.skipped_in_a_row < max_skipped
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new = optax.apply_updates(state.params, updates), opt_state, batch_stats
+    old = state.params, state.opt_state, state.batch_stats
+    kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
+    skipped = state.skipped + ~is_good
+    in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
+    metrics = dict(grad_norm=norm, skipped_steps=skipped, skipped_in_a_row=in_a_row)
+    return TrainState(state.seed, state.step + 1, *kept, skipped, in_a_row), metrics
 
 
 def make_train_step(
@@ -26,10 +73,9 @@ def make_train_step(
     """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
 
     The state is donated. The teacher's parameters are an argument: not closed over, not
-    optimized, not donated. A step whose loss or gradient is not finite changes neither
-    parameters nor statistics nor the optimizer's state. After `max_skipped` of these in a
-    row no step changes them any more, so that the run can be ended there whenever that is
-    noticed.
+    optimized, not donated. Steps that are not finite are skipped, see `apply_if_finite`:
+    after too many in a row nothing changes any more, so that the run can be ended there
+    whenever that is noticed.
 
     Args:
       objective: its `draw` and `loss` are used.
@@ -39,7 +85,7 @@ def make_train_step(
       state: one that stays where it lies, or what it looks like there.
       looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
         metrics are the last step's.
-      accumulate: in how many parts, one after the other, a batch is computed.
+      accumulate: number of microbatches that a batch is computed in.
       max_skipped: steps in a row, at least 1.
     """
 
@@ -48,36 +94,17 @@ def make_train_step(
         teacher_params = sharding.gather(teacher_params, mesh)
         return objective.loss(params, batch_stats, teacher_params, examples)
 
-    def gradient_of(state, teacher_params, examples):
-        fixed = state.params, state.batch_stats, teacher_params
-        of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), *fixed)
-        if accumulate == 1:
-            return of(examples)
-        parts = sharding.in_parts(examples, accumulate, mesh)
-        like = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
-        sums, _ = jax.lax.scan(
-            lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None),
-            jax.tree.map(jnp.zeros_like, like),
-            parts,
-        )
-        return jax.tree.map(lambda x: x / accumulate, sums)
-
     def update(number, state, teacher_params, inputs):
         examples = objective.draw(take(inputs, number), state.step, state.seed)
-        (total, (metrics, batch_stats)), grads = gradient_of(
-            state, teacher_params, examples
+        fixed = state.params, state.batch_stats, teacher_params
+        gradient_of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), *fixed)
+        (total, (metrics, batch_stats)), grads = accumulate_gradients(
+            gradient_of, examples, accumulate, mesh
         )
-        norm = optax.tree.norm(grads)
-        is_good = jnp.isfinite(total) & jnp.isfinite(norm)
-        is_good &= state.skipped_in_a_row < max_skipped
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new = optax.apply_updates(state.params, updates), opt_state, batch_stats
-        old = state.params, state.opt_state, state.batch_stats
-        kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
-        skipped = state.skipped + ~is_good
-        in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
-        metrics |= dict(grad_norm=norm, skipped_steps=skipped, skipped_in_a_row=in_a_row)
-        return TrainState(state.seed, state.step + 1, *kept, skipped, in_a_row), metrics
+        state, found = apply_if_finite(
+            state, optimizer, total, grads, batch_stats, max_skipped
+        )
+        return state, metrics | found
 
     def step(state, teacher_params, inputs, num_steps):
         if not looped:
