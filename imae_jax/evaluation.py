@@ -18,9 +18,8 @@ from imae_jax.errors import Terminated, UserError
 from imae_jax.evaluators import config_checks
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import count_of
-from imae_jax.evaluators.networks import ClassifyingNetwork, Network
+from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import all_evaluators
-from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.storage import atomic_files
@@ -28,7 +27,7 @@ from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import check_same_config, settle_dtype
 from imae_jax.training import trained_run
-from imae_jax.training.predict import make_classifying_network, make_network
+from imae_jax.training.predict import make_network
 from imae_jax.training.restore import check_same_data
 from imae_jax.training.setup import load_data
 from imae_jax.training.state import init_params
@@ -50,7 +49,7 @@ class EvaluatedRun:
     config: ConfigDict
     workdir: Path
     step: int
-    networks: Mapping[str, Network | ClassifyingNetwork]
+    networks: Mapping[str, Network]
     held_out: HeldOut
 
 
@@ -92,7 +91,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
     mesh = sharding.make_mesh()
     trained = trained_run.load_run(workdir, "workdir", mesh)
     config_checks.check_evals(config, trained.model, dataset.sizes, mesh.size)
-    if isinstance(trained.model, Classifier) and not trained.model.pools:
+    if not trained.model.has_decoder and not trained.model.pools:
         raise UserError(
             f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
             "to a run of configs/transfer.py"
@@ -185,7 +184,7 @@ def draw(run: EvaluatedRun) -> None:
 
 def networks_of(
     config: ConfigDict, run: trained_run.TrainedRun, mesh: Mesh
-) -> dict[str, Network | ClassifyingNetwork]:
+) -> dict[str, Network]:
     """The networks that evaluators compare; a baseline without a run is left out.
 
     Returns:
@@ -195,9 +194,9 @@ def networks_of(
     Raises:
       UserError: if a run is missing or does not fit.
     """
-    if isinstance(run.model, Classifier):
-        variables = run.params, run.batch_stats
-        return {"student": make_classifying_network(run.model, *variables, mesh)}
+    if not run.model.has_decoder:
+        own = make_network(run.model, run.params, mesh, run.batch_stats)
+        return {"student": own}
     found = {"student": run}
     options = config.evals.get("separability") or {}
     if need_teacher(config):

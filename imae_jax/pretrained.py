@@ -114,7 +114,7 @@ class Pretrained:
           UserError: for other images or numbers, and for a model that is no i-MAE or
             predicts no pixels.
         """
-        if not isinstance(self.network, IMAE):
+        if not self.network.is_fed_mixtures:
             kind = OBJECTIVES[self.config.model.name].title
             raise UserError(f"this is {kind}; only an i-MAE separates two images")
         if self.config.loss.norm_pix:
@@ -161,7 +161,7 @@ class Pretrained:
         Raises:
           UserError: for an encoder alone, and for other shapes, types or indices.
         """
-        if isinstance(self.network, Classifier):
+        if not self.network.has_decoder:
             raise UserError("this is an encoder without a decoder; it has `encode` only")
         mixture, ids_keep, ids_restore = map(np.asarray, (mixture, ids_keep, ids_restore))
         self._check_shape(mixture, "mixture", mixture.ndim == 4)

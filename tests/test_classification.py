@@ -4,7 +4,7 @@ import pytest
 from imae_jax.data.load import Dataset, Split
 from imae_jax.evaluators import classification
 from imae_jax.evaluators.held_out import HeldOut
-from imae_jax.evaluators.networks import ClassifyingNetwork
+from imae_jax.evaluators.networks import Network
 
 NUM_CLASSES = 7
 
@@ -34,7 +34,7 @@ def test_every_image_counts_once(num_images, batch_size):
         sizes.append(len(images))
         return {"mean": table[images.reshape(-1).astype(int)]}
 
-    networks = {"student": ClassifyingNetwork(classify)}
+    networks = {"student": Network(classify=classify)}
     options = dict(split="test", batch_size=batch_size)
     found = dict(classification.evaluate(networks, given, **options))
     assert set(sizes) == {batch_size}

@@ -6,7 +6,7 @@ import numpy as np
 
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
-from imae_jax.evaluators.networks import ClassifyingNetwork
+from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.tables import Results, Table, labelled_rows
 from imae_jax.probing.linear_classifiers import chance
 
@@ -37,7 +37,7 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def evaluate(
-    networks: Mapping[str, ClassifyingNetwork],
+    networks: Mapping[str, Network],
     held_out: HeldOut,
     *,
     split: str,

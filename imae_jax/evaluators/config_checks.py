@@ -70,7 +70,7 @@ def check_evals(
 
 def _check_model(evaluator: Evaluator, key: str, model: MAE | IMAE | Classifier) -> None:
     """Raises UserError if the model cannot be measured in this way."""
-    is_classifier = isinstance(model, Classifier)
+    is_classifier = not model.has_decoder
     if evaluator.needs_classifier and not is_classifier:
         raise UserError(
             f"{key} is about named classes: only a run of configs/transfer.py has it"
@@ -78,7 +78,7 @@ def _check_model(evaluator: Evaluator, key: str, model: MAE | IMAE | Classifier)
     if is_classifier and not evaluator.needs_classifier:
         known = (name for name, e in all_evaluators().items() if e.needs_classifier)
         raise UserError(f"{key} is not for a classifier, which only has {', '.join(known)}")
-    if evaluator.needs_mixtures and not isinstance(model, IMAE):
+    if evaluator.needs_mixtures and not model.is_fed_mixtures:
         raise UserError(f"{key} is about mixtures: only an i-MAE run has it")
 
 

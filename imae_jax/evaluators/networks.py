@@ -25,21 +25,13 @@ class Network:
       embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
         of the patch tokens, and `layers` [B, depth, D], the patch tokens' mean after each
         block of the encoder.
+      classify: images [B, H, W, C] -> [B, classes] logits, by pool; a classifier has
+        nothing else, and others have not this.
     """
 
-    predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]]
-    embed: Callable[[np.ndarray], Mapping[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifyingNetwork:
-    """A frozen classifier, as a function from standardised images to NumPy arrays.
-
-    Attributes:
-      classify: images [B, H, W, C] -> [B, classes] logits, by pool.
-    """
-
-    classify: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]] | None = None
+    embed: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
+    classify: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
 
 
 def rows_of(

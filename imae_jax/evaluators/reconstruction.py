@@ -79,7 +79,7 @@ def evaluate(
 def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
     """Raises UserError unless an i-MAE is shown mixtures, and a MAE images alone."""
     alpha = section.get("alpha")
-    is_possible = isinstance(model, IMAE) == (alpha is not None)
+    is_possible = model.is_fed_mixtures == (alpha is not None)
     require(is_possible, f"{key}.alpha", alpha, "a weight for an i-MAE, absent for a MAE")
 
 

@@ -14,9 +14,6 @@ from imae_jax.interop import mae_names, native_format, stablehlo
 from imae_jax.interop.metadata import WRITTEN_BY
 from imae_jax.interop.read_files import import_torch
 from imae_jax.models import patches
-from imae_jax.models.classifier import Classifier
-from imae_jax.models.imae import IMAE
-from imae_jax.models.mae import MAE
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
 from imae_jax.training import trained_run
@@ -91,7 +88,7 @@ def state_dict(run: trained_run.TrainedRun) -> dict[str, np.ndarray]:
     model = run.model
     names = mae_names.encoder_names(model.encoder_size.depth)
     widths = dict(encoder=model.encoder_size.width)
-    if not isinstance(model, Classifier):
+    if model.has_decoder:
         heads = [head for head in mae_names.HEADS if head in run.params]
         names += mae_names.decoder_names(model.decoder_size.depth, heads)
         widths["decoder"] = model.decoder_size.width
@@ -145,12 +142,12 @@ def _args_of(run: trained_run.TrainedRun) -> dict:
         mean=run.meta["mean"],
         std=run.meta["std"],
     )
-    if not isinstance(model, Classifier):
+    if model.has_decoder:
         args["decoder_num_heads"] = model.decoder_size.heads
         args["norm_pix_loss"] = run.config.loss.norm_pix
         args["mask_ratio"] = run.config.mask.ratio
     # By this the release's files are told from MAE's.
-    return args | ({"teacher_path": ""} if isinstance(model, IMAE) else {})
+    return args | ({"teacher_path": ""} if model.is_fed_mixtures else {})
 
 
 def _export_timm(run: trained_run.TrainedRun, out: Path) -> str:
@@ -171,7 +168,7 @@ def _export_timm(run: trained_run.TrainedRun, out: Path) -> str:
         num_classes=0,
         global_pool="token",
     )
-    if isinstance(model, Classifier) and model.pools:
+    if not model.has_decoder and model.pools:
         if model.is_probe or len(model.pools) > 1:
             raise UserError(
                 "timm's models have no place for a probe's BatchNorm: export the run that "
@@ -207,7 +204,7 @@ def _shown(run: trained_run.TrainedRun, name: str) -> str:
 def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
     """A folder that `ViTMAEForPreTraining.from_pretrained` opens."""
     model = run.model
-    if not isinstance(model, MAE):
+    if not model.has_decoder or model.is_fed_mixtures:
         kind = run.kind.title
         raise UserError(
             f"--format=hf: a ViTMAE has one head and a decoder, and this is {kind}; "
@@ -262,10 +259,10 @@ def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
 def _export_release(run: trained_run.TrainedRun, out: Path) -> str:
     """As MAE's training script writes it, which i-MAE's release shares."""
     model = run.model
-    if isinstance(model, Classifier):
+    if not model.has_decoder:
         raise UserError("--format=imae_torch: no classifier; timm holds one, fine-tuned")
     state, shown = state_dict(run), "MaskedAutoencoderViT"
-    if isinstance(model, IMAE):
+    if model.is_fed_mixtures:
         has_two = model.branches == "both"
         shown = "MAEDouble" if has_two else "MaskedAutoencoderViT, one head"
         for kind in ("weight", "bias"):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import export as jax_export
 
 from imae_jax.data import augment
-from imae_jax.models.classifier import Classifier
 from imae_jax.models.forward import classify, encode
 from imae_jax.models.layers import Compute
 from imae_jax.models.masking import num_visible
@@ -37,7 +36,7 @@ def programs(run: trained_run.TrainedRun) -> dict:
     def of(pixels):
         return augment.standardise(pixels, mean, std)
 
-    if isinstance(network, Classifier) and network.pools:
+    if not network.has_decoder and network.pools:
         variables = {"params": params, "batch_stats": run.batch_stats}
 
         def logits(pixels):
@@ -49,7 +48,7 @@ def programs(run: trained_run.TrainedRun) -> dict:
         return encode(network, params, of(pixels))
 
     found = {"encode": (tokens, (images,), "images -> tokens, the class token first")}
-    if not isinstance(network, Classifier):
+    if network.has_decoder:
 
         def forward(images, ids_keep, ids_restore):
             return network.apply({"params": params}, images, ids_keep, ids_restore)

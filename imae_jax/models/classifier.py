@@ -1,5 +1,7 @@
 """`Classifier`: the encoder on whole images, and linear heads that name their class."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,9 @@ class Classifier(nn.Module):
       drop_path: see `Transformer`.
       compute: types and forms of the encoder; heads are float32.
     """
+
+    has_decoder: ClassVar[bool] = False
+    is_fed_mixtures: ClassVar[bool] = False
 
     encoder_size: Size
     patch_size: int

@@ -1,5 +1,8 @@
 """Forward passes as functions of a model and its parameters."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -70,3 +73,15 @@ def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Ar
         final_norm="norm" in params["encoder"]["transformer"],
     )
     return encoder.apply({"params": params["encoder"]}, images).astype(jnp.float32)
+
+
+def predictors(
+    model: Autoencoder | Classifier, params, batch_stats=None
+) -> dict[str, tuple[Callable, Any]]:
+    """The functions that apply to a model, by name, and their variables.
+
+    Each is called with (model, variables, *inputs).
+    """
+    if model.has_decoder:
+        return {"predict": (forward, params), "embed": (embed, params)}
+    return {"classify": (classify, {"params": params, "batch_stats": batch_stats or {}})}

@@ -1,5 +1,7 @@
 """`IMAE`: a MAE's encoder and decoder, and two linear heads between them."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from imae_jax.models.layers import dense
@@ -17,6 +19,8 @@ class IMAE(Autoencoder):
       branches: "both", or "subordinate" for the mode of the paper's first version, which
         rebuilds only the weaker image (axis S then has length 1).
     """
+
+    is_fed_mixtures: ClassVar[bool] = True
 
     branches: str = "both"
 

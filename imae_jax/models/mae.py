@@ -1,5 +1,7 @@
 """`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -91,7 +93,11 @@ class Autoencoder(nn.Module):
       patch_size: p.
       image_size, channels: (H, W) and C.
       compute: types and forms; outputs are float32 always.
+      has_decoder, is_fed_mixtures: what tells kinds of models apart.
     """
+
+    has_decoder: ClassVar[bool] = True
+    is_fed_mixtures: ClassVar[bool] = False
 
     encoder_size: Size
     decoder_size: Size

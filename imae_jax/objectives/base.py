@@ -5,7 +5,7 @@ So that a batch can be computed in microbatches and their sum be the same.
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -124,11 +124,6 @@ class Objective(abc.ABC):
         Raises:
           UserError: if they do not fit, with each difference.
         """
-
-    @staticmethod
-    @abc.abstractmethod
-    def predictors(params, batch_stats) -> dict[str, tuple[Callable, Any]]:
-        """Functions (model, variables, *inputs) and their variables, see `Network`."""
 
     @staticmethod
     def is_distilled(config: ConfigDict) -> bool:

@@ -16,7 +16,6 @@ from imae_jax.data.dataset import Dataset
 from imae_jax.data.randaugment import rand_augment
 from imae_jax.errors import UserError, require
 from imae_jax.models.classifier import Classifier
-from imae_jax.models.forward import classify
 from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Objective, step_keys
 from imae_jax.objectives.mixup import mixup_cutmix
@@ -159,11 +158,6 @@ class ClassificationObjective(Objective):
         new = ", ".join(sorted(like.keys() - {"encoder"}))
         logger.info(f"{source}: encoder loaded; not used: {', '.join(unused)}; new: {new}")
         return {"encoder": jax.tree.map(lambda x: x.copy(), encoder)}
-
-    @staticmethod
-    def predictors(params, batch_stats):
-        """See `Objective`."""
-        return {"classify": (classify, {"params": params, "batch_stats": batch_stats})}
 
     @staticmethod
     def needs_init(config: ConfigDict) -> bool:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from imae_jax import optim
 from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError, require
-from imae_jax.models.forward import embed, forward
+from imae_jax.models.forward import forward
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import num_visible, random_mask
 from imae_jax.models.patches import grid_size
@@ -114,8 +114,3 @@ class MAEObjective(Objective):
         """All of another run's, see `Objective`."""
         pytrees.check_same_tree(like, loaded, source)
         return jax.tree.map(lambda x: x.copy(), loaded)
-
-    @staticmethod
-    def predictors(params, batch_stats):
-        """See `Objective`."""
-        return {"predict": (forward, params), "embed": (embed, params)}

@@ -6,9 +6,9 @@ import jax
 from jax.sharding import Mesh
 
 from imae_jax.distributed import sharding
-from imae_jax.evaluators.networks import ClassifyingNetwork, Network
+from imae_jax.evaluators.networks import Network
 from imae_jax.models.classifier import Classifier
-from imae_jax.models.forward import classify, embed, forward
+from imae_jax.models.forward import predictors
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 
@@ -28,19 +28,15 @@ def _run(function, model, variables, mesh: Mesh, *inputs):
     )
 
 
-def make_network(model: MAE | IMAE, params, mesh: Mesh) -> Network:
+def make_network(
+    model: MAE | IMAE | Classifier, params, mesh: Mesh, batch_stats=None
+) -> Network:
     """The model as evaluators see it; batches are split over the devices."""
     return Network(
-        predict=functools.partial(_run, forward, model, params, mesh),
-        embed=functools.partial(_run, embed, model, params, mesh),
-    )
-
-
-def make_classifying_network(
-    model: Classifier, params, batch_stats, mesh: Mesh
-) -> ClassifyingNetwork:
-    """A classifier as evaluators see it."""
-    variables = {"params": params, "batch_stats": batch_stats}
-    return ClassifyingNetwork(
-        classify=functools.partial(_run, classify, model, variables, mesh)
+        **{
+            name: functools.partial(_run, function, model, variables, mesh)
+            for name, (function, variables) in predictors(
+                model, params, batch_stats
+            ).items()
+        }
     )
