@@ -150,7 +150,9 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
     logger.info(f"{run.workdir.name}: measuring {name}")
     section = run.config.evals[name]
     options = evaluator.options(section)
-    numbers = dict(evaluator.evaluate(run.networks, held_out, **options))
+    found = evaluator.evaluate(run.networks, held_out, **options)
+    # Python's numbers, where an evaluator gives NumPy's: JSON knows no others.
+    numbers = {metric: np.asarray(value).item() for metric, value in found}
     for metric, value in numbers.items():
         if not math.isfinite(value):
             raise UserError(f"{name}/{metric} is {value}; nothing was written")

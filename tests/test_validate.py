@@ -5,6 +5,8 @@ from configs import imae, mae, transfer
 from configs.datasets import PRESETS
 from imae_jax.config.rules import RULES
 from imae_jax.errors import UserError
+from imae_jax.evaluators.config_checks import RULES as SHARED_RULES
+from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.training import loop
 from imae_jax.training.loop import train
 
@@ -391,3 +393,25 @@ def test_every_key_of_every_preset_has_a_rule():
 @pytest.mark.parametrize("key", RULES)
 def test_every_rule_refuses_what_is_no_value(key, value):
     assert not RULES[key].allows(value)
+
+
+EVALUATOR_RULES = {
+    f"evals.{name}.{key}": rule
+    for name, evaluator in all_evaluators().items()
+    for key, rule in {**SHARED_RULES, **evaluator.rules}.items()
+}
+
+
+def test_every_option_of_every_evaluator_has_a_rule():
+    made = [module.get_config(name) for module in (mae, imae) for name in PRESETS]
+    made.append(transfer.get_config("digits,linear"))
+    keys = {key for config in made for key in flattened(config) if key[:6] == "evals."}
+    # Sweeps are checked number by number.
+    keys = {key for key in keys if not key.endswith((".alphas", ".mask_ratios"))}
+    assert len(keys) > 30 and keys <= EVALUATOR_RULES.keys()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), object(), {}])
+@pytest.mark.parametrize("key", EVALUATOR_RULES)
+def test_every_rule_of_evaluators_refuses_what_is_no_value(key, value):
+    assert not EVALUATOR_RULES[key].allows(value)

@@ -73,6 +73,7 @@ class FactorProbes:
     pools: Sequence[str]
     only_label: bool = False
 
+    # Its parameters are the keys of the evaluator's section.
     def evaluate(
         self,
         networks: Mapping[str, Network],

@@ -49,7 +49,7 @@ def embedded(
     return {pool: np.concatenate([part[pool] for part in parts]) for pool in POOLS}
 
 
-# Its parameters are the keys of its section: what three probes can be told.
+# Its parameters are the keys of its section.
 def evaluate(
     networks: Mapping[str, Network],
     held_out: HeldOut,
@@ -141,7 +141,7 @@ RULES = {
     "neighbours": count_from(1),
     "temperature": above(0),
     "lars.blrs": Rule(
-        lambda x: len(x) > 0 and all(map(above(0).allows, x)),
+        lambda x: isinstance(x, list | tuple) and x and all(map(above(0).allows, x)),
         "one or more finite numbers above 0",
     ),
     "lars.batch_size": count_from(1),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from imae_jax.config.rules import text
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.external_encoder import EncodedMixtures, Encoder
@@ -36,6 +37,8 @@ __all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
 
 # Runs that are compared with the run itself.
 BASELINE_RUNS = ("without_distillation",)
+
+RULES = {"teacher": text} | {f"baseline_runs.{name}": text for name in BASELINE_RUNS}
 
 
 # Public: all but the first three parameters have defaults, and go by name.
@@ -257,8 +260,9 @@ def tables(results: Results) -> Iterator[Table]:
 
 EVALUATOR = Evaluator(
     evaluate,
-    check=check,
-    tables=tables,
+    RULES,
+    check,
+    tables,
     needs_mixtures=True,
     needs_teacher=True,
     chooses_on_validation=True,

@@ -1,0 +1,153 @@
+"""A new evaluator is one file, and one section of a config."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from imae_jax import evaluation, evaluators
+from imae_jax.errors import UserError
+from imae_jax.evaluators.registry import all_evaluators
+from imae_jax.report.page import write_report
+from imae_jax.storage import atomic_files
+from imae_jax.training.loop import train
+
+FILE = '''
+"""Mean pixel of mixtures and of images."""
+
+import numpy as np
+
+from imae_jax.config.rules import above
+from imae_jax.errors import UserError
+from imae_jax.evaluators.evaluator import Evaluator
+from imae_jax.evaluators.metric_names import at
+from imae_jax.evaluators.tables import Table, labelled_rows
+
+
+def evaluate(networks, held_out, *, split, alpha, alphas, batch_size, seed, scale):
+    (batch,) = held_out.batches(split, batch_size=batch_size, seed=seed)
+    yield "mean", scale * held_out.pixels(batch.mixture(alpha)).mean()
+    for weight in alphas:
+        mean = held_out.pixels(batch.mixture(weight)).mean()
+        yield f"{at(alpha=weight)}mean", scale * mean
+    yield "teacher/mean", scale * held_out.dataset.splits["test"].images.mean()
+    if "teacher" in networks:
+        raise UserError("brightness has no use for a teacher")
+    yield "count", len(batch.valid)
+
+
+def check(section, key, model):
+    if section.scale > model.num_patches:
+        raise UserError(f"{key}.scale is too large for {model.num_patches} patches")
+
+
+def tables(results):
+    for run, numbers in results.items():
+        rows = labelled_rows(numbers, {run: ["brightness/mean"]})
+        yield Table("Brightness", "Scaled.", ["mean"], rows, run, example="brightness/mean")
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    {"scale": above(0)},
+    check,
+    tables,
+    needs_mixtures=True,
+    without_alpha=("teacher/*",),
+    without_mask_ratio=("teacher/*",),
+)
+'''
+
+
+@pytest.fixture
+def brightness(tmp_path, monkeypatch):
+    """The evaluator's file, found beside the others; and its section."""
+    folder = tmp_path / "evaluators"
+    folder.mkdir()
+    (folder / "brightness.py").write_text(FILE)
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(folder)])
+    all_evaluators.cache_clear()
+    options = dict(split="test", batch_size=64, seed=0, alpha=0.3, alphas=(0.125, 0.3))
+    yield options | {"scale": 2.0}
+    all_evaluators.cache_clear()
+    del sys.modules["imae_jax.evaluators.brightness"], evaluators.brightness
+
+
+@pytest.fixture
+def config(imae_config, brightness):
+    """An i-MAE's, measured in this way alone."""
+    config = imae_config()
+    config.evals = {"brightness": brightness}
+    config.data.evaluate_on.test = 64
+    del config.explorer
+    return config
+
+
+def test_it_is_measured_stored_and_shown(config, tmp_path):
+    workdir = tmp_path / "mine"
+    train(config, workdir, stop_at=1)
+    numbers = evaluation.evaluate(config, workdir)
+    assert numbers == atomic_files.read_json(workdir / "eval.json")
+    assert numbers.keys() == {
+        f"brightness/{metric}"
+        for metric in (
+            "mean",
+            "alpha_0.12/mean",
+            "alpha_0.30/mean",
+            "teacher/mean",
+            "count",
+        )
+    }
+    # Both images of a pair have either role: all weights give one mean.
+    assert np.ptp([numbers[key] for key in numbers if key.endswith("mean")]) < 0.1
+    common = {"split": "test", "checkpoint": 1, "count": 64}
+    settings = atomic_files.read_json(workdir / "eval_settings.json")
+    mask_ratio = config.mask.ratio
+    for metric, alpha, ratio in (
+        ("mean", 0.3, mask_ratio),
+        ("alpha_0.12/mean", 0.125, mask_ratio),
+        ("teacher/mean", None, None),
+    ):
+        conditions = {"alpha": alpha, "mask_ratio": ratio}
+        assert settings[f"brightness/{metric}"] == common | conditions
+    page = write_report(workdir).read_text()
+    assert "<h3>Brightness</h3>" in page
+    assert f"{numbers['brightness/mean']:.3f}" in page
+    assert f"64 mixtures of the test split, alpha 0.3, mask ratio {mask_ratio:g}." in page
+
+
+@pytest.mark.parametrize(
+    "option,value,message",
+    [
+        ("scale", -1.0, "evals.brightness.scale=-1.0 .* above 0 and finite"),
+        ("scale", 17.0, "evals.brightness.scale is too large for 16 patches"),
+        ("alphas", (0.7,), "evals.brightness.alphas=0.7"),
+        ("colour", 1, "evals.brightness='colour' .* seed, scale"),
+    ],
+)
+def test_its_options_are_checked(option, value, message, config, tmp_path):
+    config.evals.brightness[option] = value
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "mine")
+
+
+def test_its_needs_are_checked(brightness, mae_config, tmp_path):
+    config = mae_config()
+    config.evals.brightness = brightness
+    with pytest.raises(UserError, match="evals.brightness is about mixtures"):
+        train(config, tmp_path / "mine")
+
+
+def test_nothing_is_written_if_it_refuses(config, imae_config, tmp_path):
+    """After others were measured, and over an older evaluation."""
+    workdir = tmp_path / "mine"
+    train(config, workdir, stop_at=1)
+    before = evaluation.evaluate(config, workdir)
+    config.evals.reconstruction = imae_config().evals.reconstruction
+    # Measured before it, and loads a teacher.
+    config.evals.attributes = imae_config().evals.semantics
+    assert list(config.evals)[:2] == ["attributes", "brightness"]
+    with pytest.raises(UserError, match="brightness has no use for a teacher"):
+        evaluation.evaluate(config, workdir)
+    assert atomic_files.read_json(workdir / "eval.json") == before
+    assert not (workdir / "figures").exists()
