@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from imae_jax.evaluation import evaluate
-    from imae_jax.evaluators.separability import mixture_separability
+    from imae_jax.evaluators.mixture_separability import mixture_separability
     from imae_jax.pretrained import load
     from imae_jax.probing.linear_separability import linear_separability
     from imae_jax.runtime import show_log
@@ -63,7 +63,7 @@ _MODULES = {
     "evaluate": "imae_jax.evaluation",
     "linear_separability": "imae_jax.probing.linear_separability",
     "load": "imae_jax.pretrained",
-    "mixture_separability": "imae_jax.evaluators.separability",
+    "mixture_separability": "imae_jax.evaluators.mixture_separability",
     "show_log": "imae_jax.runtime",
     "train": "imae_jax.training.loop",
 }

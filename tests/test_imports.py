@@ -91,12 +91,29 @@ def test_only_checkpoint_imports_orbax():
     assert users == {"checkpoint.py"}
 
 
-def test_the_package_itself_loads_nothing():
-    code = "import imae_jax, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+def loaded(code):
+    """The top-level packages that are loaded after some code, and how many of ours."""
+    code += "\nimport sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert not {"jax", "numpy", "ml_collections", "flax"} & set(done.stdout.split())
+    names = done.stdout.split()
+    own = sum(name.startswith("imae_jax.") for name in names)
+    return {name.partition(".")[0] for name in names}, own
+
+
+def test_the_package_itself_loads_nothing():
+    packages, own = loaded("import imae_jax")
+    assert not {"jax", "numpy", "ml_collections", "flax"} & packages and not own
+
+
+@pytest.mark.parametrize(
+    "name,most", [("linear_separability", 5), ("mixture_separability", 20)]
+)
+def test_a_metric_loads_neither_data_sets_nor_checkpoints(name, most):
+    packages, own = loaded(f"import imae_jax; imae_jax.{name}")
+    heavy = {"tensorflow_datasets", "orbax", "dm_pix", "matplotlib", "ml_collections"}
+    assert not heavy & packages and 2 <= own <= most
 
 
 def test_what_the_package_offers():

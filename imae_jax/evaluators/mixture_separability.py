@@ -1,0 +1,93 @@
+"""Linear separability of any encoder's features, on mixtures of any images."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from imae_jax.errors import UserError
+from imae_jax.evaluators.external_encoder import EncodedMixtures, Encoder
+from imae_jax.evaluators.separability_scores import measure
+from imae_jax.probing.arrays import as_count, as_images, as_number, as_text
+from imae_jax.probing.linear_separability import VALIDATION_SHARE
+
+
+# Public: all but the first three parameters have defaults, and go by name.
+def mixture_separability(
+    encode: Callable[[np.ndarray], np.ndarray],
+    train_images: np.ndarray,
+    test_images: np.ndarray,
+    *,
+    target: Callable[[np.ndarray], np.ndarray] | None = None,
+    branches: bool = False,
+    alpha: float = 0.3,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How well any encoder's features of mixtures tell its features of each image alone.
+
+    Args:
+      encode: images -> features, a row for each. It is given NumPy arrays [B, H, W, C]
+        float32 in the range of the images (uint8 as 0..255), images alone and mixtures
+        alike, and may write to them. It gives [B, D] features or [B, T, D] tokens (centred
+        token by token, so a mask must be the same in every call), as an array of NumPy's or
+        JAX's or a tensor of PyTorch's, on any device. It is deterministic and takes each
+        image by itself, which is tried on one batch.
+      train_images, test_images: [N, H, W, C] real numbers in the encoder's units, or lists
+        of pictures or arrays; the axes after N are handed on as they are. Paired at random,
+        each pair makes two mixtures. A random fifth of the training images chooses the
+        ridge.
+      target: what an image alone should be told as; it is given and gives what `encode`
+        does, as many tokens; by default `encode` itself.
+      branches: whether `encode` gives what two branches make of a mixture, [B, S, D] or
+        [B, S, T, D]; it then needs `target`.
+      alpha: weight of the subordinate image, in (0, 0.5].
+      batch_size: images given to `encode` at a time; the last batch may be smaller.
+      seed: of the pairs, and of that fifth.
+    Returns:
+      The numbers of `separability_scores.measure`, such as `subordinate/r2` and
+      `assignment_accuracy`.
+    Raises:
+      UserError: for numbers that are not possible, for images and features of another
+        shape or type, or not finite, for fewer than 10 images, for an encoder that is not
+        as above, and for targets that do not vary.
+    """
+    alpha = as_number(alpha, "alpha", "in (0, 0.5]", lambda alpha: 0 < alpha <= 0.5)
+    batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
+    train, test = _image_splits(train_images, test_images)
+    _check_branches(branches, target)
+    order = np.random.default_rng(seed).permutation(len(train))
+    first = round(len(train) * (1 - VALIDATION_SHARE))
+    splits = {
+        "train": train[order[:first]],
+        "validation": train[order[first:]],
+        "test": test,
+    }
+    of_mixture = Encoder(encode, "encode", bool(branches))
+    of_image = of_mixture if target is None else Encoder(target, "target", False)
+    stream = EncodedMixtures(of_mixture, of_image, splits, alpha, batch_size, seed)
+    return dict(measure(stream, next(stream("test")).position.shape[1]))
+
+
+def _check_branches(branches, target) -> None:
+    """Raises UserError unless two branches, if there are any, have a target."""
+    if not isinstance(branches, bool | np.bool_):
+        raise UserError(f"branches={branches!r} is not possible: it must be True or False")
+    if branches and target is None:
+        raise UserError("branches=True needs target: what an image alone should be told as")
+
+
+def _image_splits(train_images, test_images) -> tuple[np.ndarray, np.ndarray]:
+    """Both as [N, H, W, C] of one shape, and enough of them."""
+    train = as_images(train_images, "train_images")
+    test = as_images(test_images, "test_images")
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(
+            f"train_images is {as_text(train)}, test_images {as_text(test)}; the images "
+            "must be of one shape"
+        )
+    if min(len(train), len(test)) < 10:
+        raise UserError(
+            f"{len(train)} train_images and {len(test)} test_images are too few: at least "
+            "10 of each are needed"
+        )
+    return train, test
