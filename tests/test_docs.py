@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_presets import Flowers
+from small_inputs import Flowers
 
 from imae_jax.interop import export_weights
 

@@ -1,42 +1,17 @@
 """The command line, as a user types it."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from running import call, command, environment, fails
 
 ROOT = Path(__file__).parent.parent
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
-
-
-def environment():
-    """One device, as on a laptop; optimisations off as in the other tests."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-
-
-def call(*arguments, cwd=ROOT):
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment()
-    )
-
-
-def fails(*arguments):
-    """Runs a command that should fail; returns its one line."""
-    done = call(*arguments)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 1, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    return lines[0]
 
 
 @pytest.mark.parametrize(

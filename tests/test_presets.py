@@ -1,15 +1,13 @@
 """Every preset trains: its data set is prepared, a teacher and an i-MAE make two steps."""
 
-import io
 import json
 
 import jax
 import mock_archives
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
-from test_folder import make
+from small_inputs import Flowers, make_folder
 
 from configs import datasets, imae, mae, studies, transfer
 from imae_jax import evaluation, pretrained
@@ -51,38 +49,13 @@ def mock_tiny(folder):
 
 def mock_folder(folder):
     names = [f"{name}/{i}.jpg" for name in ("ant", "bee") for i in range(30)]
-    make(folder, *names, size=(50, 70))
+    make_folder(folder, *names, size=(50, 70))
 
 
 def mock_imagenet(folder):
     names = [f"train/{wnid}/{i}.JPEG" for wnid in ("n01", "n02") for i in range(20)]
     names += [f"val/{wnid}/{i}.JPEG" for wnid in ("n01", "n02") for i in range(5)]
-    make(folder, *names, size=(250, 300))
-
-
-class Flowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Images of any size, as TFDS prepares them."""
-
-    VERSION = tfds.core.Version("1.2.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="large", version="1.2.0")]
-
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=["ant", "bee"]),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        return {"train": self._generate_examples(60)}
-
-    def _generate_examples(self, count):
-        for i in range(count):
-            image = io.BytesIO(mock_archives.jpeg(size=(50 + i, 70)))
-            yield i, {"image": image, "label": i % 2}
+    make_folder(folder, *names, size=(250, 300))
 
 
 def mock_flowers(folder):
@@ -215,7 +188,7 @@ def test_images_are_cropped_once(tmp_path):
 
 def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys):
     names = [f"train/{i}.png" for i in range(360)] + [f"val/{i}.png" for i in range(40)]
-    make(tmp_path / "data", *names)
+    make_folder(tmp_path / "data", *names)
     for number, name in enumerate(names):
         pixels = np.random.default_rng(number).integers(0, 256, (70, 64, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "data" / name)

@@ -35,7 +35,7 @@ from imae_jax.training import trained_run
 from imae_jax.training.loop import train
 from imae_jax.training.state import init_params
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PRESETS = {
     "mae": mae.get_config("imagenet"),
     "imae": imae.get_config("imagenet"),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_main import call, fails
-from test_train import numbers, without_a_loss
+from running import call, fails
+from test_loop import numbers, without_a_loss
 
 from imae_jax import evaluation
 from imae_jax.distributed import sharding

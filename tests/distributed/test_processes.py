@@ -20,7 +20,7 @@ from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.training import trained_run
 from imae_jax.training.loop import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NUM_STEPS = 32
 
 

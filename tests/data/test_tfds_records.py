@@ -9,7 +9,7 @@ import mock_archives
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from test_decode import encoded
+from small_inputs import encoded
 
 from imae_jax import runtime
 from imae_jax.data import disk_cache, tfds_records
@@ -18,7 +18,7 @@ from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.image_io import png
 from imae_jax.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -24,7 +24,7 @@ from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.storage.pytrees import check_same_tree, nested
 from imae_jax.training.state import init_params
 
-WORKER = Path(__file__).parent.parent / "benchmarks" / "torch_peer.py"
+WORKER = Path(__file__).parents[2] / "benchmarks" / "torch_peer.py"
 SIZE = dict(width=32, depth=1, heads=2)
 SPEC = dict(
     image_shape=[16, 16, 3], mask_ratio=0.75, patch_size=4, encoder=SIZE, decoder=SIZE

@@ -1,5 +1,5 @@
 import pytest
-from test_folder import make
+from small_inputs import make_folder
 
 from configs import imae, mae, transfer
 from configs.datasets import PRESETS
@@ -151,7 +151,7 @@ def test_several_steps_a_dispatch_need_resident_images(mae_config, tmp_path):
 
 
 def test_a_rate_of_classes_needs_classes(tmp_path):
-    make(tmp_path / "data", *[f"{i}.png" for i in range(80)])
+    make_folder(tmp_path / "data", *[f"{i}.png" for i in range(80)])
     config = imae.get_config("folder,runlocal")
     config.data.dir = str(tmp_path / "data")
     config.mix.same_class_rate = 0.5
@@ -173,7 +173,7 @@ def test_a_rate_of_classes_needs_classes(tmp_path):
     ],
 )
 def test_a_batch_is_no_larger_than_the_train_split(tmp_path, count, accumulate, message):
-    make(tmp_path / "data", *[f"{i}.png" for i in range(count)])
+    make_folder(tmp_path / "data", *[f"{i}.png" for i in range(count)])
     config = mae.get_config("folder_small,runlocal")
     config.data.dir = str(tmp_path / "data")
     config.train.batch_size, config.train.accumulate = 64, accumulate
@@ -183,7 +183,7 @@ def test_a_batch_is_no_larger_than_the_train_split(tmp_path, count, accumulate, 
 
 
 def test_images_must_be_divisible_into_patches(tmp_path):
-    make(tmp_path / "data", *[f"{i}.png" for i in range(80)])
+    make_folder(tmp_path / "data", *[f"{i}.png" for i in range(80)])
     config = mae.get_config("folder,runlocal")
     config.data.dir = str(tmp_path / "data")
     config.data.files.image_size = 60
@@ -351,7 +351,9 @@ def test_evaluators_of_classifiers_and_of_others(transfer_config, mae_config, tm
 
 @pytest.mark.parametrize("folders,count", [(("",), "no"), (("ant/",), "1")])
 def test_a_classifier_needs_two_classes(folders, count, tmp_path):
-    make(tmp_path / "data", *[f"{folder}{i}.png" for folder in folders for i in range(80)])
+    make_folder(
+        tmp_path / "data", *[f"{folder}{i}.png" for folder in folders for i in range(80)]
+    )
     config = transfer.get_config("folder,scratch,runlocal")
     config.data.dir = str(tmp_path / "data")
     with pytest.raises(UserError, match=f"of {count} class; a classifier needs labels"):
@@ -361,7 +363,7 @@ def test_a_classifier_needs_two_classes(folders, count, tmp_path):
 def test_images_of_train_are_not_scored(tmp_path):
     """A folder with two splits takes its validation part from train."""
     names = [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "ab" for i in range(20)]
-    make(tmp_path / "data", *names)
+    make_folder(tmp_path / "data", *names)
     config = transfer.get_config("folder,scratch,runlocal")
     config.data.dir = str(tmp_path / "data")
     config.evals.classification.split = "validation"

@@ -21,7 +21,7 @@ from imae_jax.errors import UserError
 from imae_jax.models.factory import build_model
 from imae_jax.training.state import init_params
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PRESETS = [
     *[
         (module, arg)

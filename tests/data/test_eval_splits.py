@@ -1,5 +1,5 @@
 import numpy as np
-from test_decode import encoded, noise
+from small_inputs import encoded, noise
 
 from imae_jax.data import eval_splits
 from imae_jax.data.encoded_images import EncodedImages

@@ -12,7 +12,7 @@ from imae_jax.commands import command_line
 from imae_jax.errors import UserError
 from imae_jax.interop import export_weights, native_format
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = {command.name: command for command in main.COMMANDS}
 FLAGS = {
     (flag.name, command.name): flag for command in main.COMMANDS for flag in command.flags

@@ -24,7 +24,7 @@ from imae_jax.training import trained_run
 from imae_jax.training.loop import train
 from imae_jax.training.state import init_state
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STEPS = 40
 
 

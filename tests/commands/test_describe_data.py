@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from test_folder import make
+from small_inputs import make_folder
 
 from configs import imae, mae
 from imae_jax.commands import describe_data
@@ -27,7 +27,7 @@ def test_digits_are_counted_and_shown(data_dir, tmp_path):
 
 def test_a_folder_says_what_was_left_out_and_set_aside(tmp_path):
     names = [f"{name}/{i}.png" for name in ("ant", "bee") for i in range(10)]
-    make(tmp_path / "mine", *names)
+    make_folder(tmp_path / "mine", *names)
     (tmp_path / "mine/ant/3.png").write_bytes(b"broken")
     config = mae.get_config("folder")
     config.data.dir = str(tmp_path / "mine")
@@ -50,7 +50,7 @@ def test_every_file_is_opened_and_all_that_cannot_be_used_are_listed(tmp_path, c
         for name in "ab"
         for i in "0123456789"
     ]
-    folder = make(tmp_path / "mine", *names)
+    folder = make_folder(tmp_path / "mine", *names)
     for i in "012345":
         (folder / f"train/a/{i}.png").write_bytes(b"broken")
         (folder / f"train/b/{i}.png").unlink()
@@ -82,7 +82,7 @@ def test_every_file_is_opened_and_all_that_cannot_be_used_are_listed(tmp_path, c
 
 def test_where_nothing_can_be_used_all_are_still_listed(tmp_path, capsys):
     for i in range(6):
-        make(tmp_path / "mine", f"{i}.png")
+        make_folder(tmp_path / "mine", f"{i}.png")
         (tmp_path / f"mine/{i}.png").write_bytes(b"broken")
     config = mae.get_config("folder_small")
     config.data.dir = str(tmp_path / "mine")
@@ -94,7 +94,7 @@ def test_where_nothing_can_be_used_all_are_still_listed(tmp_path, capsys):
 
 
 def test_images_without_classes_are_shown(tmp_path):
-    make(tmp_path / "mine", *[f"{i}.png" for i in range(30)])
+    make_folder(tmp_path / "mine", *[f"{i}.png" for i in range(30)])
     config = mae.get_config("folder")
     config.data.dir = str(tmp_path / "mine")
     text = describe_data.describe(config, tmp_path)

@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from small_inputs import make_folder
 
 from imae_jax.data import folder_layouts
 from imae_jax.data.encoded_images import parse_size, reasons
@@ -13,17 +14,8 @@ from imae_jax.errors import UserError
 FILES = dict(image_size=16, channels=3, centre=1.0)
 
 
-def make(root, *names, size=(20, 24)):
-    """Image files below a folder, each of a brightness of its own."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size[::-1], (number, 100, 200)).save(path)
-    return root
-
-
 def test_train_val_and_test_folders(tmp_path):
-    make(
+    make_folder(
         tmp_path,
         "train/cat/a.png",
         "train/cat/deep/er.jpg",
@@ -47,7 +39,7 @@ def test_train_val_and_test_folders(tmp_path):
 
 
 def test_one_image_in_ten_is_set_aside_where_nothing_is(tmp_path):
-    make(tmp_path, *[f"{name}/{i:02}.png" for name in "ab" for i in range(15)])
+    make_folder(tmp_path, *[f"{name}/{i:02}.png" for name in "ab" for i in range(15)])
     found = list_folder(tmp_path)
     assert {name: len(files) for name, files in found.files.items()} == {
         "train": 27,
@@ -62,7 +54,7 @@ def test_one_image_in_ten_is_set_aside_where_nothing_is(tmp_path):
 
 
 def test_images_without_classes(tmp_path):
-    make(tmp_path, *[f"{i}.png" for i in range(4)])
+    make_folder(tmp_path, *[f"{i}.png" for i in range(4)])
     dataset = load("folder", str(tmp_path), files=FILES)
     assert dataset.class_names == ()
     assert dataset.sizes == {"train": 2, "test": 2}
@@ -72,7 +64,7 @@ def test_images_without_classes(tmp_path):
 
 
 def test_statistics_follow_the_files(tmp_path):
-    make(tmp_path, *[f"{i}.png" for i in range(4)])
+    make_folder(tmp_path, *[f"{i}.png" for i in range(4)])
     first = load("folder", str(tmp_path), files=FILES).mean
     for name in ("0.png", "1.png", "2.png", "3.png"):
         Image.new("RGB", (30, 30), (90, 90, 90)).save(tmp_path / name)
@@ -94,7 +86,7 @@ def test_statistics_follow_the_files(tmp_path):
     ],
 )
 def test_folders_that_cannot_be_read(tmp_path, names, message):
-    make(tmp_path, *[name for name in names if name.endswith("png")])
+    make_folder(tmp_path, *[name for name in names if name.endswith("png")])
     for name in names:
         if name.endswith("txt"):
             (tmp_path / name).parent.mkdir(parents=True)
@@ -110,7 +102,7 @@ def test_no_such_folder(tmp_path):
 
 def test_names_in_capitals_links_in_circles_and_what_is_not_read(tmp_path, capsys):
     names = ["Train/a/1.png", "Train/a/2.png", "VALID/a/1.png", "test/1.png", "raw/1.png"]
-    make(tmp_path, *names)
+    make_folder(tmp_path, *names)
     (tmp_path / "Train/a/again").symlink_to(tmp_path / "Train/a")
     found = list_folder(tmp_path)
     assert {name: len(files) for name, files in found.files.items()} == {
@@ -123,7 +115,7 @@ def test_names_in_capitals_links_in_circles_and_what_is_not_read(tmp_path, capsy
 
 
 def test_a_name_that_is_no_text(tmp_path):
-    make(tmp_path, *[f"{i}.png" for i in range(9)])
+    make_folder(tmp_path, *[f"{i}.png" for i in range(9)])
     (tmp_path / "0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     assert load("folder", str(tmp_path), files=FILES).sizes == {
         "train": 7,
@@ -139,7 +131,9 @@ def test_no_image_at_all_can_be_used(tmp_path):
 
 
 def test_imagenet_leaves_its_test_images_out(tmp_path):
-    make(tmp_path, "train/n02/a.JPEG", "train/n01/b.JPEG", "val/n02/c.JPEG", "test/d.JPEG")
+    make_folder(
+        tmp_path, "train/n02/a.JPEG", "train/n01/b.JPEG", "val/n02/c.JPEG", "test/d.JPEG"
+    )
     found = list_imagenet(tmp_path)
     assert found.class_names == ("n01", "n02")
     assert found.files.keys() == {"train", "validation"}
@@ -150,14 +144,14 @@ def test_imagenet_leaves_its_test_images_out(tmp_path):
     "names", [["train/n01/a.png"], ["train/a.png", "val/a.png"], ["a.png"]]
 )
 def test_what_imagenet_should_look_like(tmp_path, names):
-    make(tmp_path, *names)
+    make_folder(tmp_path, *names)
     message = "must hold train/<wnid>.*val/<wnid>.*TFDS needs TensorFlow"
     with pytest.raises(UserError, match=message):
         load("imagenet2012", str(tmp_path), files=FILES)
 
 
 def test_a_corrupt_image_is_named_or_left_out(tmp_path):
-    make(tmp_path, *[f"train/a/{i}.png" for i in range(5)], "test/a/x.png")
+    make_folder(tmp_path, *[f"train/a/{i}.png" for i in range(5)], "test/a/x.png")
     (tmp_path / "train/a/3.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="train/a/3.png is no image of a known kind"):
         load("folder", str(tmp_path), files=FILES)
@@ -167,7 +161,7 @@ def test_a_corrupt_image_is_named_or_left_out(tmp_path):
 
 
 def test_an_image_smaller_than_a_patch(tmp_path):
-    make(tmp_path, "train/a/1.png", "test/a/1.png", size=(6, 20))
+    make_folder(tmp_path, "train/a/1.png", "test/a/1.png", size=(6, 20))
     with pytest.raises(UserError, match="1.png is 6x20 pixels, smaller than a patch"):
         load("folder", str(tmp_path), files=FILES, min_side=8)
 
@@ -180,8 +174,8 @@ def counts(found):
     "target,message", [("/nowhere.png", "No such file"), ("x.png", "levels of symbolic")]
 )
 def test_a_broken_link_is_a_bad_image(tmp_path, target, message):
-    make(tmp_path, *[f"train/{name}/{i}.png" for name in "ab" for i in range(4)])
-    make(tmp_path, "val/a/1.png")
+    make_folder(tmp_path, *[f"train/{name}/{i}.png" for name in "ab" for i in range(4)])
+    make_folder(tmp_path, "val/a/1.png")
     (tmp_path / "train/b/x.png").symlink_to(target)
     with pytest.raises(UserError, match=f"train/b/x.png cannot be read: .*{message}"):
         load("folder", str(tmp_path), files=FILES)
@@ -195,7 +189,7 @@ def test_a_broken_link_is_a_bad_image(tmp_path, target, message):
     "name", ["x.h5", "x.hdf", "x.pdf", "x.MPG", "x.eps", "x.grib", "x"]
 )
 def test_what_is_no_picture_is_counted_and_ends_no_run(tmp_path, name):
-    make(tmp_path, *[f"{folder}/{i}.png" for folder in "ab" for i in range(6)])
+    make_folder(tmp_path, *[f"{folder}/{i}.png" for folder in "ab" for i in range(6)])
     (tmp_path / "a" / name).write_bytes(b"no picture")
     (tmp_path / "a" / ".hidden.h5").write_bytes(b"")
     os.mkfifo(tmp_path / "a" / "pipe.png")
@@ -264,7 +258,9 @@ LAYOUTS = {
 
 
 def make_files(root, names):
-    make(root, *[name for name in names if not name.endswith((".csv", ".txt", "_Store"))])
+    make_folder(
+        root, *[name for name in names if not name.endswith((".csv", ".txt", "_Store"))]
+    )
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if not (root / name).exists():
@@ -338,7 +334,7 @@ def test_a_file_in_place_of_a_folder(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
-    make(tmp_path, "a/1.png")
+    make_folder(tmp_path, "a/1.png")
 
     def closed(path):
         raise PermissionError(13, "Permission denied", path)
@@ -349,7 +345,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_links_in_circles_of_two_end(tmp_path):
-    make(tmp_path, *[f"{name}/{i}.png" for name in "ab" for i in range(6)])
+    make_folder(tmp_path, *[f"{name}/{i}.png" for name in "ab" for i in range(6)])
     (tmp_path / "a/b").symlink_to(tmp_path / "b")
     (tmp_path / "b/a").symlink_to(tmp_path / "a")
     assert sum(counts(list_folder(tmp_path)).values()) == 24
@@ -357,13 +353,13 @@ def test_links_in_circles_of_two_end(tmp_path):
 
 def test_what_lay_in_a_folder_stays_in_its_split(tmp_path):
     """A run that began before is resumed on the same images."""
-    make(tmp_path, *[f"{name}/{i:02}.png" for name in "ab" for i in range(15)])
+    make_folder(tmp_path, *[f"{name}/{i:02}.png" for name in "ab" for i in range(15)])
     expected = ["a/04.png", "b/00.png", "b/02.png"]
     assert list_folder(tmp_path).files["test"] == expected
 
 
 def test_images_of_every_shape(tmp_path):
-    make(tmp_path, *[f"{i}.png" for i in range(9)], size=(70, 30))
+    make_folder(tmp_path, *[f"{i}.png" for i in range(9)], size=(70, 30))
     for size, shape in ((32, (32, 32)), ("24", (24, 24)), ("64x32", (64, 32))):
         found = load("folder", str(tmp_path), files=FILES | {"image_size": size})
         assert found.image_shape == (*shape, 3)

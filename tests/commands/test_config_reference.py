@@ -12,7 +12,7 @@ from configs import datasets, studies, transfer
 from imae_jax.commands.config_reference import describe, explain
 from imae_jax.storage import pytrees
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATASETS = [*datasets.PRESETS, "tfds:flowers"]
 # A study's grid is the same on all data sets, whose presets are those of mae and imae.
 ARGS = {

@@ -7,21 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
+from small_inputs import encoded, noise
 
 from imae_jax.data import encoded_images, pixel_formats
 from imae_jax.data.image_io import NUM_DRAWS, BadImageError, central_box, decode, random_box
-
-
-def encoded(array, kind="png", **options):
-    """An array, or a Pillow image, as a file."""
-    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
-    file = io.BytesIO()
-    image.save(file, format=kind, **options)
-    return file.getvalue()
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def whole(height, width):

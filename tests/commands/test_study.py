@@ -16,7 +16,7 @@ from imae_jax.errors import UserError
 from imae_jax.report import study_tables
 from imae_jax.report.page import write_report
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_decode import encoded, noise
+from small_inputs import encoded, noise
 
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.input_pipeline import Resident, Streaming
