@@ -13,6 +13,7 @@ about each other; otherwise give each --coordinator=HOST:PORT (of the first),
 """
 
 import logging
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -211,6 +212,9 @@ def main() -> int:
     """Returns the exit status."""
     try:
         return answer(sys.argv[1:])
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

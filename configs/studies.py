@@ -13,10 +13,18 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from configs import datasets, imae, mae, transfer
-
-# Stand in a metric for an arm's row in an evaluator's table, and for whose latents tell.
-ROW, WHOSE = "{row}", "{whose}"
-BRANCHES = {"subordinate": "sub.", "dominant": "dom."}
+from configs.study_parts import (
+    ROW,
+    WHOSE,
+    arm,
+    by_branch,
+    finetune_column,
+    keep_evals,
+    ordered,
+    probe_columns,
+    role,
+    separation_columns,
+)
 
 
 def parse_arg(arg: str | None) -> tuple[str, str, str]:
@@ -56,88 +64,6 @@ def for_one_gpu(config: ConfigDict) -> None:
     config.train.total_epochs = 30.0 if config.model.name == "classifier" else 100.0
     config.checkpoint.every_minutes = 1.0  # all that an interruption costs
     config.checkpoint.keep = 1  # what has to travel
-
-
-def ordered() -> ConfigDict:
-    """An empty ConfigDict that keeps the order of its fields."""
-    return ConfigDict(sort_keys=False)
-
-
-def role(base: str, **change) -> dict:
-    """A run of an arm: the study's run that it is based on, and what it changes there."""
-    return dict(base=base, change=change)
-
-
-def arm(
-    config: ConfigDict, name: str, label: str, row: str = "", whose: str = "", **roles: dict
-) -> None:
-    """Adds a row to the table."""
-    config.arms[name] = ordered()
-    config.arms[name].label = label  # name of the row in the table
-    # Replaces {row} in the columns' metrics: the row of an evaluator's table.
-    config.arms[name].row = row
-    # Replaces {whose} in the columns' metrics: whose latents are probed.
-    config.arms[name].whose = whose
-    config.arms[name].runs = ordered()
-    for part, given in roles.items():
-        config.arms[name].runs[part] = ConfigDict()
-        # The study's run that this one is based on.
-        config.arms[name].runs[part].base = given["base"]
-        # Values in which this run differs from its base.
-        config.arms[name].runs[part].change = given["change"]
-
-
-def column(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
-    """Adds a column: a number of the run that has this role in an arm."""
-    config.columns[name] = ordered()
-    config.columns[name].label = label  # name of the column in the table
-    config.columns[name].run = run  # role, in each arm, of the run that is scored
-    config.columns[name].metric = metric  # the number, by its name in eval.json
-
-
-def by_branch(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
-    """Adds a column for each branch; `metric` has `{branch}`."""
-    for branch, short in BRANCHES.items():
-        full = metric.replace("{branch}", branch)
-        column(config, f"{name}_{branch}", f"{label}, {short}", run, full)
-
-
-def keep_evals(config: ConfigDict, *names: str) -> None:
-    """Leaves a run only these evaluators, without their sweeps."""
-    for name in list(config.evals):
-        if name not in names:
-            del config.evals[name]
-        elif "alphas" in config.evals[name]:
-            config.evals[name].alphas = (config.evals[name].alpha,)
-
-
-def separation_columns(config: ConfigDict) -> None:
-    """How well the two images come apart, in latents, pixels and classes."""
-    keep_evals(config.runs.imae, "reconstruction", "separability", "semantics")
-    latents, classes = f"separability/{ROW}", f"semantics/{ROW}"
-    by_branch(config, "r2", "R2", "imae", latents + "{branch}/r2")
-    by_branch(config, "cross_r2", "cross R2", "imae", latents + "{branch}/cross_r2")
-    metric = latents + "assignment_accuracy"
-    column(config, "assignment", "which is which", "imae", metric)
-    metric = f"reconstruction/{ROW}{{branch}}/ratio"
-    by_branch(config, "error", "error", "imae", metric)
-    by_branch(config, "class", "class", "imae", classes + "{branch}/accuracy")
-
-
-def probe_columns(config: ConfigDict) -> None:
-    """What a frozen encoder knows of the classes of whole images."""
-    for name, label in (("linear", "LARS probe"), ("ridge", "ridge"), ("knn", "k-NN")):
-        for pool, short in (("class_token", "class token"), ("mean", "mean")):
-            metric = f"probes/{ROW}{name}/{pool}/accuracy"
-            column(config, f"{name}_{pool}", f"{label}, {short}", "student", metric)
-
-
-def finetune_column(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """Adds a run that goes on from the arm's student, and its column."""
-    config.runs.finetune = transfer.get_config(f"{dataset},finetune{runlocal}")
-    config.runs.finetune.init = "run:student"
-    metric = "classification/mean/accuracy"
-    column(config, "finetune", "fine-tuned", "finetune", metric)
 
 
 def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:

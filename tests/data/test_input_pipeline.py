@@ -168,7 +168,8 @@ def digests():
 
 def test_two_processes_train_on_the_images_of_one(in_two_processes):
     both = in_two_processes(
-        "import json, test_feeds; print(json.dumps(test_feeds.digests()))"
+        "import json; sys.path[:0] = ['tests/data']; import test_input_pipeline as here\n"
+        "print(json.dumps(here.digests()))"
     )
     assert [json.loads(output) for output in both] == [digests()] * 2
 
