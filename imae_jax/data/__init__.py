@@ -1,13 +1,13 @@
-"""Images: where they come from, in which pairs they are fed, how they reach the devices.
+"""Data sets, image decoding, pair sampling, augmentation and the input pipeline.
 
 * `load`, `dataset`            data sets by name, behind one random-access interface
-* `image_files`                images of any size, opened where they lie
-* `image_folder`, `folder_layouts`   folders of images, and the layouts that people have
-* `tfds_records`, `builders`   data sets that TFDS, or a builder of ours, has prepared
+* `image_files`                images of any size, read in place
+* `image_folder`, `folder_layouts`   folders of images and their supported layouts
+* `tfds_records`, `builders`   data sets prepared by TFDS or by a builder of ours
 * `encoded_images`, `image_io`, `pixel_formats`   encoded files -> pixels
-* `disk_cache`                 arrays that are decoded once
-* `pair_sampler`               epochs of pairs, as a function of seed and step
+* `disk_cache`                 cache of decoded arrays on disk
+* `pair_sampler`               pairs of images as a function of seed and step
 * `input_pipeline`             batches on the devices
 * `augment`, `randaugment`     augmentation on the devices
-* `eval_splits`                the parts that evaluation uses
+* `eval_splits`                train, validation and test splits for evaluation
 """

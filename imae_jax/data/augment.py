@@ -1,11 +1,11 @@
-"""Pixels on the device: random crops, flips and erasing, standardisation."""
+"""Augmentation on the device (random crops, flips, erasing) and pixel normalization."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-# A box is drawn up to so many times until one fits (torchvision, timm).
+# Draws per box; the first that fits is used (torchvision, timm).
 TRIES = 10
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height of a random crop (torchvision)
 
@@ -18,16 +18,17 @@ def draw_boxes(
     area: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[jax.Array, jax.Array]:
-    """Boxes of random size and shape, each anywhere in its image.
+    """Draws one box of random size, shape and position for each image.
 
     Args:
-      key: of all draws.
-      batch_size, height, width: how many images, and their size in pixels.
-      area: range of the box's share of the image's area, drawn uniformly.
-      ratio: range of its width / height, drawn log-uniformly.
+      key: random key.
+      batch_size: B.
+      height, width: image size in pixels.
+      area: range of the box's area as a fraction of the image's, drawn uniformly.
+      ratio: range of width / height, drawn log-uniformly.
     Returns:
-      [B, 4] int32, (top, left, height, width) of the first of `TRIES` draws that is not
-      larger than the image, and [B] bool, whether there was one: else the box says nothing.
+      [B, 4] int32, (top, left, height, width) of the first of `TRIES` draws that fits into
+      the image, and [B] bool, True if any draw fits; otherwise the box is meaningless.
     """
     area_key, ratio_key, corner_key = jax.random.split(key, 3)
     draws = (batch_size, TRIES)
@@ -52,10 +53,10 @@ def crop_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float] = CROP_RATIO,
 ) -> jax.Array:
-    """What torchvision's RandomResizedCrop keeps: [B, 4] int32, see `draw_boxes`.
+    """Boxes of torchvision's RandomResizedCrop, [B, 4] int32 as in `draw_boxes`.
 
-    The box takes a share of the area uniform in `scale`. Where no draw fits, it is the
-    largest central one whose shape is within `ratio`.
+    The fraction of the area is uniform in `scale`. If no draw fits, the box is the largest
+    central one whose shape is within `ratio`.
     """
     boxes, fits = draw_boxes(key, batch_size, height, width, scale, ratio)
     narrow, wide = ratio
@@ -66,11 +67,11 @@ def crop_boxes(
 
 
 def crop_and_resize(images: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Each box of [B, H, W, C] uint8 images, resized to H x W: bicubic.
+    """Crops [B, H, W, C] uint8 images to their boxes and resizes to H x W (bicubic).
 
-    No box is larger than the image, so there is nothing to protect from aliasing. Like
-    Pillow's `resize(box=...)`, the filter sees the pixels around the box, where the image
-    has some; torchvision cuts them off first, so the borders of its crops differ a little.
+    Boxes fit into the image, so no antialiasing is needed. As in Pillow's
+    `resize(box=...)`, the filter also uses the pixels around the box; torchvision crops
+    first, so the borders of its crops differ slightly.
     """
     height, width, channels = images.shape[1:]
 
@@ -92,11 +93,11 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array) -> jax.Array:
 def random_resized_crop(
     key: jax.Array, images: jax.Array, scale: tuple[float, float]
 ) -> jax.Array:
-    """A random part of each of [B, H, W, C] uint8 images, resized to the whole size.
+    """Takes a random crop of each of [B, H, W, C] uint8 images, resized to H x W.
 
-    `scale` is the range of the part's share of the area (MAE: (0.2, 1) on ImageNet). The
-    part of an image that is not square has its shape, within `CROP_RATIO` (ours:
-    torchvision's rules are for squares).
+    `scale` is the range of the crop's area as a fraction of the image's (MAE: (0.2, 1) on
+    ImageNet). Crops have the aspect ratio of the image times one in `CROP_RATIO` (ours:
+    torchvision's rules are for square images).
     """
     batch_size, height, width, _ = images.shape
     ratio = tuple(bound * width / height for bound in CROP_RATIO)
@@ -105,10 +106,7 @@ def random_resized_crop(
 
 
 def random_shift(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
-    """Pads [B, H, W, C] images with zeros and crops them back at a random place each.
-
-    Each image moves by -pad..pad pixels in both directions.
-    """
+    """Shifts each of [B, H, W, C] images by -pad..pad pixels both ways, filling zeros."""
     batch_size, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     offsets = jax.random.randint(key, (batch_size, 2), 0, 2 * pad + 1)
@@ -128,7 +126,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
-    """[B, 4] boxes (top, left, height, width) -> [B, H, W] bool, True inside."""
+    """Mask of [B, 4] boxes (top, left, height, width): [B, H, W] bool, True inside."""
     top, left, rows, columns = boxes.T[:, :, None]
     row, column = jnp.arange(height), jnp.arange(width)
     in_rows = (row >= top) & (row < top + rows)
@@ -144,15 +142,15 @@ def random_erasing(
     area: tuple[float, float],
     ratio: tuple[float, float],
 ) -> jax.Array:
-    """Normal noise in place of a random box of some [B, H, W, C] standardised images.
+    """Replaces a random box of some images with normal noise (timm's mode "pixel").
 
-    timm's mode "pixel", one box per image; it may be as high or as wide as the image, which
-    timm draws again. An image for which no draw fits stays whole.
+    One box per image. Unlike in timm, it may be as high or as wide as the image. An image
+    is unchanged if no draw fits.
 
     Args:
-      key: of all draws.
-      images: float, each channel with mean 0 and deviation 1, as the noise has.
-      probability: that an image loses a box (MAE's fine-tuning: 0.25).
+      key: random key.
+      images: [B, H, W, C] float, normalized.
+      probability: probability of erasing in an image (MAE's fine-tuning: 0.25).
       area, ratio: see `draw_boxes` (timm and MAE: (0.02, 1 / 3) and (0.3, 1 / 0.3)).
     """
     erase_key, box_key, noise_key = jax.random.split(key, 3)
@@ -171,10 +169,16 @@ def augment(
     flip: bool,
     crop_scale: tuple[float, float] | tuple[()],
 ) -> jax.Array:
-    """What pretraining does to [B, H, W, C] uint8 images; shape and dtype are kept.
+    """Applies the augmentations of pretraining to [B, H, W, C] uint8 images.
 
-    Crops with `crop_scale` (see `random_resized_crop`; (): not), shifts by up to `pad`
-    pixels (0: not) and, if `flip`, mirrors.
+    Args:
+      key: random key.
+      images: [B, H, W, C] uint8.
+      pad: largest random shift in pixels; 0: none.
+      flip: mirror half of the images.
+      crop_scale: see `random_resized_crop`; (): no crop.
+    Returns:
+      [B, H, W, C] uint8.
     """
     shift_key, flip_key, crop_key = jax.random.split(key, 3)
     if crop_scale:
@@ -185,7 +189,7 @@ def augment(
 
 
 def standardise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """[..., C] pixels in 0..255 -> float32 with the data set's mean 0 and deviation 1."""
+    """Normalizes [..., C] pixels in 0..255 to float32 with the [C] `mean` and `std`."""
     return (images.astype(jnp.float32) - mean) / std
 
 

@@ -1,4 +1,4 @@
-"""Images in splits, and what is known of them."""
+"""Containers for a data set and its splits."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,12 @@ from imae_jax.data.encoded_images import EncodedImages
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and what is known of them.
+    """Images of a split with their labels and factors.
 
     Attributes:
-      images: [N, H, W, C] uint8, or as many encoded files.
+      images: [N, H, W, C] uint8, or N encoded files.
       labels: [N] int64; -1 where there are none.
-      factors: other known numbers, [N] each, by name: int of categories, float of
-        quantities.
+      factors: {name: [N]}, int for categorical and float for continuous factors.
     """
 
     images: np.ndarray | EncodedImages
@@ -25,7 +24,7 @@ class Split:
     factors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The examples at `indices`; the images must be an array."""
+        """Returns the examples at `indices`; the images must be an array."""
         factors = {name: values[indices] for name, values in self.factors.items()}
         return Split(self.images[indices], self.labels[indices], factors)
 
@@ -35,15 +34,15 @@ class Dataset:
     """A data set.
 
     Attributes:
-      splits: `train`, and `validation` or `test` or both, as they were published.
-      mean, std: [C] float32, of the train split's pixels in 0..255.
-      class_names: one name per label; empty where there are no labels.
-      path: where it lies.
-      num_skipped: images that could not be used and are left out.
-      published: of a data set in `parts`, the published split that each comes from.
-      ignored: how many files of which endings in a folder are no images.
-      symmetry: which factors are angles, in radians, and how often a full turn brings each
-        class back onto itself: n times tells the angle modulo 2 pi / n, 0 not at all.
+      splits: `train`, and `validation` or `test` or both, as published.
+      mean, std: [C] float32, pixel statistics of the train split on the 0..255 scale.
+      class_names: one name per label; empty if there are no labels.
+      path: folder of the data set.
+      num_skipped: number of unusable images left out.
+      published: {split: published split that it was taken from}, set by `eval_splits`.
+      ignored: {file extension: number of files that are not images} of a folder.
+      symmetry: {angular factor (radians): rotational symmetry order of each class}. Order
+        n: the angle is known modulo 2 pi / n; 0: not at all.
     """
 
     splits: Mapping[str, Split]
@@ -58,10 +57,10 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
+        """Image shape (H, W, C)."""
         return self.splits["train"].images.shape[1:]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images in each split."""
+        """Number of images in each split."""
         return {name: len(split.images) for name, split in self.splits.items()}

@@ -1,6 +1,6 @@
-"""Arrays that cost time to make and never change, kept in the user's cache folder.
+"""Disk cache of computed arrays, in `$XDG_CACHE_HOME/imae_jax` (`~/.cache/imae_jax`).
 
-`$XDG_CACHE_HOME/imae_jax`, by default `~/.cache/imae_jax`; it may be deleted at any time.
+The folder may be deleted at any time.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from imae_jax.runtime import folder
 
 logger = logging.getLogger(__name__)
 
-# Raise it when what is cached is made in another way.
+# Version of the cached content: increase it when the computation changes.
 FORMAT = 3
 NAMES_FILE = "names.json"
 
@@ -25,13 +25,13 @@ NAMES_FILE = "names.json"
 def cached(
     key: Mapping, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
-    """What `make` returns, from the cache where `key` has been asked for before.
+    """Returns the arrays of `make`, from the cache if `key` is in it.
 
-    Arrays from the cache are memory-mapped: they cost no time and are shared by processes.
-    Where the cache cannot be written, nothing is kept.
+    Cached arrays are memory-mapped, so processes share them. If the cache cannot be
+    written, the arrays are returned uncached.
 
     Args:
-      key: all that the arrays depend on, as JSON holds it.
+      key: everything that the arrays depend on, JSON-serializable.
       make: returns arrays by name.
     """
     text = json.dumps([FORMAT, key], sort_keys=True)
@@ -57,7 +57,7 @@ def _read(place: Path) -> dict[str, np.ndarray]:
 
 
 def _write(arrays: Mapping[str, np.ndarray], place: Path) -> None:
-    """Writes the arrays as one folder, whole or not at all."""
+    """Writes the arrays as one folder, atomically."""
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=".writing-"))
     try:

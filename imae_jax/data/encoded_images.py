@@ -1,4 +1,4 @@
-"""Images that are decoded when they are asked for, by several threads."""
+"""Image files that are decoded on access, by several threads."""
 
 import dataclasses
 import logging
@@ -14,16 +14,16 @@ from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Decoding leaves Python's lock, so threads share the cores.
+# Decoding releases the GIL, so threads use all cores.
 NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-CHUNK = 4096  # images that threads are given at a time, where all are looked at
+CHUNK = 4096  # images submitted to the threads at a time when all are checked
 
 
 def parse_size(value: int | str | Sequence[int], key: str) -> tuple[int, int]:
-    """(H, W) in pixels: of a square's side, of "HEIGHTxWIDTH", or of the two numbers.
+    """Parses (H, W) in pixels from a square's side, "HEIGHTxWIDTH" or two numbers.
 
     Raises:
-      UserError: naming `key`, for anything else.
+      UserError: for anything else; the message names `key`.
     """
     sides = value if isinstance(value, tuple | list) else str(value).lower().split("x")
     texts = [str(side).strip() for side in sides]
@@ -36,17 +36,16 @@ def parse_size(value: int | str | Sequence[int], key: str) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages:
-    """A split's images as files, in memory or on disk.
+    """A split's images as encoded files, in memory or on disk.
 
     Attributes:
-      names: of each image, for messages.
-      read: index -> the encoded file.
-      size: (H, W) that images are given.
-      channels: C.
-      min_side: the least height and width, in pixels, of an image that can be used.
-      centre: share in (0, 1] of the largest central box that is shown when nothing is
-        drawn at random.
-      background: of transparent images, see `pixels.flattened`.
+      names: name of each image, for messages.
+      read: returns the encoded file at an index.
+      size: (H, W) of decoded images.
+      channels: C, 1 or 3.
+      min_side: smallest usable height and width in pixels.
+      centre: side of the default crop as a fraction, in (0, 1], of the largest central box.
+      background: colour behind transparent images, see `pixel_formats.flattened`.
     """
 
     names: Sequence[str]
@@ -62,20 +61,20 @@ class EncodedImages:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(N, H, W, C), as of an array."""
+        """Shape of the decoded images, (N, H, W, C)."""
         return len(self), *self.size, self.channels
 
     @property
     def nbytes(self) -> int:
-        """Of all, decoded."""
+        """Size of all decoded images in bytes."""
         return math.prod(self.shape)
 
     def central_box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """The box of an image that is shown when nothing is drawn at random."""
+        """Default crop (top, left, height, width) of an image of this height and width."""
         return central_box(height, width, self.size, self.centre)
 
     def get(self, index: int, box_of: BoxOf | None = None) -> np.ndarray:
-        """Image `index` [H, W, C] uint8, cropped by `box_of`, by default in the middle.
+        """Decodes image `index` to [H, W, C] uint8, cropped by `box_of` (default: central).
 
         Raises:
           BadImageError: if it cannot be read or is too small.
@@ -100,7 +99,7 @@ class EncodedImages:
 
 
 def with_remedy(error: BadImageError) -> BadImageError:
-    """The error, and what can be done about it."""
+    """Adds advice to the error's message."""
     remedy = "mend or remove it, or leave such images out with data.on_bad_image=skip"
     return BadImageError(f"{error}; {remedy}")
 
@@ -111,17 +110,17 @@ def decode_all(
     on_bad_image: str,
     num_threads: int = NUM_THREADS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes images in the middle.
+    """Decodes images with their central crops.
 
     Args:
-      images: the files.
-      indices: which.
-      on_bad_image: "raise", or "skip" to leave those out that cannot be used.
-      num_threads: 1 for files so small that handing them round costs more than decoding.
+      images: the encoded images.
+      indices: [n] int, the images to decode.
+      on_bad_image: "raise", or "skip" to leave out unusable images.
+      num_threads: 1 for files so small that threads cost more than decoding.
     Returns:
-      [n, H, W, C] uint8, and the indices [n] that they have.
+      [n, H, W, C] uint8 and their indices [n].
     Raises:
-      BadImageError: if one cannot be used and is not to be skipped.
+      BadImageError: if an image is unusable and not to be skipped.
     """
     found = np.empty((len(indices), *images.shape[1:]), np.uint8)
     good = np.ones(len(indices), bool)
@@ -146,7 +145,7 @@ def decode_all(
 
 
 def reasons(images: EncodedImages) -> Iterator[str | None]:
-    """Decodes every image; yields of each, in order, why it cannot be used, or None."""
+    """Decodes every image in order; yields why it is unusable, or None."""
 
     def why(index: int) -> str | None:
         try:
@@ -156,6 +155,6 @@ def reasons(images: EncodedImages) -> Iterator[str | None]:
         return None
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        # Not all at once: a data set may hold millions.
+        # In chunks: a data set may hold millions of images.
         for start in range(0, len(images), CHUNK):
             yield from pool.map(why, range(start, min(start + CHUNK, len(images))))

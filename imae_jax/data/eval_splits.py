@@ -1,4 +1,4 @@
-"""A data set as evaluators see it: decoded, in three parts, as large as one likes."""
+"""Train, validation and test splits for evaluation, decoded and limited in size."""
 
 import dataclasses
 import logging
@@ -11,16 +11,15 @@ from imae_jax.data.load import Dataset, Split
 
 logger = logging.getLogger(__name__)
 
-# Of a data set published in two splits, one training image in ten chooses what probes
-# have to choose; they are fitted on the others.
+# With only two published splits, one training image in ten forms the validation split.
 CHOOSING_SHARE = 10
 
 
 def decoded(split: Split, on_bad_image: str, indices: np.ndarray | None = None) -> Split:
-    """The examples at `indices`, by default all, with their images as an array.
+    """Returns the examples at `indices` (default: all) with their images as an array.
 
     Raises:
-      BadImageError: see `images.decode_all`.
+      BadImageError: see `encoded_images.decode_all`.
     """
     if not isinstance(split.images, EncodedImages):
         return split if indices is None else split.take(indices)
@@ -34,15 +33,16 @@ def decoded(split: Split, on_bad_image: str, indices: np.ndarray | None = None) 
 def part_indices(
     sizes: Mapping[str, int], limits: Mapping[str, int | None]
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Which images of which published split each part holds.
+    """Chooses the images of each evaluation split from the published splits.
+
+    Deterministic. With only two published splits, `test` is the one that is not `train`,
+    and `validation` is set aside from `train`.
 
     Args:
-      sizes: images in each published split.
-      limits: the most images of `train`, `validation` and `test`; None: all there are.
+      sizes: number of images in each published split.
+      limits: largest size of `train`, `validation` and `test`; None: no limit.
     Returns:
-      For `train`, `validation` and `test`: a published split's name and sorted indices.
-      Where only two splits were published, `test` is the one that is not `train`, and
-      `validation` is set aside from `train`. All draws are the same each time.
+      {`train`, `validation`, `test`: (name of a published split, sorted indices)}.
     """
     scored = "test" if "test" in sizes else "validation"
     # RandomState: its stream is frozen across NumPy versions.
@@ -61,10 +61,10 @@ def part_indices(
 def parts_of(
     dataset: Dataset, limits: Mapping[str, int | None], on_bad_image: str
 ) -> Dataset:
-    """The data set in the parts `train`, `validation` and `test`, decoded.
+    """Returns the decoded data set, split into `train`, `validation` and `test`.
 
-    Probes are fitted on `train`, what they choose is chosen on `validation`, and `test` is
-    scored; see `part_indices`.
+    Probes are fitted on `train`, their hyperparameters are chosen on `validation`, and
+    `test` is scored; see `part_indices`.
     """
     splits, published = {}, {}
     for part, (split, indices) in part_indices(dataset.sizes, limits).items():

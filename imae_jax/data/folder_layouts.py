@@ -1,4 +1,4 @@
-"""Layouts of folders of images: scanned, and told apart into splits and classes."""
+"""Scans folders of images and finds their splits and classes."""
 
 import collections
 import dataclasses
@@ -14,38 +14,36 @@ from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Pictures as cameras, scanners and programs save them. (Pillow registers other files, too:
-# films, documents, tables of numbers.)
+# Extensions of pictures. (Pillow also registers films, documents and numeric tables.)
 ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .jp2 .j2k .jpc .jpf .jpx .j2c .png .apng .webp .avif .gif .bmp "
     ".dib .tif .tiff .ppm .pgm .pbm .pnm .tga .pcx .sgi .qoi .psd .ico".split()
 )
-# What systems leave behind, beside hidden files.
+# Ignored like hidden files: left behind by operating systems.
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-# What a split's folder is called, in lower or upper case: `Training`, `val2017`,
-# `test_images`.
+# Folder names of splits, such as `Training`, `val2017` or `test_images`.
 _TAIL = r"([ _-]?(set|data|split|images|imgs))?[ _-]?\d*"
 SPLITS = {
     "train": re.compile(f"(train|training){_TAIL}", re.IGNORECASE),
     "validation": re.compile(f"(val|valid|validation|dev){_TAIL}", re.IGNORECASE),
     "test": re.compile(f"(test|testing){_TAIL}", re.IGNORECASE),
 }
-# Folders that hold the images of all classes, and so are none themselves; of the second
-# kind, if nothing lies beside them.
+# Names of folders that hold all classes and are not a class themselves; the second kind
+# only if nothing lies beside them.
 HOLDERS = re.compile("(images?|imgs?|jpegimages)", re.IGNORECASE)
 MAYBE_HOLDERS = re.compile("(pictures?|pics|photos?|data|dataset)", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A folder and all below it, hidden and left-over files aside.
+    """A folder and its subfolders, without hidden files and those of `JUNK`.
 
     Attributes:
-      name: its own.
-      path: where it lies below the root of all, "" for the root itself.
-      images: the files right in it that are images by their endings, sorted.
-      folders: those right in it, sorted.
-      others: how many other files of each ending lie right in it.
+      name: name of the folder.
+      path: path relative to the scanned root; "" for the root itself.
+      images: file names of the images directly in it (by extension), sorted.
+      folders: subfolders directly in it, sorted.
+      others: {extension: number of other files directly in it}.
     """
 
     name: str
@@ -55,13 +53,13 @@ class Folder:
     others: Mapping[str, int]
 
     def walk(self) -> Iterator["Folder"]:
-        """Itself and every folder below."""
+        """Iterates over this folder and all folders below it."""
         yield self
         for folder in self.folders:
             yield from folder.walk()
 
     def all_images(self) -> list[str]:
-        """Every image, as paths below the root."""
+        """Paths of all images, relative to the root."""
         return [
             os.path.join(folder.path, image)
             for folder in self.walk()
@@ -69,7 +67,7 @@ class Folder:
         ]
 
     def ignored(self) -> dict[str, int]:
-        """Number of files that are no images, by ending; the most numerous first."""
+        """Number of files that are not images by extension, most frequent first."""
         counts = collections.Counter()
         for folder in self.walk():
             counts.update(folder.others)
@@ -77,23 +75,23 @@ class Folder:
 
     @property
     def has_images(self) -> bool:
-        """Whether an image lies anywhere in it."""
+        """True if the folder or one below it holds an image."""
         return any(folder.images for folder in self.walk())
 
     @property
     def classes(self) -> list["Folder"]:
-        """The folders right in it that hold images."""
+        """Direct subfolders that hold images."""
         return [folder for folder in self.folders if folder.has_images]
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's ending is one of pictures', and of a kind that Pillow can open."""
+    """True if the file has an extension of `ENDINGS` that Pillow can open."""
     ending = Path(name).suffix.lower()
     return ending in ENDINGS and ending in Image.registered_extensions()
 
 
 def _asked(question, entry: os.DirEntry) -> bool:
-    """Of a link that leads round in a circle, nothing is true."""
+    """Answers a question about an entry; False for a circular link."""
     try:
         return question(entry)
     except OSError:
@@ -101,9 +99,9 @@ def _asked(question, entry: os.DirEntry) -> bool:
 
 
 def scan(root: Path, path: str = "", above: tuple[str, ...] = ()) -> Folder:
-    """What lies in `root`. Links are followed, except back to a folder that they lie in.
+    """Scans `root`. Links are followed, except to a folder that contains them.
 
-    Broken links count as files: whoever reads them is told.
+    Broken links count as files; reading them raises an error later.
 
     Raises:
       UserError: if a folder cannot be read.
@@ -133,24 +131,24 @@ def scan(root: Path, path: str = "", above: tuple[str, ...] = ()) -> Folder:
 
 
 def counted(count: int, what: str) -> str:
-    """ "1 file", "31 files"."""
+    """Formats a count: "1 file", "31 files"."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def as_words(ignored: Mapping[str, int], most: int = 8) -> str:
-    """Counts by ending, for people: ".heic: 31 files, .txt: 1 file"."""
+    """Formats counts by extension: ".heic: 31 files, .txt: 1 file"."""
     shown = [f"{key}: {counted(n, 'file')}" for key, n in list(ignored.items())[:most]]
     return ", ".join(shown) + (", ..." if len(ignored) > most else "")
 
 
 def names_of(folders: Iterable[Folder]) -> str:
-    """Some of their names."""
+    """Names of the first three folders, comma-separated."""
     names = [folder.name for folder in folders]
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def split_of(name: str) -> str | None:
-    """Which split a folder of this name is, if any: `Training` is train."""
+    """Split that a folder name stands for (`Training`: "train"), or None."""
     for split, pattern in SPLITS.items():
         if pattern.fullmatch(name):
             return split
@@ -158,17 +156,19 @@ def split_of(name: str) -> str | None:
 
 
 def is_divided(folder: Folder) -> bool:
-    """Whether it holds a folder by the name of a split."""
+    """True if a direct subfolder has the name of a split."""
     return any(split_of(part.name) for part in folder.folders)
 
 
 def inner(folder: Folder, root: Path, may_be_divided: bool = False) -> Folder:
-    """The folder that holds classes or images: itself or, said so, the only one in it.
+    """Descends through folders that only wrap another; logs each step.
 
     Args:
-      folder: to begin with.
-      root: of all.
+      folder: folder to start from.
+      root: root of the scan.
       may_be_divided: stop at a folder that holds splits.
+    Returns:
+      The folder that holds the classes or images.
     """
     while not folder.images and len(folder.classes) == 1:
         if may_be_divided and is_divided(folder):
@@ -187,11 +187,11 @@ def inner(folder: Folder, root: Path, may_be_divided: bool = False) -> Folder:
 
 
 def split_folders(folder: Folder, root: Path) -> dict[str, Folder]:
-    """The folder of each split; all of it as `train` where it is not divided.
+    """Finds the folder of each split; the whole folder is `train` if it has no splits.
 
     Raises:
-      UserError: where two folders claim to be the same split, where there is no `train`,
-        and where `train` may be a class.
+      UserError: if two folders name the same split, `train` is missing, or `train` may be
+        a class.
     """
     found: dict[str, Folder] = {}
     where = root / folder.path

@@ -1,4 +1,4 @@
-"""Images of any size, opened where they lie: folders, and what TFDS has prepared."""
+"""Opens images of any size in place: folders, and data sets prepared by TFDS."""
 
 import logging
 import os
@@ -24,22 +24,22 @@ from imae_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 FOLDERS = {"imagenet2012": list_imagenet, "folder": list_folder}
-# Before the name of any data set that TFDS has prepared.
+# Prefix of the name of a data set prepared by TFDS.
 TFDS = "tfds:"
 NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
-# Files whose size and time tell them from others of the same names.
+# Number of files whose size and time are part of a folder's fingerprint.
 NUM_STAMPS = 10_000
 
 
 class Opened(NamedTuple):
-    """What lies in a folder, nothing decoded yet.
+    """An opened data set; no image is decoded yet.
 
     Attributes:
       splits: `train`, and `validation` or `test` or both; all encoded.
-      class_names: one name per label; empty where there are no labels.
-      path: where it lies.
-      stamps: tells it from what else may lie there, as JSON holds it.
-      ignored: how many files of which endings are no images.
+      class_names: one name per label; empty if there are no labels.
+      path: folder of the data set.
+      stamps: fingerprint of the content, JSON-serializable.
+      ignored: {file extension: number of files that are not images}.
     """
 
     splits: Mapping[str, Split]
@@ -50,13 +50,13 @@ class Opened(NamedTuple):
 
 
 def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -> Opened:
-    """Opens one of FOLDERS, or "tfds:NAME"; see `load.load`."""
+    """Opens a data set of `FOLDERS` or "tfds:NAME"; see `load.load`."""
     form = dict(
         size=parse_size(files["image_size"], "data.files.image_size"),
         channels=files["channels"],
         min_side=min_side,
         centre=files["centre"],
-        # (Runs made before there was one have none.)
+        # Missing in the configs of older runs.
         background=files.get("background"),
     )
     if name.startswith(TFDS):
@@ -69,7 +69,7 @@ def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -
 
 
 def sample(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` positions, evenly spaced, [n] int."""
+    """Chooses at most `most` of `count` positions, evenly spaced: [n] int."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
@@ -86,7 +86,7 @@ def _list(name: str, root: Path) -> Listing:
 
 
 def _stamp(path: Path) -> list[int]:
-    """A file's size and time; of a broken link its own."""
+    """Size and modification time of a file, or of the link itself if it is broken."""
     stat = os.stat(path) if path.exists() else os.lstat(path)
     return [stat.st_size, stat.st_mtime_ns]
 
@@ -117,7 +117,7 @@ def _images(
 def _columns(
     records: tfds_records.Records, split: str, label: str
 ) -> dict[str, np.ndarray]:
-    """See `prepared.Records.columns`; from the cache, where they have been read before."""
+    """Cached `tfds_records.Records.columns`."""
 
     def make():
         logger.info(f"reading the labels of {split}, once")
@@ -139,9 +139,9 @@ def _of_imagenet(records: tfds_records.Records, form: Mapping[str, Any]) -> Open
 
 
 def find_named(name: str, data_dir: Path) -> Path:
-    """The folder of "tfds:NAME", "tfds:NAME/CONFIG" or either with ":VERSION".
+    """Finds the folder of "tfds:NAME", "tfds:NAME/CONFIG" or either with ":VERSION".
 
-    The newest version, and the only config, where they are not given.
+    Defaults: the newest version and the only config.
 
     Raises:
       UserError: if there is no such data set in `data_dir`, or several configs of it.
@@ -180,7 +180,7 @@ def find_named(name: str, data_dir: Path) -> Path:
 
 
 def _split_names(records: tfds_records.Records) -> dict[str, str]:
-    """Which of the published splits is which of ours; those that are none are said."""
+    """Maps `train`, `validation` and `test` to published splits; logs unused ones."""
     known = [name for name in records.splits if records.size(name)]
     found = {name: name for name in folder_layouts.SPLITS if name in known}
     for name in known:
@@ -196,10 +196,10 @@ def _split_names(records: tfds_records.Records) -> dict[str, str]:
 
 
 def _of_named(records: tfds_records.Records, form: Mapping[str, Any]) -> Opened:
-    """Any data set that TFDS has prepared.
+    """Opens any data set prepared by TFDS.
 
     Raises:
-      UserError: if it has no images to train on, or labels that are none of its classes.
+      UserError: if it has no images to train on, or a label outside its classes.
     """
     names, labels = _split_names(records), {}
     for split, name in list(names.items()):

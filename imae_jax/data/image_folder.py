@@ -1,8 +1,8 @@
-"""Folders of images, read in place.
+"""Lists the images, splits and classes of a folder.
 
-Either `train/` beside `val/` (or `validation/`) and `test/`, or images with no such
-division. Each holds one folder per class, or images without classes. `layouts` says which
-other forms are recognised.
+The folder holds `train/` beside `val/` (or `validation/`) and `test/`, or has no splits.
+Each split holds one folder per class, or images without classes. `folder_layouts`
+recognizes further variants.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ from imae_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 4  # two to train on, two to test
-TEST_SHARE = 10  # one image in ten is set aside where the folder says nothing
+TEST_SHARE = 10  # one image in ten is set aside for testing if there is no test split
 NO_LABEL = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds.
+    """Images of a folder by split.
 
     Attributes:
       root: the folder.
-      files: paths below `root` by split, sorted.
-      labels: [N] int64 by split, positions in `class_names`; -1 where there are none.
-      class_names: the class folders' names, sorted; empty where there are none.
-      ignored: how many files of which endings are no images.
+      files: {split: sorted paths relative to `root`}.
+      labels: {split: [N] int64, indices into `class_names`; -1 without classes}.
+      class_names: names of the class folders, sorted; empty without classes.
+      ignored: {file extension: number of files that are not images}.
     """
 
     root: Path
@@ -49,7 +49,7 @@ def _no_image(folder: Folder) -> str:
 
 
 def _check_classes(folder: Folder, where: Path) -> None:
-    """Raises UserError where class folders cannot be what they seem to be."""
+    """Raises UserError if the class folders are ambiguous or empty."""
     names, classes = folder_layouts.names_of(folder.classes), folder.classes
     if folder.images:
         raise UserError(
@@ -82,7 +82,7 @@ def _is_split(folder: Folder) -> bool:
 
 
 def _say_classes(folder: Folder, where: Path) -> None:
-    """Says what may not be meant: a single class, and folders within those of classes."""
+    """Logs possible mistakes: a single class, and folders inside the class folders."""
     classes = folder.classes
     if len(classes) == 1:
         logger.info(f"{where}: one class only, {classes[0].name}")
@@ -98,7 +98,7 @@ def _say_classes(folder: Folder, where: Path) -> None:
 def _list_split(
     root: Path, folder: Folder, class_names: tuple[str, ...] | None
 ) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Files, labels and class names; `class_names` are those of another split, if any."""
+    """Lists files, labels and class names of a split; None: its class names define them."""
     where = root / folder.path
     names = [part.name for part in folder.classes]
     if bool(names) != bool(class_names) and class_names is not None:
@@ -127,7 +127,7 @@ def _list_split(
 
 
 def _open(root: Path) -> tuple[Folder, dict[str, Folder]]:
-    """Contents of the folder, and the folder of each split."""
+    """Scans the folder; returns it and the folder of each split."""
     if not root.is_dir():
         what = "a file: unpack it, and give the folder" if root.exists() else "no folder"
         raise UserError(f"data.dir={str(root)!r} is {what}")
@@ -137,9 +137,9 @@ def _open(root: Path) -> tuple[Folder, dict[str, Folder]]:
 
 
 def list_folder(root: Path, splits: Sequence[str] = tuple(SPLITS)) -> Listing:
-    """Lists a folder's images; the module's docstring says which forms it may have.
+    """Lists the images of a folder, laid out as in the module's docstring.
 
-    Where nothing is set aside for testing, one image in ten is, the same each time.
+    Without a second split, one image in ten is set aside for testing (deterministic).
 
     Raises:
       UserError: if there is no such folder or no image in it, a class folder is empty, or
@@ -172,10 +172,10 @@ def _list(
 def set_aside(
     files: Sequence, labels: np.ndarray, where: Path
 ) -> tuple[dict[str, list], dict[str, np.ndarray]]:
-    """Divides images into `train` and `test`, one image in ten, the same each time.
+    """Sets one image in ten aside as `test`, deterministically and stratified by class.
 
     Raises:
-      UserError: if they are too few, naming `where` they lie.
+      UserError: if there are too few images; the message names `where`.
     """
     if len(files) < MIN_IMAGES:
         raise UserError(
@@ -184,7 +184,7 @@ def set_aside(
         )
     # RandomState: its stream is frozen across NumPy versions.
     order = np.random.RandomState(0).permutation(len(files))
-    # Evenly out of every class.
+    # Stratified: every class in turn.
     order = order[np.argsort(labels[order], kind="stable")]
     every = min(TEST_SHARE, len(files) // 2)
     test = np.sort(order[every - 1 :: every])
@@ -194,14 +194,14 @@ def set_aside(
 
 
 def list_imagenet(root: Path) -> Listing:
-    """ImageNet-1K as folders: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
+    """Lists ImageNet-1K: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
 
-    A label is the rank of its WNID among the sorted ones, as everywhere.
+    Labels are indices into the sorted WNIDs, as usual.
 
     Raises:
-      UserError: see `list_folder`; and if a split or its class folders are missing.
+      UserError: see `list_folder`; also if a split or its class folders are missing.
     """
-    # `test/` has no labels: it is left out.
+    # `test/` has no labels.
     wanted = ("train", "validation")
     opened = _open(root) if root.is_dir() else (None, {})
     listing = _list(root, *opened, wanted) if opened[1].keys() >= set(wanted) else None

@@ -1,4 +1,4 @@
-"""One encoded image -> pixels: opened, checked, cropped, resized."""
+"""Decodes, crops and resizes single images; encodes PNG."""
 
 import io
 import math
@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from imae_jax.data import pixel_formats
 from imae_jax.errors import UserError
 
-# Pillow's name of pixels with C channels.
+# Pillow's mode for C channels.
 MODES = {1: "L", 3: "RGB"}
-# What Pillow's decoders raise for damaged files.
+# Exceptions of Pillow's decoders for damaged files.
 DAMAGED = (
     OSError,
     SyntaxError,
@@ -26,24 +26,24 @@ DAMAGED = (
     TypeError,
     OverflowError,
 )
-# Kinds of files that can be decoded small.
+# Formats that can be decoded at reduced size.
 JPEGS = ("JPEG", "MPO")
-# random_box: pairs of area and aspect ratio that are tried, and the draws for all.
+# random_box: number of (area, aspect ratio) pairs tried, and random numbers needed.
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 2
 
-# (height, width) of an image -> its crop (top, left, height, width), in pixels.
+# Maps (height, width) of an image to its crop (top, left, height, width), in pixels.
 BoxOf = Callable[[int, int], tuple[float, float, float, float]]
 
 
 class BadImageError(UserError):
-    """An image that cannot be used; the message names it."""
+    """Raised for an unusable image; the message names it."""
 
 
 def central_box(
     height: int, width: int, size: tuple[int, int], share: float
 ) -> tuple[float, float, float, float]:
-    """The middle `share` in (0, 1] of the largest box with the aspect ratio of `size`."""
+    """Central box: `share` in (0, 1] times the largest one with `size`'s aspect ratio."""
     scale = share * min(height / size[0], width / size[1])
     box = scale * size[0], scale * size[1]
     return (height - box[0]) / 2, (width - box[1]) / 2, *box
@@ -56,17 +56,17 @@ def random_box(
     draws: np.ndarray,
     aspect: float = 1.0,
 ) -> tuple[int, int, int, int]:
-    """The box of a RandomResizedCrop (torchvision's rules, which MAE trains by).
+    """Box of a RandomResizedCrop (torchvision's rules, used by MAE).
 
     Args:
-      height, width: of the image, in pixels.
-      scale: the least and largest share of the area that is kept.
+      height, width: image size in pixels.
+      scale: range of the box's area as a fraction of the image's.
       draws: [NUM_DRAWS] uniform in [0, 1).
-      aspect: width / height of what the crop becomes. (torchvision's rules are for
-        squares; boxes of other aspects would only be distorted. Ours.)
+      aspect: width / height of the resized crop. (Ours; torchvision's rules are for square
+        outputs.)
     Returns:
-      (top, left, height, width): aspect ratio log-uniform in 3/4..4/3 times `aspect`, or,
-      where no try fits, the largest central box whose ratio is nearest.
+      (top, left, height, width), with an aspect ratio log-uniform in 3/4..4/3 times
+      `aspect`; if no try fits, the largest central box with the nearest ratio.
     """
     low, high = scale
     areas = height * width * (low + (high - low) * draws[:NUM_TRIES])
@@ -97,34 +97,33 @@ def decode(
 ) -> np.ndarray:
     """Decodes an image file, crops it and resizes the crop (bicubic, antialiased).
 
-    It is turned upright as its EXIF says. Grey images are repeated in three channels,
-    palettes and CMYK converted, 16 bits cut to 8, transparent ones laid on `background`.
-    A crop of the wanted size is copied as it is.
+    The image is turned upright by its EXIF orientation. Grey is repeated in three channels,
+    palettes and CMYK are converted, 16 bits cut to 8, and transparent images laid on
+    `background`. A crop that already has the wanted size is copied unchanged.
 
     Args:
       data: the encoded file.
-      name: of the image, for messages.
+      name: name of the image, for messages.
       size: (H, W) of the result.
       channels: C, 1 or 3.
-      box_of: the crop for the upright image's height and width.
-      background: see `pixels.flattened`.
+      box_of: maps the upright image's height and width to its crop.
+      background: see `pixel_formats.flattened`.
     Returns:
       [H, W, C] uint8.
     Raises:
-      BadImageError: if the file is damaged, no image, or of pixels that are no colours.
+      BadImageError: if the file is damaged, not an image, or its pixels are not colours.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format not in JPEGS:
-                image.load()  # some tell only at their end how they lie
+                image.load()  # some formats store the orientation at the end
             orientation = pixel_formats.orientation_of(image)
             full = image.size
             if orientation in pixel_formats.SIDEWAYS:
                 full = full[1], full[0]
             box = box_of(full[1], full[0])
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8 for less; twice the size that is
-            # needed leaves the resizing with as good as all it would have seen (Pillow's
-            # thumbnail).
+            # Decoding a JPEG at 1/2, 1/4 or 1/8 is cheaper; at twice the size needed the
+            # resized crop is practically the same (as in Pillow's thumbnail).
             times = min(box[2] / size[0], box[3] / size[1]) / 2
             if times >= 2 and image.format in JPEGS:
                 image.draft(None, tuple(int(side / times) for side in image.size))
@@ -139,14 +138,17 @@ def decode(
 
 
 def _resized_crop(image, full: tuple[int, int], box, size, mode) -> np.ndarray:
-    """The crop `box` as [H, W, C] of an image that had `full` (width, height) pixels."""
+    """Crops `box` and resizes it to [H, W, C].
+
+    `full` is (width, height) before any reduced decoding; `box` is in its coordinates.
+    """
     height, width = size
     top, left, box_height, box_width = box
-    # Cut out first: resizing a part of an image, Pillow would look beyond the box.
+    # Crop first: Pillow's resize(box=...) would use pixels beyond the box.
     shrunk = image.size[0] / full[0], image.size[1] / full[1]
     left, right = np.clip([left, left + box_width], 0, full[0]) * shrunk[0]
     top, bottom = np.clip([top, top + box_height], 0, full[1]) * shrunk[1]
-    # (Not a millionth of a pixel beyond the border, where there is nothing but black.)
+    # Tolerance for rounding: pixels beyond the border would be black.
     hull = (
         math.floor(left),
         math.floor(top),
@@ -164,9 +166,9 @@ def _resized_crop(image, full: tuple[int, int], box, size, mode) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> io.BytesIO:
-    """Encodes an image, [H, W] or [H, W, C] uint8, as a PNG file; lossless.
+    """Encodes an image, [H, W] or [H, W, C] uint8, as a PNG file.
 
-    TFDS would need TensorFlow to encode an array, but takes an encoded file as it is.
+    TFDS would need TensorFlow to encode an array, but accepts encoded files.
     """
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="png")

@@ -1,8 +1,7 @@
-"""How batches reach the devices: from images that live there, or sent step by step.
+"""Input pipelines: images resident on the devices, or batches streamed from the host.
 
-Both give the same images in the same order for the same seed and step, on any number of
-devices and processes, and have no state that a checkpoint would have to hold. An image's
-label comes with it, for those who ask (`take_labelled`).
+Batches are a function of seed and step, the same on any number of devices and processes,
+so checkpoints hold no state of the pipeline.
 """
 
 import functools
@@ -24,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 class Feed:
-    """What the two feeds share. A context manager.
+    """Base class of the input pipelines; a context manager.
 
     Attributes:
-      seconds_waited: that the training loop has waited for data so far.
-      num_skipped: images that could not be used, as far as they were met.
+      seconds_waited: seconds that the training loop has waited for data.
+      num_skipped: number of unusable images met so far.
     """
 
     seconds_waited = 0.0
@@ -44,14 +43,14 @@ class Feed:
         pass
 
     def inputs(self, step: int, num_steps: int = 1):
-        """What `take` needs for steps `step` to `step + num_steps - 1`."""
+        """Returns the inputs of `take` for steps `step` to `step + num_steps - 1`."""
         started = time.perf_counter()
         inputs = self._inputs(step, num_steps)
         self.seconds_waited += time.perf_counter() - started
         return inputs
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What the log says of the data at a step."""
+        """Returns the data metrics that are logged at a step."""
         epoch = (step * self._batch_size // 2) // self._pairs.per_epoch
         found = {"same_class_rate": self._pairs.same_class_rate(epoch)}
         if found["same_class_rate"] is None:
@@ -60,7 +59,7 @@ class Feed:
 
 
 class Resident(Feed):
-    """All images live on the devices; the host says where in the epoch a step begins."""
+    """Input pipeline with all images on the devices, indexed there at each step."""
 
     def __init__(
         self,
@@ -76,13 +75,13 @@ class Resident(Feed):
         """Sends the images, [N, H, W, C] uint8, to the devices.
 
         Args:
-          images: of the train split.
-          pairs: their order.
-          mesh: the devices; each gets a copy, or, if `sharded`, an equal part.
+          images: training images.
+          pairs: pairs of indices into `images`.
+          mesh: device mesh; each device gets a copy, or, if `sharded`, an equal shard.
           batch_size: B.
-          max_steps: the most steps of one dispatch.
-          sharded: spend a reduce-scatter of the batch per step to save the copies.
-          num_skipped: images that were left out already.
+          max_steps: largest number of steps per dispatch.
+          sharded: save the copies at the cost of a reduce-scatter of the batch per step.
+          num_skipped: number of images already left out.
         """
         super().__init__(pairs, mesh, batch_size)
         self._sharded, self._max_steps = sharded, max_steps
@@ -95,7 +94,7 @@ class Resident(Feed):
         self._images = sharding.put(images, place)
         labels = pairs.labels.astype(np.int32)
         self._labels = sharding.put(labels, sharding.replicated(mesh))
-        # The next epoch's order is drawn while this one's is used.
+        # Draws the next epoch's pairs in the background.
         self._drawer = ThreadPoolExecutor(1)
         self._windows: dict[int, Future] = {}
 
@@ -103,10 +102,9 @@ class Resident(Feed):
         self._drawer.shutdown(cancel_futures=True)
 
     def _make_window(self, epoch: int) -> jax.Array:
-        """The pairs of `epoch` and of as many after it as a dispatch can reach into.
+        """Pairs of `epoch` and of the following epochs that one dispatch can reach.
 
-        As many wherever in the epoch it begins: the same shape each time, so that nothing
-        is compiled again.
+        The shape is the same for every epoch, so nothing is recompiled.
         """
         per_epoch = self._pairs.per_epoch
         num_pairs = per_epoch - 1 + self._max_steps * self._batch_size // 2
@@ -125,32 +123,32 @@ class Resident(Feed):
         return self._images, window, np.int32(first), self._labels
 
     def _indices(self, inputs, number) -> jax.Array:
-        """[B], which images the `number`-th step takes."""
+        """Indices [B] of the images of the `number`-th step."""
         _, window, first, _ = inputs
         per_step = self._batch_size // 2
         start = first + number * per_step
         return jax.lax.dynamic_slice_in_dim(window, start, per_step).reshape(-1)
 
     def _look_up(self, array: jax.Array, indices: jax.Array) -> jax.Array:
-        """`array[indices]`, split over the devices, from an array that each has whole."""
+        """Returns `array[indices]`, sharded by batch, of a replicated array."""
         batch = sharding.batch_sharding(self._mesh)
         return array[jax.lax.with_sharding_constraint(indices, batch)]
 
     def take(self, inputs, number) -> jax.Array:
-        """Inside a jitted step: the images [B, H, W, C] of the `number`-th step."""
+        """Returns the images [B, H, W, C] of the `number`-th step, inside jit."""
         images, indices = inputs[0], self._indices(inputs, number)
         if self._sharded:
             return sharding.gather_from_shards(images, indices, self._mesh)
         return self._look_up(images, indices)
 
     def take_labelled(self, inputs, number) -> tuple[jax.Array, jax.Array]:
-        """Inside a jitted step: the images and their labels [B]."""
+        """Returns images [B, H, W, C] and labels [B], inside jit."""
         labels = self._look_up(inputs[-1], self._indices(inputs, number))
         return self.take(inputs, number), labels
 
 
 class Streaming(Feed):
-    """Images are cropped and decoded by threads, ahead of the step that needs them."""
+    """Input pipeline that decodes and crops images in threads and prefetches batches."""
 
     def __init__(
         self,
@@ -167,14 +165,14 @@ class Streaming(Feed):
         """Starts no work yet.
 
         Args:
-          images: of the train split.
-          pairs: their order.
-          mesh: the devices; of each batch a process makes only what its own devices get.
+          images: training images.
+          pairs: pairs of indices into `images`.
+          mesh: device mesh; a process makes only its own devices' rows of a batch.
           batch_size: B.
-          seed: of the crops.
-          crop_scale: see `decode.random_box`; () shows images in the middle.
-          on_bad_image: "raise", or "skip" to take the next one that can be used instead.
-          prefetch: batches made ahead.
+          seed: seed of the crops.
+          crop_scale: see `image_io.random_box`; (): central crops.
+          on_bad_image: "raise", or "skip" to use the next usable image instead.
+          prefetch: number of batches made ahead.
         """
         super().__init__(pairs, mesh, batch_size)
         self._images, self._seed = images, seed
@@ -183,13 +181,12 @@ class Streaming(Feed):
         self._rows = sharding.local_rows(self._sharding, batch_size)
         self._prefetch = prefetch
         self._batches: dict[int, Future] = {}
-        # One thread puts batches together while the others decode for it.
+        # One thread assembles batches from what the decoders return.
         self._sender = ThreadPoolExecutor(1)
         self._decoders = ThreadPoolExecutor(NUM_THREADS)
         self._bad: set[int] = set()
 
     def __exit__(self, *exc_info):
-        # What is being made stops where it is.
         for pool in (self._decoders, self._sender):
             pool.shutdown(cancel_futures=True)
 
@@ -205,11 +202,11 @@ class Streaming(Feed):
         return self._batches.pop(step).result()
 
     def take(self, inputs, number) -> jax.Array:
-        """Inside a jitted step: its images, which were sent as they are."""
+        """Returns the images [B, H, W, C] of the step, inside jit."""
         return self.take_labelled(inputs, number)[0]
 
     def take_labelled(self, inputs, number) -> tuple[jax.Array, jax.Array]:
-        """Inside a jitted step: the images and their labels [B]."""
+        """Returns images [B, H, W, C] and labels [B], inside jit."""
         del number
         return jax.lax.with_sharding_constraint(inputs, (self._sharding, self._sharding))
 
@@ -221,9 +218,10 @@ class Streaming(Feed):
         return images, labels
 
     def local_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """This process's part of a step's images, [B / processes, H, W, C] uint8.
+        """Makes this process's part of a step's batch.
 
-        And of their labels, [B / processes] int32: those of the images that are used.
+        Returns:
+          [B / processes, H, W, C] uint8 images and [B / processes] int32 labels.
         """
         indices = self._pairs.batch(step, self._batch_size)[self._rows]
         labels = self._pairs.labels.astype(np.int32)
@@ -249,9 +247,10 @@ class Streaming(Feed):
     def _usable(
         self, index: int, taken: set[int], draws: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        """Image `index`, or the next that can be used and is not in its pair already.
+        """Decodes image `index`, or the next usable one that is not in `taken`.
 
-        And which one it is.
+        Returns:
+          [H, W, C] uint8 and its index.
         """
         box_of = None
         if self._crop_scale:
@@ -275,7 +274,7 @@ class Streaming(Feed):
 
 
 def _from(index: int, labels: np.ndarray, taken: set[int]) -> Iterator[int]:
-    """`index`, then those after it that are not taken, of its own class first."""
+    """Yields `index`, then those after it that are not taken, its own class first."""
     yield index
     ahead = np.roll(np.arange(len(labels)), -index)[1:]
     is_same = labels[ahead] == labels[index]

@@ -1,4 +1,4 @@
-"""Data sets behind one random-access interface, free of TensorFlow."""
+"""Loads data sets by name, without TensorFlow."""
 
 import difflib
 import hashlib
@@ -17,10 +17,10 @@ from imae_jax.storage.local_paths import local_path
 
 logger = logging.getLogger(__name__)
 
-# Mean and deviation of files are taken from this many images, evenly spaced: that is
-# exact to a thousandth, and the whole of ImageNet would take hours.
+# Pixel statistics of image files use this many evenly spaced images: accurate to a
+# thousandth, where all of ImageNet would take hours.
 NUM_FOR_STATISTICS = 10_000
-# Files of no more pixels are decoded by one thread: handing them round costs more.
+# Images up to this size are decoded by one thread, which is faster than several.
 SMALL_PIXELS = 64 * 64
 
 
@@ -47,15 +47,15 @@ def load(
     files: Mapping | None = None,
     min_side: int = 1,
 ) -> Dataset:
-    """Opens a data set, preparing it in `data_dir` first where that was not done yet.
+    """Opens a data set, preparing it in `data_dir` first if necessary.
 
     Args:
-      name: one of `prepared.BUILDERS` or `opening.FOLDERS`, or "tfds:NAME".
-      data_dir: where it lies, or is made.
+      name: a key of `registry.BUILDERS` or `image_files.FOLDERS`, or "tfds:NAME".
+      data_dir: folder of the data set, or where it is prepared.
       on_bad_image: "raise" or "skip".
-      files: how images of any size are shown: `image_size`, `channels`, `centre` and
-        `background`, see `EncodedImages`; not for those of `prepared.BUILDERS`.
-      min_side: the least height and width, in pixels, of an image that can be used.
+      files: `image_size`, `channels`, `centre` and `background` of `EncodedImages`; unused
+        for `registry.BUILDERS`.
+      min_side: smallest usable height and width in pixels.
     Raises:
       UserError: if the data set is unknown, missing, damaged, or cannot be prepared.
     """
@@ -67,7 +67,7 @@ def load(
 
 
 def of_files(found: image_files.Opened, on_bad_image: str) -> Dataset:
-    """The data set of images that were opened: with mean and deviation of a sample."""
+    """Makes a `Dataset` of opened files, with pixel statistics of a sample."""
     images = found.splits["train"].images
     mean, std, skipped = _sampled_statistics(images, on_bad_image, found.stamps)
     return Dataset(
@@ -84,9 +84,9 @@ def of_files(found: image_files.Opened, on_bad_image: str) -> Dataset:
 def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of [N, H, W, C] uint8 pixels, [C] float32 each.
 
-    The deviation of a channel that never varies is given as 1, to be divided by.
+    The std of a constant channel is 1.
     """
-    # Through counts of the 256 values: exact, and in little memory.
+    # From histograms of the 256 values: exact, and with little memory.
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 256):
         part = images[start : start + 256]
@@ -101,7 +101,7 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
-    """A prepared data set of small images, decoded once and for all."""
+    """Loads a prepared data set of small images as arrays, decoded once and cached."""
     records = tfds_records.Records(folder)
 
     def make() -> dict[str, np.ndarray]:
@@ -151,9 +151,9 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
 
 
 def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
-    """Mean, deviation, and how many of the sampled images could not be used.
+    """Mean, std and number of unusable images of a sample, cached.
 
-    `stamps` tells these files from others of the same names.
+    `stamps` is the fingerprint of the files.
     """
     indices = image_files.sample(len(images), NUM_FOR_STATISTICS)
     names = hashlib.sha256(

@@ -1,6 +1,6 @@
-"""Which images are fed together: epochs of pairs, as a pure function of (seed, step).
+"""Pairs of training images as a pure function of (seed, step).
 
-No iterator has a state, so a resumed run sees the very batches it would have seen.
+There is no iterator state, so a resumed run sees the batches it would have seen.
 """
 
 import functools
@@ -11,20 +11,20 @@ from imae_jax.errors import UserError
 
 
 def epoch_pairs(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """The pairs of one epoch: [num_examples // 2, 2] indices, every image at most once.
+    """Draws one epoch of pairs, [num_examples // 2, 2] indices, each image at most once.
 
-    With an odd number of images one, another each epoch, sits the epoch out.
+    With an odd number of images, a random one is left out of each epoch.
     """
     order = np.random.default_rng((seed, epoch)).permutation(num_examples)
     return order[: num_examples // 2 * 2].reshape(-1, 2)
 
 
 def _bounds(counts: np.ndarray, num_same: int) -> tuple[np.ndarray, np.ndarray]:
-    """The least and most pairs of its own class that each class can give.
+    """Smallest and largest number of same-class pairs that each class can form.
 
-    `num_same` pairs of one class leave D others. The images of a class that are not paired
-    among themselves each stand in another one of those, so there are at most D of them; and
-    where no class has more than D, they can be paired.
+    `num_same` same-class pairs leave D mixed pairs. Each image of a class that is not
+    paired within its class is in a different mixed pair, so a class has at most D such
+    images; conversely, if no class has more than D, they can be paired.
     """
     num_different = counts.sum() // 2 - num_same
     return np.maximum(0, -((num_different - counts) // 2)), counts // 2
@@ -33,9 +33,9 @@ def _bounds(counts: np.ndarray, num_same: int) -> tuple[np.ndarray, np.ndarray]:
 def _nearest_possible(
     counts: np.ndarray, same_class_rate: float
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """The number of pairs of one class nearest to the wanted one, and its `_bounds`."""
+    """Feasible number of same-class pairs nearest to the wanted one, and its `_bounds`."""
     num_pairs = int(counts.sum() // 2)
-    # What is left of the largest class when every other image has had one of it pairs up.
+    # Lower bound: images of the largest class that find no partner in another class.
     least, most = max(0, int(counts.max()) - num_pairs), int((counts // 2).sum())
     wanted = min(max(round(same_class_rate * num_pairs), least), most)
     for distance in range(num_pairs + 1):
@@ -50,24 +50,22 @@ def _nearest_possible(
 def same_class_counts(
     counts: np.ndarray, same_class_rate: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """How many pairs each class makes of its own images.
+    """Number of same-class pairs of each class, [classes] int.
 
-    In proportion to the class's size, up to one pair; their sum is the share
-    `same_class_rate` of all pairs, or as near to it as the classes allow. Who gets the
-    pairs that rounding leaves over is drawn.
+    Proportional to the class's size, up to one pair; the sum is the fraction
+    `same_class_rate` of all pairs, or as near as the classes allow. Pairs left over by
+    rounding go to random classes.
 
     Args:
-      counts: [classes] images of each class; their sum is even.
+      counts: [classes] number of images of each class; their sum is even.
       same_class_rate: r in [0, 1].
-      rng: for the draw.
-    Returns:
-      [classes] int.
+      rng: random generator.
     """
     num_same, low, high = _nearest_possible(counts, same_class_rate)
     share = same_class_rate * counts / 2
     found = np.clip(np.floor(share).astype(int), low, high)
-    # One pair at a time to the class that is furthest below its share (or taken from the
-    # one furthest above); ties are drawn.
+    # One pair at a time to the class furthest below its share (or from the one furthest
+    # above); ties are broken at random.
     tie = rng.random(len(counts)) * 1e-6
     while (missing := num_same - found.sum()) != 0:
         sign = 1 if missing > 0 else -1
@@ -80,14 +78,14 @@ def same_class_counts(
 def _pair_different(
     indices: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Pairs [D, 2] of two different classes; no class has more than D of the indices."""
+    """Draws [D, 2] mixed-class pairs; no class has more than D of the [2 D] indices."""
     pairs = rng.permutation(indices).reshape(-1, 2)
     names = labels[pairs]
     for label in np.unique(names[names[:, 0] == names[:, 1]]):
         is_label = names == label
         same = np.flatnonzero(is_label.all(axis=1))
         without = np.flatnonzero(~is_label.any(axis=1))
-        # Each of these pairs exchanges a member with a pair free of the class.
+        # Each of these pairs exchanges a member with a pair without this class.
         others = rng.choice(without, size=len(same), replace=False)
         for array in (pairs, names):
             array[same, 1], array[others, 1] = array[others, 1], array[same, 1]
@@ -97,17 +95,17 @@ def _pair_different(
 def semantic_epoch_pairs(
     labels: np.ndarray, same_class_rate: float, seed: int, epoch: int
 ) -> np.ndarray:
-    """One epoch in which a share of the pairs is of one class (METHOD: paper, version 2).
+    """Draws one epoch with a given fraction of same-class pairs (METHOD: paper, version 2).
 
-    The others are of two different classes. Exact up to one pair per class where the
-    classes allow it, else as near as they allow.
+    The other pairs are of two different classes. Exact up to one pair per class if the
+    classes allow it, otherwise as near as possible.
 
     Args:
       labels: [N] int.
       same_class_rate: r in [0, 1].
-      seed, epoch: decide every draw.
+      seed, epoch: determine every draw.
     Returns:
-      [N // 2, 2] indices, every image at most once.
+      [N // 2, 2] indices, each image at most once.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(labels))[: len(labels) // 2 * 2]
@@ -123,14 +121,13 @@ def semantic_epoch_pairs(
 
 
 class Pairs:
-    """An endless stream of pairs: one epoch after the other, without a gap.
+    """Endless sequence of pairs, epoch after epoch.
 
-    Where a batch reaches the end of an epoch it takes the rest of its pairs from the next,
-    so that no image is ever dropped.
+    A batch may span two epochs, so no image is dropped.
     """
 
     def __init__(self, labels: np.ndarray, seed: int, same_class_rate: float | None = None):
-        """`labels` are [N] int; without a `same_class_rate` only their number counts.
+        """Takes [N] int labels; without `same_class_rate` only N matters.
 
         Raises:
           UserError: if there is no pair.
@@ -148,14 +145,14 @@ class Pairs:
         return semantic_epoch_pairs(self.labels, self._rate, self._seed, epoch)
 
     def same_class_rate(self, epoch: int) -> float | None:
-        """The share of an epoch's pairs that are of one class; None without classes."""
+        """Fraction of same-class pairs in an epoch; None without classes."""
         if self.labels.min() < 0:
             return None
         first, second = self.labels[self.epoch(epoch)].T
         return float((first == second).mean())
 
     def batch(self, step: int, batch_size: int) -> np.ndarray:
-        """Indices [B] of step `step`'s images; (2i, 2i + 1) are a pair."""
+        """Indices [B] of the images of a step; positions (2i, 2i + 1) are a pair."""
         numbers = step * (batch_size // 2) + np.arange(batch_size // 2)
         epochs, places = np.divmod(numbers, self.per_epoch)
         pairs = [self.epoch(int(e))[places[epochs == e]] for e in np.unique(epochs)]

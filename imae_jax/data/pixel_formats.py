@@ -1,9 +1,9 @@
-"""Any picture that Pillow opens -> upright, opaque, 8 bits a channel."""
+"""Converts images opened by Pillow to upright, opaque ones with 8 bits per channel."""
 
 import numpy as np
 from PIL import Image, ImageColor
 
-# Modes with 8 bits a channel, which turn into grey or RGB as they are seen.
+# Modes with 8 bits per channel, which Pillow converts to grey or RGB.
 EIGHT_BITS = (
     "1",
     "L",
@@ -18,9 +18,9 @@ EIGHT_BITS = (
     "CMYK",
     "YCbCr",
 )
-# Kinds of files whose 32-bit pixels, as Pillow gives them, hold 0 to 65,535.
+# Formats whose 32-bit pixels in Pillow hold values of 0 to 65,535.
 OF_SIXTEEN_BITS = ("PNG", "PPM")
-# EXIF's tag, and what brings a picture of each of its values upright (none for 1).
+# EXIF tag, and the transform that turns each orientation upright (none for 1).
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,24 +31,24 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Of them those that exchange height and width.
+# Orientations that exchange height and width.
 SIDEWAYS = (5, 6, 7, 8)
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where there is none, or none that can be read."""
+    """EXIF orientation, 1 to 8; 1 if missing or unreadable."""
     try:
         found = image.getexif().get(ORIENTATION)
-    except Exception:  # however broken: what is seen does not depend on it
+    except Exception:  # a broken tag does not affect the pixels
         return 1
     return found if found in TURNS else 1
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel: of 16 the upper 8, as Pillow does with colours.
+    """Converts to 8 bits per channel; keeps the upper 8 of 16, as Pillow does for colour.
 
     Raises:
-      ValueError: if its pixels are no colours, or have a range that nobody knows.
+      ValueError: if the pixels are not colours or their range is unknown.
     """
     if image.mode in EIGHT_BITS:
         return image
@@ -67,13 +67,13 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def flattened(image: Image.Image, background: str | None) -> Image.Image:
-    """The picture without transparency, laid on `background`.
+    """Lays a transparent image on `background`.
 
     Args:
-      image: with 8 bits a channel.
-      background: a colour by any of Pillow's names; None: transparent pictures are refused.
+      image: image with 8 bits per channel.
+      background: a colour in any of Pillow's forms; None: refuse transparent images.
     Raises:
-      ValueError: if it is transparent and there is no background.
+      ValueError: if the image is transparent and there is no background.
     """
     if not image.has_transparency_data:
         return image
@@ -89,7 +89,7 @@ def flattened(image: Image.Image, background: str | None) -> Image.Image:
 
 
 def is_colour(text: str) -> bool:
-    """Whether a text is an opaque colour, by name or in one of Pillow's forms."""
+    """True if the text is an opaque colour in one of Pillow's forms."""
     try:
         colour = ImageColor.getrgb(text)
     except ValueError:

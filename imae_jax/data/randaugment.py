@@ -1,11 +1,11 @@
 """RandAugment on the device (Cubuk et al. 2020): a few random operations on each image.
 
-Operations and ranges are those of timm's "rand-m9-mstd0.5-inc1", with which MAE fine-tunes:
-all but the first three grow with the magnitude, of which 10 is the largest. Definitions are
-Pillow's, on 0..255, to which every operation rounds. Those of dm-pix are others: it adds
-brightness, takes contrast about each channel's mean and saturation from HSV, and its affine
-transform is a matrix product of the device's default precision, which in bfloat16 puts
-places around pixel 224 up to half a pixel off. Interpolation is bilinear (MAE: bicubic).
+Operations and ranges are those of timm's "rand-m9-mstd0.5-inc1", used by MAE's fine-tuning:
+all but the first three grow with the magnitude, 0 to 10. Operations are defined as in
+Pillow, on 0..255 with rounding, unlike in dm-pix: it adds brightness, takes contrast about
+each channel's mean and saturation from HSV, and computes affine coordinates at the device's
+default precision (in bfloat16 up to half a pixel off around pixel 224). Interpolation is
+bilinear (MAE: bicubic).
 """
 
 import functools
@@ -15,27 +15,27 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-# What the largest magnitude does (timm): factors 1 +- 0.9, degrees, and shares of the size.
+# Effect of the largest magnitude (timm): factor 1 +- 0.9, degrees, fractions of the size.
 ENHANCE, ROTATE, SHEAR, TRANSLATE = 0.9, 30.0, 0.3, 0.45
 SOLARIZE_ADD = 110
 MAX_MAGNITUDE = 10.0
 
 
 def autocontrast(image: jax.Array, level: jax.Array) -> jax.Array:
-    """Each channel stretched to 0..255; one of a single value stays."""
+    """Stretches each channel to 0..255; a constant channel is unchanged."""
     low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     stretched = (image - low) * 255 / jnp.maximum(high - low, 1)
     return jnp.where(high > low, stretched, image)
 
 
 def equalize(image: jax.Array, level: jax.Array) -> jax.Array:
-    """Each channel by the share of its pixels that are darker."""
+    """Equalizes the histogram of each channel."""
 
     def channel(pixels):
         values = pixels.astype(jnp.int32)
         counts = jnp.bincount(values.ravel(), length=256)
         brightest = counts[values.max()]
-        # Pillow's rounding, and where it leaves a channel (too few pixels or values) alone.
+        # Pillow's rounding; it leaves a channel with too few pixels or values unchanged.
         step = (values.size - brightest) // 255
         table = (step // 2 + jnp.cumsum(counts) - counts) // jnp.maximum(step, 1)
         return jnp.where(step > 0, jnp.minimum(table, 255)[values], pixels)
@@ -44,30 +44,30 @@ def equalize(image: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def invert(image: jax.Array, level: jax.Array) -> jax.Array:
-    """The negative."""
+    """Inverts the pixels."""
     return 255 - image
 
 
 def posterize(image: jax.Array, level: jax.Array) -> jax.Array:
-    """Keeps the 4 to 1 highest bits; at the largest magnitude, timm keeps none."""
+    """Keeps the 4 to 1 highest bits (timm keeps none at the largest magnitude)."""
     dropped = jnp.minimum(4 + jnp.floor(4 * jnp.abs(level)), 7).astype(jnp.int32)
     return (image.astype(jnp.int32) >> dropped << dropped).astype(image.dtype)
 
 
 def solarize(image: jax.Array, level: jax.Array) -> jax.Array:
-    """The negative of what is at least a threshold, 256 to 0."""
+    """Inverts pixels at or above a threshold, 256 down to 0."""
     threshold = 256 - jnp.floor(256 * jnp.abs(level))
     return jnp.where(image < threshold, image, 255 - image)
 
 
 def solarize_add(image: jax.Array, level: jax.Array) -> jax.Array:
-    """Brightens what is darker than 128."""
+    """Brightens pixels below 128."""
     added = image + jnp.floor(SOLARIZE_ADD * jnp.abs(level))
     return jnp.where(image < 128, added, image)
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """[H, W, 3] or [H, W, 1] -> [H, W, 1], rounded."""
+    """Converts [H, W, 3] or [H, W, 1] to grey, [H, W, 1], rounded."""
     if image.shape[-1] == 1:
         return image
     weights = jnp.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow
@@ -75,27 +75,27 @@ def grey(image: jax.Array) -> jax.Array:
 
 
 def enhance(image: jax.Array, plain: jax.Array, level: jax.Array) -> jax.Array:
-    """Away from `plain`, what the image is without a property, or (level < 0) towards."""
+    """Moves the image away from `plain` (level > 0) or towards it (level < 0)."""
     return plain + (1 + ENHANCE * level) * (image - plain)
 
 
 def colour(image: jax.Array, level: jax.Array) -> jax.Array:
-    """More or less colourful."""
+    """Changes the saturation."""
     return enhance(image, grey(image), level)
 
 
 def contrast(image: jax.Array, level: jax.Array) -> jax.Array:
-    """More or less contrast, about the mean grey of the image."""
+    """Changes the contrast about the mean grey of the image."""
     return enhance(image, jnp.round(grey(image).mean()), level)
 
 
 def brightness(image: jax.Array, level: jax.Array) -> jax.Array:
-    """Brighter or darker."""
+    """Changes the brightness."""
     return enhance(image, jnp.zeros_like(image), level)
 
 
 def sharpness(image: jax.Array, level: jax.Array) -> jax.Array:
-    """Sharper or smoother; the outermost pixels have too few neighbours and stay."""
+    """Sharpens or smooths all but the outermost pixels."""
     size = (3, 3, 1)
     sums = jax.lax.reduce_window(image, 0.0, jax.lax.add, size, (1, 1, 1), "VALID")
     inner = (sums + 4 * image[1:-1, 1:-1]) / 13  # Pillow's SMOOTH: 5 amid eight 1s
@@ -119,9 +119,9 @@ OPERATIONS = (*(operation.__name__ for operation in PHOTOMETRIC), *GEOMETRIC)
 
 
 def move(image: jax.Array, index: jax.Array, level: jax.Array, fill: jax.Array):
-    """Operation `GEOMETRIC[index]`, bilinear; places outside the image are `fill`.
+    """Applies `GEOMETRIC[index]` (bilinear); pixels from outside the image are `fill`.
 
-    All are one look-up, of which `index` chooses the matrix: looking up costs the most.
+    All operations share one interpolation, the most expensive part.
     """
     height, width, _ = image.shape
     angle, shear_x, shear_y, shift_x, shift_y = (
@@ -150,13 +150,12 @@ def operate(
     """Applies `OPERATIONS[index]`.
 
     Args:
-      image: [H, W, C] float32 of whole numbers 0..255, C 1 or 3.
-      index: which operation.
-      level: magnitude / 10 with a random sign, in [-1, 1]; the sign is a direction, where
-        the operation has two.
-      fill: scalar or [C], what comes into sight beyond the image.
+      image: [H, W, C] float32 with whole numbers 0..255, C 1 or 3.
+      index: index of the operation.
+      level: magnitude / 10 in [-1, 1]; the sign is the direction, if there are two.
+      fill: scalar or [C], value of pixels from outside the image.
     Returns:
-      Like `image`.
+      An image like `image`.
     """
 
     def moved(image, level):
@@ -178,19 +177,19 @@ def rand_augment(
     probability: float,
     fill: jax.Array | float,
 ) -> jax.Array:
-    """Random operations, one after the other, on each of [B, H, W, C] uint8 images.
+    """Applies random operations in sequence to each of [B, H, W, C] uint8 images.
 
     Args:
-      key: of all draws, which are each image's own.
-      images: C is 1 or 3.
-      num_ops: how many operations, drawn with replacement from all (timm: 2).
-      magnitude: how strong, 0 to 10 (MAE's fine-tuning: 9).
-      magnitude_std: deviation of each operation's own magnitude (MAE: 0.5).
-      probability: of each operation to happen (timm: 0.5).
-      fill: scalar or [C] in 0..255, what comes into sight beyond the image (MAE: the mean
-        of the data set).
+      key: random key; draws differ for each image.
+      images: [B, H, W, C] uint8, C 1 or 3.
+      num_ops: number of operations, drawn with replacement (timm: 2).
+      magnitude: mean magnitude, 0 to 10 (MAE's fine-tuning: 9).
+      magnitude_std: std of the magnitude over operations (MAE: 0.5).
+      probability: probability of applying each operation (timm: 0.5).
+      fill: scalar or [C] in 0..255, value of pixels from outside the image (MAE: the data
+        set's mean).
     Returns:
-      Images of the same shape and type.
+      [B, H, W, C] uint8.
     """
     batch_size = images.shape[0]
 

@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared, read without TensorFlow (array_record)."""
+"""Reads data sets prepared by TFDS (array_record) without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -23,14 +23,14 @@ INFO_FILE = "dataset_info.json"
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder; one marked read-only is respected."""
+    """True if the folder can be written to and is not marked read-only."""
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def prepare(name: str, data_dir: Path) -> Path:
-    """The folder of a prepared data set, which is prepared first where it is not yet.
+    """Returns the folder of a prepared data set, preparing it first if necessary.
 
-    It lies in `data_dir`, or, where that is read-only, in the cache folder.
+    It is in `data_dir`, or in the cache folder if `data_dir` is read-only.
 
     Raises:
       UserError: if `data_dir` cannot be made, or the data set cannot be prepared.
@@ -55,10 +55,10 @@ def prepare(name: str, data_dir: Path) -> Path:
             options["archive_dir"] = data_dir
         builder = BUILDERS[name](**options)
         tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
             builder.download_and_prepare()
     except OSError as error:
-        if not (base / name / version / INFO_FILE).exists():  # no other process was first
+        if not (base / name / version / INFO_FILE).exists():  # nor by another process
             message = f"data.dir={str(data_dir)!r} cannot be used: {error}"
             raise UserError(message) from error
     return base / name / version
@@ -66,7 +66,7 @@ def prepare(name: str, data_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Around code that reads a prepared data set: damage becomes a UserError."""
+    """Turns errors of damaged files into a UserError."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
@@ -77,7 +77,7 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def versions(folder: Path) -> dict[tfds.core.Version, Path]:
-    """What lies prepared right in a folder, by version."""
+    """Folders of the prepared versions directly in a folder, by version."""
     return {
         tfds.core.Version(path.parent.name): path.parent
         for path in folder.glob(f"*/{INFO_FILE}")
@@ -86,25 +86,24 @@ def versions(folder: Path) -> dict[tfds.core.Version, Path]:
 
 
 def find_copy(name: str, data_dir: Path) -> Path | None:
-    """The newest version of a data set that lies prepared in `data_dir`, if any."""
+    """Folder of the newest prepared version of a data set in `data_dir`, or None."""
     found = versions(data_dir / name)
     return found[max(found)] if found else None
 
 
 def find_features(info: tfds.core.DatasetInfo, folder: Path) -> tuple[str, str | None]:
-    """The names of a data set's image and label; None: the images have no labels.
+    """Finds the names of the image feature and the label feature (None: no labels).
 
-    Where there are several, those that TFDS names for supervised learning, or those called
-    `image` and `label`.
+    Of several, TFDS's supervised keys are chosen, then `image` and `label`.
 
     Raises:
-      UserError: if no feature, or none of several, is the image, or it is of floats.
+      UserError: if the image feature is missing, ambiguous or of floats.
     """
     Image, ClassLabel = tfds.features.Image, tfds.features.ClassLabel
     supervised = info.supervised_keys or ()
 
     def choose(kind: type, name: str) -> tuple[str | None, list[str]]:
-        # Kinds derived from images are masks. (TFDS reads features in any order.)
+        # Exact type: subclasses of Image are masks. Sorted: TFDS's order varies.
         names = sorted(key for key in info.features if type(info.features[key]) is kind)
         wanted = [key for key in (*supervised, name) if key in names]
         return next(iter(wanted), names[0] if len(names) == 1 else None), names
@@ -129,24 +128,25 @@ def find_features(info: tfds.core.DatasetInfo, folder: Path) -> tuple[str, str |
 
 
 class Records:
-    """A prepared data set's examples, images still encoded.
+    """Examples of a prepared data set, with encoded images.
 
     Attributes:
-      folder: where it lies.
-      image_shape: (H, W, C); H and W are None where images differ in size.
-      class_names: a name per label; empty where there are none.
-      splits: the names of its splits.
+      folder: folder of the data set.
+      image_shape: (H, W, C); H and W are None if images differ in size.
+      class_names: one name per label; empty if there are no labels.
+      splits: names of the splits.
     """
 
     def __init__(self, folder: Path, is_ours: bool = True):
         """Opens the data set in `folder`.
 
         Args:
-          folder: that TFDS, or a builder of ours, has prepared.
-          is_ours: it has features `image` and `label`, and other numbers are factors; else
-            what is image and what is label is found, and there may be no label.
+          folder: data set prepared by TFDS or a builder of ours.
+          is_ours: features are `image`, `label` and numeric factors; otherwise image and
+            label are found by `find_features`, and other features are ignored.
         Raises:
-          UserError: if its files are not array_record, or it has no images, or several.
+          UserError: if its files are not array_record, or its image feature is missing or
+            ambiguous.
         """
         with reading(folder):
             info = json.loads((folder / INFO_FILE).read_text())
@@ -180,9 +180,9 @@ class Records:
         ]
 
     def _read(self, split: str, names: Sequence[str]):
-        """A random-access sequence of raw examples, and what reads these features of one.
+        """Returns a sequence of raw examples and a parser of the features `names`.
 
-        Images stay encoded, and nothing else is decoded.
+        Images stay encoded.
         """
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         source = self._builder.as_data_source(split, deserialize_method=raw)
@@ -192,14 +192,14 @@ class Records:
         return source, lambda raw: some.deserialize_example_np(raw, decoders=skip)
 
     def size(self, split: str) -> int:
-        """The number of examples."""
+        """Number of examples."""
         return self._builder.info.splits[split].num_examples
 
     def reader(self, split: str) -> Callable[[int], bytes]:
-        """A function from an index to the encoded image.
+        """Returns a function from an index to the encoded image.
 
         Raises:
-          UserError: it or this, if the files are damaged.
+          UserError: here or in that function, if the files are damaged.
         """
         with reading(self.folder):
             source, parse = self._read(split, [self._image])
@@ -211,12 +211,10 @@ class Records:
         return read
 
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
-        """`label` [N] int64 and every other number that examples have, [N] each.
-
-        A label is -1 where there are none, in all of the split.
+        """Reads `label` [N] int64 (all -1 if there are none) and every factor, [N] each.
 
         Raises:
-          UserError: if a label is none of the classes, or the files are damaged.
+          UserError: if a label is outside the classes, or the files are damaged.
         """
         if self._label is None:
             return {"label": np.full(self.size(split), -1)}
@@ -241,6 +239,6 @@ class Records:
         return found
 
     def fingerprint(self) -> list:
-        """Tells this copy from any other: its files' names, sizes and times."""
+        """Names, sizes and modification times of the files."""
         stats = [(path.name, path.stat()) for path in sorted(self.folder.iterdir())]
         return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

@@ -1,1 +1,1 @@
-"""Data sets that are prepared here: one builder per file, listed in `registry`."""
+"""TFDS builders of data sets, one per file, listed in `registry`."""

@@ -23,17 +23,18 @@ ARCHIVES = {
         digest="sha256:58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
     ),
 }
-PIXELS = 3 * 32 * 32  # bytes of an image, the three colours one after the other
+PIXELS = 3 * 32 * 32  # bytes of an image, channel by channel
 
 
 class _FromBinary(download.FromArchive):
-    """How to prepare either data set; what they are, TFDS's own builders say.
+    """Prepares either data set from its binary archive.
 
-    Features, keys and splits stay TFDS's, so a copy prepared by one is the other's too.
+    Features, keys and splits are those of TFDS's builders, so prepared copies are
+    interchangeable.
     """
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # our own tells what to do where there is no network
+        del dl_manager  # our download gives advice if there is no network
         layout = self._cifar_info
         archive = download.find(self.archive_dir, ARCHIVES[self.name])
         names = [*layout.label_files, *layout.train_files, *layout.test_files]
@@ -55,7 +56,7 @@ class _FromBinary(download.FromArchive):
         }
 
     def _records(self, data: bytes, where: str) -> np.ndarray:
-        """Checks a file of records and returns them, [N, labels + PIXELS] uint8."""
+        """Parses and checks a file of records, [N, labels + PIXELS] uint8."""
         keys = self._cifar_info.label_keys
         length = len(keys) + PIXELS
         if not data or len(data) % length:
@@ -89,21 +90,21 @@ class _FromBinary(download.FromArchive):
             )
 
 
-# Not registered: TFDS's builders of the same names are, and a name is given only once.
+# Not registered: TFDS's builders already have these names.
 class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):
-    """CIFAR-10: 50,000 + 10,000 images, 32x32x3, of 10 classes, as TFDS's `cifar10`.
+    """CIFAR-10: 50,000 + 10,000 images, 32x32x3, 10 classes, as TFDS's `cifar10`.
 
-    Prepared from `cifar-10-binary.tar.gz` in `archive_dir`; see `archives.find`.
+    Prepared from `cifar-10-binary.tar.gz` in `archive_dir`; see `download.find`.
     """
 
     VERSION = tfds.core.Version("3.0.2")
 
 
 class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):
-    """CIFAR-100: 50,000 + 10,000 images, 32x32x3, of 100 classes, as TFDS's `cifar100`.
+    """CIFAR-100: 50,000 + 10,000 images, 32x32x3, 100 classes, as TFDS's `cifar100`.
 
-    `label` is the fine one, `coarse_label` one of 20. Prepared from
-    `cifar-100-binary.tar.gz` in `archive_dir`; see `archives.find`.
+    `label` is the fine label, `coarse_label` one of 20. Prepared from
+    `cifar-100-binary.tar.gz` in `archive_dir`; see `download.find`.
     """
 
     VERSION = tfds.core.Version("3.0.2")

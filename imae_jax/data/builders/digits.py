@@ -1,11 +1,11 @@
-"""The embedded data set: scikit-learn's handwritten digits as a TFDS builder."""
+"""TFDS builder of scikit-learn's handwritten digits."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from imae_jax.data.image_io import png
 
-# Of 1,797 images; the order is shuffled once, the same for everyone and for ever.
+# 1,797 images, in a fixed shuffled order.
 SPLITS = {"train": 1297, "validation": 200, "test": 300}
 
 
@@ -44,7 +44,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, indices):
-        # Imported here: only preparing needs it, reading does not.
+        # Imported here: needed for preparing only.
         from sklearn.datasets import load_digits
 
         digits = load_digits()

@@ -1,4 +1,4 @@
-"""The archives that data sets come in: found, downloaded, read; never trusted blindly."""
+"""Finds, downloads, verifies and reads the archives of data sets."""
 
 import contextlib
 import dataclasses
@@ -25,12 +25,12 @@ from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Seconds: for an answer to the request, name look-up included, and for each block after.
+# Seconds for the response to a request, name look-up included, and for each block.
 ANSWER_TIMEOUT = 12
 READ_TIMEOUT = 12
 BLOCK = 1 << 18  # bytes
 
-# What a damaged file raises. A zip whose directory is damaged may look encrypted or
+# Exceptions raised for damaged files. A zip with a damaged directory may look encrypted or
 # compressed in an unknown way (RuntimeError).
 DAMAGE = (
     EOFError,
@@ -45,13 +45,13 @@ DAMAGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """Where an archive comes from and how to know it.
+    """Source and digest of an archive.
 
     Attributes:
-      url: its address; the last part is its file name.
-      size: in bytes.
-      digest: `ALGORITHM:HEX`, such as `sha256:c4a3...`; only downloads are held to it, so
-        that a smaller archive of the same layout can be put in its place.
+      url: address; the last part is the file name.
+      size: size in bytes.
+      digest: `ALGORITHM:HEX`, such as `sha256:c4a3...`; checked for downloads only, so that
+        a smaller archive of the same layout can take its place.
     """
 
     url: str
@@ -60,11 +60,11 @@ class Archive:
 
     @property
     def filename(self) -> str:
-        """What the file is called on disk."""
+        """Name of the file on disk."""
         return self.url.rsplit("/", 1)[-1]
 
     def put_it(self, folder: Path) -> str:
-        """What to do when it cannot be downloaded."""
+        """Advice if it cannot be downloaded."""
         return (
             f"put {self.filename} ({megabytes(self.size)}, "
             f"{self.digest.replace(':', ' ')}) into {folder} yourself and run again"
@@ -72,24 +72,24 @@ class Archive:
 
 
 class FromArchive:
-    """A TFDS builder whose archive may lie elsewhere than the copy it prepares."""
+    """Mixin of TFDS builders whose archive may be outside their `data_dir`."""
 
     def __init__(self, *, archive_dir: str | os.PathLike | None = None, **options):
-        """`archive_dir`: where the archive lies or is put; None: in `data_dir`."""
+        """Takes the folder of the archive; None: `data_dir`."""
         super().__init__(**options)
         self.archive_dir = self.data_dir_root if archive_dir is None else archive_dir
 
 
 def megabytes(size: int) -> str:
-    """Bytes in words, 1 MB = 10^6."""
+    """Formats bytes in MB (10^6)."""
     return f"{size / 1e6:.3g} MB"
 
 
 def find(data_dir: str | os.PathLike, archive: Archive) -> Path:
-    """The archive's path in `data_dir`; it is downloaded first if it is not there.
+    """Returns the archive's path in `data_dir`, downloading it first if it is missing.
 
-    A download goes to `FILENAME.part` and takes the file's name only when it is whole and
-    its digest is right. One that was interrupted goes on where it stood.
+    A download goes to `FILENAME.part` and is renamed once it is complete and its digest is
+    right. An interrupted download is resumed.
 
     Raises:
       UserError: if it can be neither found nor downloaded; within 20 seconds if there is
@@ -107,8 +107,8 @@ def find(data_dir: str | os.PathLike, archive: Archive) -> Path:
             _download(archive, part, start)
         _check_digest(archive, part)
         os.replace(part, path)
-    except OSError as error:  # only the disk's: the network's are UserErrors by now
-        if path.exists():  # another run was faster
+    except OSError as error:  # of the disk: network errors are UserErrors already
+        if path.exists():  # downloaded by another run
             return path
         raise UserError(
             f"{part} ({megabytes(archive.size)}) cannot be written: "
@@ -136,8 +136,8 @@ def _download(archive: Archive, part: Path, start: int) -> None:
         line = f"downloading {archive.url} ({megabytes(archive.size)})"
         logger.warning(line)
     part.touch()
-    # Written in place, not appended: of two runs that download at the same time, both
-    # write the same bytes to the same places.
+    # Written in place, not appended: two concurrent downloads write the same bytes to the
+    # same places.
     with response, bar, open(part, "r+b") as file:
         file.seek(start)
         while True:
@@ -150,7 +150,7 @@ def _download(archive: Archive, part: Path, start: int) -> None:
         file.flush()
         os.fsync(file.fileno())
         received = file.tell() - start
-    # `read` returns what there is and ends quietly when the connection does.
+    # `read` does not raise when the connection ends early.
     promised = response.headers.get("Content-Length")
     if promised is not None and received < int(promised):
         with _network_errors(archive, part):
@@ -159,12 +159,12 @@ def _download(archive: Archive, part: Path, start: int) -> None:
 
 @contextlib.contextmanager
 def _network_errors(archive: Archive, part: Path) -> Iterator[None]:
-    """Turns what the network raises into a UserError that says what to do."""
+    """Turns network errors into a UserError with advice."""
     try:
         yield
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 416:
-            part.unlink()  # it cannot go on from there, so the next run starts anew
+            part.unlink()  # cannot be resumed: the next run starts anew
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise UserError(
             f"{archive.filename} is not in {part.parent}, and {archive.url} cannot be "
@@ -173,7 +173,7 @@ def _network_errors(archive: Archive, part: Path) -> Iterator[None]:
 
 
 def _request(url: str, start: int) -> http.client.HTTPResponse:
-    """Asks for a file from byte `start` on; raises OSError after ANSWER_TIMEOUT."""
+    """Requests a file from byte `start` on; raises OSError after ANSWER_TIMEOUT."""
     request = urllib.request.Request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -185,8 +185,8 @@ def _request(url: str, start: int) -> http.client.HTTPResponse:
         except Exception as error:
             answers.put(error)
 
-    # urlopen's time limit holds for each address of the host by itself and not for
-    # looking up its name, which can take half a minute without a network.
+    # urlopen's timeout applies to each address of the host separately and not to the name
+    # look-up, which can take half a minute without a network.
     threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=ANSWER_TIMEOUT)
@@ -211,7 +211,7 @@ def _check_digest(archive: Archive, part: Path) -> None:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Around code that reads an archive: turns what it raises into a UserError."""
+    """Turns errors from reading an archive into a UserError."""
     try:
         yield
     except DAMAGE as error:
@@ -224,13 +224,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_tar(path: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Reads files out of a .tar.gz, which takes as much memory as all of it unpacked.
+    """Reads files from a .tar.gz, unpacking all of it in memory.
 
     Raises:
       UserError: if the archive is damaged anywhere or lacks one of the files.
     """
     with reading(path):
-        # To the end, where gzip keeps its checksum, before any of it is believed.
+        # Read to the end first: gzip's checksum is there.
         with gzip.open(path) as file:
             unpacked = io.BytesIO(file.read())
         with tarfile.open(fileobj=unpacked, mode="r:") as tar:

@@ -1,11 +1,11 @@
-"""Builders by the name of their data set, and the symmetries of their images."""
+"""Registry of data set builders, image forms and symmetries, by data set name."""
 
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.cifar import Cifar10, Cifar100
 from imae_jax.data.builders.digits import Digits
 from imae_jax.data.builders.tiny_imagenet import TinyImagenet
 
-# Data sets with a builder of our own, prepared on first use.
+# Prepared on first use.
 BUILDERS = {
     "digits": Digits,
     "shapes": shapes.Shapes,
@@ -13,7 +13,7 @@ BUILDERS = {
     "cifar100": Cifar100,
     "tiny_imagenet": TinyImagenet,
 }
-# Of each: (H, W, C), how many classes, and how many images to train on.
+# (H, W, C), number of classes, number of training images.
 FORMS = {
     "digits": ((8, 8, 1), 10, 1297),
     "shapes": ((32, 32, 3), 10, 20_000),
@@ -21,5 +21,5 @@ FORMS = {
     "cifar100": ((32, 32, 3), 100, 50_000),
     "tiny_imagenet": ((64, 64, 3), 200, 100_000),
 }
-# Of which factors are angles, see `dataset.Dataset`.
+# Symmetry orders of angular factors, see `dataset.Dataset`.
 SYMMETRY = {"shapes": shapes.SYMMETRY}

@@ -1,16 +1,16 @@
-"""Ten outlines as polygons, and how much of each pixel one covers."""
+"""Outlines of ten shapes as polygons, and their antialiased rasterization."""
 
 import math
 
 import numpy as np
 
-# Sides of a polygon that stands for a circle, and points along other curves.
+# Sides of a polygon that approximates a circle, and points along other curves.
 CURVE = 48
 # Scan lines per row of pixels; along a line, coverage is exact.
 SCAN_LINES = 8
 
-# How often a full turn brings each shape back onto itself: a rotation can only be told
-# modulo 2 pi / order. 0: it looks the same at any angle.
+# Order of each shape's rotational symmetry: a rotation is known modulo 2 pi / order. 0: the
+# shape looks the same at any angle.
 SYMMETRY = {
     "disc": 0,
     "square": 4,
@@ -31,14 +31,14 @@ def _arc(radius: float, start: float, end: float, points: int = CURVE) -> np.nda
 
 
 def _regular(radii: list[float]) -> np.ndarray:
-    """A vertex at each of the radii, at equal angles, the first on the x axis."""
+    """Vertices at the given radii and equal angles, the first on the x axis."""
     angles = 2 * np.pi * np.arange(len(radii)) / len(radii)
     return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _ring() -> np.ndarray:
-    # One path: around, a step inwards, and back around the hole. The step is walked both
-    # ways and so cancels.
+    # One path: around, inwards, and back around the hole. The step inwards is walked both
+    # ways and cancels.
     return np.concatenate([_arc(1, 0, 2 * np.pi), _arc(0.55, 2 * np.pi, 0)])
 
 
@@ -49,7 +49,7 @@ def _heart() -> np.ndarray:
 
 
 def _crescent() -> np.ndarray:
-    # A disc of radius 1 with a bite: a disc around (bite, 0) that meets it at the horns.
+    # A disc of radius 1 minus a disc around (bite, 0) that meets it at the horns.
     horn, bite = math.radians(50), 0.6
     x, y = math.cos(horn) - bite, math.sin(horn)
     inner = math.atan2(y, x)
@@ -71,7 +71,7 @@ def _mirrored(half: list[tuple[float, float]]) -> np.ndarray:
 
 
 def signed_areas(vertices: np.ndarray) -> np.ndarray:
-    """[V, 2] vertices -> [V], the triangle of each side with the origin."""
+    """Signed area of the triangle of each side with the origin: [V, 2] -> [V]."""
     following = np.roll(vertices, -1, axis=0)
     return (vertices[:, 0] * following[:, 1] - vertices[:, 1] * following[:, 0]) / 2
 
@@ -84,8 +84,8 @@ def _normalised(vertices: np.ndarray) -> np.ndarray:
     return (vertices - centroid) / np.sqrt(abs(areas.sum()))
 
 
-# [V, 2] (x, y) vertices of each class: area 1, centroid 0, mirror image of itself across
-# the x axis. Those that point somewhere point along x.
+# [V, 2] (x, y) vertices of each class: area 1, centroid 0, symmetric about the x axis.
+# Shapes with a direction point along x.
 OUTLINES = {
     "disc": _regular([1] * CURVE),
     "square": _regular([1] * 4),
@@ -102,24 +102,24 @@ OUTLINES = {name: _normalised(vertices) for name, vertices in OUTLINES.items()}
 
 
 def placed(name: str, size: float, x: float, y: float, rotation: float) -> np.ndarray:
-    """[V, 2] vertices in pixels.
+    """Places an outline in a picture: [V, 2] vertices in pixels.
 
     Args:
-      name: of the outline.
+      name: name of the outline.
       size: square root of the area, in pixels.
-      x, y: of the centroid, in pixels from the picture's left and upper border.
-      rotation: in radians, from the x axis (right) towards the y axis (down).
+      x, y: position of the centroid, in pixels from the left and upper border.
+      rotation: angle in radians, from the x axis (right) towards the y axis (down).
     """
     cos, sin = math.cos(rotation), math.sin(rotation)
     return size * OUTLINES[name] @ np.array([[cos, sin], [-sin, cos]]) + [x, y]
 
 
 def coverage(vertices: np.ndarray, side: int) -> np.ndarray:
-    """How much of each pixel a polygon covers: [side, side] in 0..1, rows from the top.
+    """Fraction of each pixel covered by a polygon: [side, side] in 0..1, rows from the top.
 
-    A side of the polygon that a scan line meets covers what lies to its right, and the
-    side opposite, walked the other way, uncovers it again. So holes need no special case,
-    and as a pixel depends continuously on the vertices, rounding hardly ever shows.
+    A side that a scan line meets covers everything to its right; the opposite side, walked
+    the other way, uncovers it again. So holes need no special case, and pixels depend
+    continuously on the vertices.
     """
     lines = (np.arange(side * SCAN_LINES) + 0.5)[:, None] / SCAN_LINES
     (x, y), (next_x, next_y) = vertices.T, np.roll(vertices, -1, axis=0).T

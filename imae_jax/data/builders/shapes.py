@@ -1,4 +1,4 @@
-"""The data set `shapes`: pictures drawn from known factors, as a TFDS builder."""
+"""TFDS builder of `shapes`: pictures drawn from known factors."""
 
 import colorsys
 import math
@@ -13,7 +13,7 @@ SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 
 SIDE = 32
 CLASSES = tuple(shape_outlines.SYMMETRY)
-# sRGB. Bright and saturated, on backgrounds that are dark and muted.
+# sRGB; bright and saturated, while backgrounds are dark and muted.
 COLOURS = {
     "red": (255, 50, 50),
     "orange": (255, 145, 20),
@@ -27,7 +27,7 @@ COLOURS = {
 BACKGROUNDS = ("stripes", "checks", "ripples", "clouds")
 # In the order of the classes, see `dataset.Dataset`.
 SYMMETRY = {"rotation": tuple(shape_outlines.SYMMETRY.values())}
-# Pixels. The largest object reaches 13.1 pixels from its centre and stays in the picture.
+# Pixels. The largest object extends 13.1 pixels from its centre, so all stay inside.
 SIZES = (10.0, 14.0)
 CENTRES = (13.1, 18.9)
 
@@ -51,7 +51,7 @@ def draw_factors(random: np.random.RandomState) -> dict:
 
 
 def _wave(random: np.random.RandomState, angle: float) -> np.ndarray:
-    """[SIDE, SIDE] in -1..1, a plane wave of random length and phase."""
+    """Plane wave of random length and phase: [SIDE, SIDE] in -1..1."""
     y, x = np.mgrid[:SIDE, :SIDE]
     along = x * math.cos(angle) + y * math.sin(angle)
     return np.sin(2 * np.pi * (along / random.uniform(8, 16) + random.uniform()))
@@ -61,7 +61,7 @@ def draw_background(random: np.random.RandomState, background: int) -> np.ndarra
     """Draws a texture between a dark and a less dark muted colour.
 
     Args:
-      random: decides the colours, and the texture's place, scale and direction.
+      random: draws the colours, and the texture's position, scale and direction.
       background: index into `BACKGROUNDS`.
     Returns:
       [SIDE, SIDE, 3] float, 0..255.
@@ -89,13 +89,13 @@ def draw_background(random: np.random.RandomState, background: int) -> np.ndarra
 
 
 def draw(index: int) -> tuple[np.ndarray, dict]:
-    """Draws picture `index` of the endless series that the splits are parts of.
+    """Draws picture `index` of the endless series that splits are taken from.
 
     Returns:
       The picture, [SIDE, SIDE, 3] uint8, and its factors, see `draw_factors`.
     """
-    # Philox: every index has a stream of its own. RandomState: what it makes of a stream
-    # is frozen across NumPy versions.
+    # Philox: every index has its own stream. RandomState: its draws are frozen across NumPy
+    # versions.
     random = np.random.RandomState(np.random.Philox(key=index))
     factors = draw_factors(random)
     picture = draw_background(random, factors["background"])
@@ -110,8 +110,8 @@ def draw(index: int) -> tuple[np.ndarray, dict]:
 
 
 def indices(split: str) -> range:
-    """Which pictures of the series a split holds, see `draw`."""
-    # Far apart: a split of another length has the same pictures, only more or fewer.
+    """Indices of a split's pictures in the series, see `draw`."""
+    # Far apart, so that longer splits only add pictures.
     first = list(SPLITS).index(split) << 32
     return range(first, first + SPLITS[split])
 
@@ -119,21 +119,19 @@ def indices(split: str) -> range:
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """24,000 drawn pictures, 32x32 colour: one shape of 10 on a textured background.
 
-    All that is to know about the object is given, each factor drawn uniformly and
-    independently of the others:
+    The factors describe the object completely; each is drawn uniformly and independently:
 
     * `label`: the shape.
     * `colour`: one of 8 bright colours; the background's two are dark and muted.
     * `size`: square root of the object's area, in pixels, 10 to 14, whatever its shape.
-    * `x`, `y`: the centre of its area, in pixels from the picture's left and upper border,
-      13.1 to 18.9; the centre of the first pixel is at 0.5.
-    * `rotation`: clockwise as one sees it, in radians, 0 to 2 pi, from pointing right. A
-      shape that looks the same n times in a turn (`outlines.SYMMETRY`) tells it modulo
-      2 pi / n only: read it as sin and cos of n times the angle, and of discs and rings
-      not at all.
-    * `background`: the kind of texture. Its colours, place, scale and direction vary too.
+    * `x`, `y`: its centroid, in pixels from the picture's left and upper border, 13.1 to
+      18.9; the centre of the first pixel is at 0.5.
+    * `rotation`: clockwise angle from pointing right, in radians, 0 to 2 pi. For a shape
+      with n-fold symmetry (`shape_outlines.SYMMETRY`) it is known modulo 2 pi / n: predict
+      sin and cos of n times the angle; for discs and rings it is undefined.
+    * `background`: the kind of texture. Its colours, position, scale and direction vary.
 
-    No shape differs from its mirror image but by rotation. Nothing is read or downloaded.
+    Every shape is a rotation of its mirror image. Nothing is read or downloaded.
     """
 
     VERSION = tfds.core.Version("1.0.0")

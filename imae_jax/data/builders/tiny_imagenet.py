@@ -1,4 +1,4 @@
-"""Tiny-ImageNet from its original zip, or from the folder that was unpacked from it."""
+"""TFDS builder of Tiny-ImageNet from its original zip, or from the unpacked folder."""
 
 import collections
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 from imae_jax.data.builders import download
 from imae_jax.errors import UserError
 
-# The publishers name no digest; this MD5 is what other projects hold it to.
+# The publishers give no digest; this is the MD5 that other projects use.
 ARCHIVE = download.Archive(
     url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     size=248_100_043,
@@ -24,7 +24,7 @@ SIZE = (64, 64)
 
 
 class _Files:
-    """The archive's files, by their names inside `tiny-imagenet-200/`."""
+    """Files of the unpacked archive, by their names inside `tiny-imagenet-200/`."""
 
     def __init__(self, path: Path, names: Iterable[str]):
         self.path = path
@@ -36,24 +36,23 @@ class _Files:
                 self._images[folder].add(file)
 
     def read(self, name: str) -> bytes:
-        """A file's content."""
+        """Reads a file."""
         return (self.path / name).read_bytes()
 
     def lines(self, name: str) -> list[str]:
-        """A text file's lines; raises UserError if it is missing."""
+        """Reads the lines of a text file; raises UserError if it is missing."""
         if name not in self.names:
             raise UserError(f"{name} is missing in {self.path}")
         return self.read(name).decode(errors="replace").splitlines()
 
     def images(self, folder: str) -> set[str]:
-        """The names of the images right in `folder`."""
+        """Names of the images directly in `folder`."""
         return self._images[folder]
 
     def image(self, name: str) -> io.BytesIO:
-        """An image file as it is; raises UserError if it cannot be decoded to 64x64.
+        """Reads an encoded image; raises UserError if it does not decode to 64x64.
 
-        Some are grey. TFDS repeats their one channel when it reads them, so they need no
-        other encoding.
+        Grey images stay as they are: TFDS repeats their channel when reading.
         """
         data = self.read(name)
         try:
@@ -70,7 +69,7 @@ class _Files:
 
 
 class _ZippedFiles(_Files):
-    """The same inside the zip; raises UserError wherever that turns out to be damaged."""
+    """Files of the zip; raises UserError if it is damaged."""
 
     def __init__(self, path: Path):
         with download.reading(path):
@@ -85,7 +84,7 @@ class _ZippedFiles(_Files):
 
 
 def _open(data_dir: Path) -> _Files:
-    # The zip first where both are there: it has checksums.
+    # The zip is preferred: it has checksums.
     root = data_dir / FOLDER
     if not root.is_dir() or (data_dir / ARCHIVE.filename).exists():
         return _ZippedFiles(download.find(data_dir, ARCHIVE))
@@ -94,7 +93,7 @@ def _open(data_dir: Path) -> _Files:
 
 
 def _classes(files: _Files) -> list[str]:
-    """The WNIDs, sorted: a label is the rank of its WNID."""
+    """Sorted WNIDs; labels are indices into them."""
     wnids = {line.strip() for line in files.lines("wnids.txt")} - {""}
     if not wnids:
         raise UserError(f"wnids.txt in {files.path} is empty")
@@ -102,14 +101,14 @@ def _classes(files: _Files) -> list[str]:
 
 
 def class_names(wnids: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """Names of classes for people to read, each different.
+    """Readable and unique names of classes.
 
     Args:
       wnids: WordNet identifiers, such as `n01443537`.
-      words: their synonyms where known, such as `goldfish, Carassius auratus`.
+      words: known synonyms by WNID, such as `goldfish, Carassius auratus`.
     Returns:
-      The first synonym; `goldfish (n01443537)` where several classes have the same; the
-      WNID where there is none.
+      The first synonym; `goldfish (n01443537)` if several classes share it; the WNID if
+      there is none.
     """
     firsts = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     count = collections.Counter(firsts)
@@ -120,7 +119,7 @@ def class_names(wnids: Sequence[str], words: Mapping[str, str]) -> list[str]:
 
 
 def _train(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
-    """{image: label}. Raises UserError for a class with none or with one lost."""
+    """Returns {image: label}; raises UserError for a class with missing images."""
     labels = {}
     for label, wnid in enumerate(wnids):
         folder = f"train/{wnid}"
@@ -130,7 +129,7 @@ def _train(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
                 f"{folder}/images in {files.path} holds no images, but {wnid} is in "
                 "wnids.txt"
             )
-        # Nothing else would tell that an unpacked folder is only half there.
+        # The only way to notice an incompletely unpacked folder.
         boxes = f"{folder}/{wnid}_boxes.txt"
         for number, line in enumerate(
             files.lines(boxes) if boxes in files.names else (), 1
@@ -146,7 +145,7 @@ def _train(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
 
 
 def _validation(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
-    """{image: label}. Raises UserError where images and annotations do not match."""
+    """Returns {image: label}; raises UserError if images and annotations do not match."""
     annotations, folder = "val/val_annotations.txt", "val/images"
     images = files.images(folder)
     known = {wnid: label for label, wnid in enumerate(wnids)}
@@ -178,8 +177,8 @@ class TinyImagenet(download.FromArchive, tfds.core.GeneratorBasedBuilder):
     """Tiny-ImageNet: 64x64x3 images of 200 classes, 500 + 50 of each.
 
     Prepared from `tiny-imagenet-200.zip` or `tiny-imagenet-200/` in `archive_dir`; see
-    `archives.find`. Fewer classes or images in the same layout work too. The original's
-    test images have no labels and are left out. JPEG files stay as they are.
+    `download.find`. Fewer classes or images in the same layout work too. The original's
+    test images have no labels and are left out. JPEG files are kept unchanged.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -200,13 +199,13 @@ class TinyImagenet(download.FromArchive, tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # our own tells what to do where there is no network
+        del dl_manager  # our download gives advice if there is no network
         files = _open(Path(self.archive_dir))
         wnids = _classes(files)
         lines = files.lines("words.txt") if "words.txt" in files.names else []
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
         self.info.features["label"].names = class_names(wnids, words)
-        # Both are checked before either is written.
+        # Check both splits before writing either.
         splits = {"train": _train(files, wnids), "validation": _validation(files, wnids)}
         return {
             split: self._generate_examples(files, labels)
