@@ -1,1 +1,1 @@
-"""Runs on disk: checkpoints, run folders, metrics, atomic writes."""
+"""Runs on disk: checkpoints, run folders, metrics and atomic writes."""

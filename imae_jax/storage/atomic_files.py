@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all."""
+"""Atomic reading and writing of a run's files."""
 
 import contextlib
 import json
@@ -12,16 +12,16 @@ from typing import Any
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
 
-# What a workdir holds beside its checkpoints.
+# Files of a workdir beside its checkpoints.
 CONFIG_FILE = "config.json"
 EVAL_FILE = "eval.json"
 SETTINGS_FILE = "eval_settings.json"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically: a reader sees the old data or the new, never a part.
+    """Writes a file atomically: a reader sees the old data or the new, never a mixture.
 
-    Of several processes the first writes; when any of them returns, the file is there.
+    The first process writes; all return when the file is there.
     """
     if processes.is_first():
         _replace(path, data)
@@ -64,7 +64,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name `path` once it is full, or does not exist."""
+    """Context with a temporary folder, renamed to `path` on success, else deleted."""
     temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
     try:
         yield temporary

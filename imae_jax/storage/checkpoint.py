@@ -1,4 +1,4 @@
-"""Checkpoints: saved whole or not at all, and never half restored."""
+"""Checkpoints with atomic saves and verified restores."""
 
 import contextlib
 import hashlib
@@ -19,29 +19,28 @@ from imae_jax.storage.pytrees import check_same_tree, checksums, tree_leaves
 
 logger = logging.getLogger(__name__)
 
-# The pytrees of arrays that a checkpoint can hold.
+# Names of the pytrees that a checkpoint can hold.
 ARRAYS = ("params", "opt_state", "batch_stats")
 
 
 class Damaged(UserError):
-    """A checkpoint cannot be read, or holds other values than were saved."""
+    """Raised if a checkpoint cannot be read or its values differ from those saved."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, `workdir/checkpoints/<step>`, kept by orbax.
+    """Checkpoints of one run, `workdir/checkpoints/<step>`, managed by orbax.
 
-    Each holds arrays, by the names in ARRAYS, and `meta` (JSON), and the checksums of
-    both. Use as a context manager: leaving it waits for the last save and reports its
-    failure.
+    Each holds pytrees named in `ARRAYS`, `meta` (JSON), and the checksums of both. Use as
+    a context manager: leaving it waits for the last save and reports its failure.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None, keep_best: int = 0):
-        """Opens a run's checkpoints, to read them.
+        """Opens the checkpoints of a run.
 
         Args:
-          workdir: the run's.
-          keep: to write, too, and to keep so many of the newest.
-          keep_best: and so many of those with the lowest loss.
+          workdir: folder of the run.
+          keep: number of newest checkpoints to keep; None: open for reading only.
+          keep_best: number of checkpoints with the lowest loss to keep as well.
         """
         self._directory = (workdir / "checkpoints").absolute()
         is_writer = keep is not None
@@ -57,7 +56,7 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 create=is_writer,
-                cleanup_tmp_directories=is_writer,  # what a killed run left half written
+                cleanup_tmp_directories=is_writer,  # unfinished saves of a killed run
                 preservation_policy=policies.AnyPreservationPolicy(kept)
                 if is_writer
                 else None,
@@ -71,14 +70,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if processes.is_loss(error):  # nobody is there to finish the save with
+        if processes.is_loss(error):  # the save cannot finish without the others
             return
         with self._saying_why():
             self._manager.close()
 
     @contextlib.contextmanager
     def _saying_why(self) -> Iterator[None]:
-        """A save that fails, perhaps in the background, does so in one line."""
+        """Turns errors of a save, including background ones, into a UserError."""
         try:
             yield
         except Exception as error:
@@ -90,14 +89,14 @@ class Checkpoints:
             raise UserError(f"{self._directory} cannot be written: {reason}") from error
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, the newest first."""
+        """Steps of all complete checkpoints, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def best_step(self) -> int:
-        """That of the lowest loss, among those that are not damaged.
+        """Step of the undamaged checkpoint with the lowest loss.
 
         Raises:
-          UserError: if none says its loss, as those of imported weights.
+          UserError: if none has a loss, as for imported weights.
         """
         losses = {}
         for step in self.steps():
@@ -112,9 +111,9 @@ class Checkpoints:
         """Starts saving pytrees of arrays and a JSON mapping as checkpoint `step`.
 
         Args:
-          step: its number.
-          arrays: by some of the names in ARRAYS; none of them empty.
-          meta: what JSON can hold; with `loss`, by which the best are told.
+          step: number of training steps.
+          arrays: nonempty pytrees by names in `ARRAYS`.
+          meta: JSON-serializable; its `loss`, if any, ranks the best checkpoints.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = dict(meta) | {"checksums": _checksums(arrays)}
@@ -127,12 +126,12 @@ class Checkpoints:
             )
 
     def newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
-        """The newest checkpoint that is not damaged; each that is gets named.
+        """Reads the newest undamaged checkpoint; logs damaged ones.
 
         Args:
-          read: what is wanted of a step, by `meta` and `restore`.
+          read: reads a step with `meta` and `restore`.
         Returns:
-          The step and what `read` gave; None if there are no checkpoints.
+          The step and the result of `read`; None if there are no checkpoints.
         Raises:
           UserError: if all are damaged.
         """
@@ -142,7 +141,7 @@ class Checkpoints:
                 found = read(step)
             except Damaged as error:
                 if not (self._directory / str(step)).exists():
-                    # The run goes on, and has replaced it by a newer one.
+                    # The run is active and has replaced it by a newer one.
                     self._manager.reload()
                     return self.newest(read)
                 damaged[step] = error
@@ -159,7 +158,7 @@ class Checkpoints:
         return None
 
     def set_aside(self, after: int) -> None:
-        """Renames all checkpoints after step `after`, the damaged ones, to make room."""
+        """Renames the checkpoints after step `after`, which are damaged, to make room."""
         for step in self.steps():
             if step > after and processes.is_first():
                 path = self._directory / str(step)
@@ -168,7 +167,7 @@ class Checkpoints:
         self._manager.reload()
 
     def meta(self, step: int) -> dict:
-        """What was saved beside the arrays; raises Damaged."""
+        """Reads the JSON saved with the arrays; raises Damaged."""
         with self._reading(step):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
@@ -178,15 +177,15 @@ class Checkpoints:
         return meta
 
     def restore(self, step: int, **like) -> dict[str, Any]:
-        """Restores some of the arrays.
+        """Restores some of the pytrees.
 
         Args:
-          step: which checkpoint.
-          **like: for each item wanted, a tree of arrays or `jax.ShapeDtypeStruct`s whose
-            form and sharding the restored one takes.
+          step: step of the checkpoint.
+          **like: for each pytree to restore, arrays or `jax.ShapeDtypeStruct`s with its
+            structure, shapes, types and sharding.
         Raises:
-          Damaged: if it cannot be read, or holds other values than were saved.
-          UserError: if an item's tree, shapes or types differ from what is wanted.
+          Damaged: if it cannot be read, or its values differ from those saved.
+          UserError: if structure, shapes or types differ from `like`.
         """
         meta = self.meta(step)
         with self._reading(step):
@@ -215,14 +214,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Whatever a library raises over a broken file means one thing."""
+        """Turns errors of the libraries into Damaged or, for I/O and memory, UserError."""
         try:
             yield
         except Exception as error:
             is_damage = not isinstance(error, MemoryError | OSError)
             is_damage |= isinstance(error, FileNotFoundError)
             is_damage &= "RESOURCE_EXHAUSTED" not in str(error)
-            # One of several processes cannot decide alone to read another checkpoint.
+            # A single process of several must not fall back to another checkpoint.
             kind = Damaged if is_damage and jax.process_count() == 1 else UserError
             where = self._directory / str(step)
             reason = _in_one_line(error)
@@ -230,13 +229,13 @@ class Checkpoints:
 
 
 def _checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
-    """By item and path, such as `params/encoder/class_token`."""
+    """Checksums by item and path, such as `params/encoder/class_token`."""
     sums = jax.device_get(checksums(dict(arrays)))
     return {name: int(value) for name, value in tree_leaves(sums).items()}
 
 
 def _sha256(meta: Mapping) -> str:
-    """Of all of it but this."""
+    """SHA-256 of everything in `meta` but `sha256` itself."""
     text = json.dumps({k: v for k, v in meta.items() if k != "sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -247,6 +246,6 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _unused(path: Path) -> Path:
-    """The path, or with a number behind it, where nothing lies yet."""
+    """Returns the path, with a number appended if it exists."""
     paths = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(p for p in itertools.chain([path], paths) if not p.exists())

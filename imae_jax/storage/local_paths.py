@@ -1,4 +1,4 @@
-"""Paths that users name: expanded, and refused where they are addresses of a store."""
+"""Expands paths given by users and rejects addresses of object stores."""
 
 import re
 from pathlib import Path
@@ -7,24 +7,23 @@ from ml_collections import ConfigDict
 
 from imae_jax.errors import UserError
 
-# Any scheme; of the usual ones also what `pathlib` leaves of them, with one slash.
+# Any scheme; the usual ones also with one slash, as `pathlib` normalizes them.
 ADDRESS = re.compile(r".*://|(gs|s3|https?|ftp|file|hdfs|az|abfss?|r2|hf):/", re.DOTALL)
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address with a scheme, not a path of a mounted file system."""
+    """True if the text is an address with a scheme, not a path."""
     return ADDRESS.match(text) is not None
 
 
 def local_path(path: str | Path, key: str) -> Path:
-    """The path with `~` expanded.
+    """Returns the path with `~` expanded.
 
     Args:
-      path: of a file or folder.
-      key: the flag, config key or argument that named it, for messages.
+      path: path of a file or folder.
+      key: flag, config key or argument that holds the path, for messages.
     Raises:
-      UserError: for an address with a scheme, which no file system here knows, and for
-        the home of an unknown user.
+      UserError: for an address with a scheme, or the home of an unknown user.
     """
     if is_address(str(path)):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What people read while a run goes on: metrics.jsonl, TensorBoard, the progress bar."""
+"""Logs of a training run: metrics.jsonl, TensorBoard, throughput, progress bar."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl; a line cut short by a kill is left out."""
+    """Reads a run's metrics.jsonl; skips incomplete lines, left by a killed run."""
     path = workdir / METRICS_FILE
     lines = path.read_text().splitlines() if path.exists() else []
     metrics = []
@@ -35,8 +35,10 @@ def read_metrics(workdir: Path) -> list[dict]:
 class MetricWriter:
     """Appends to metrics.jsonl and TensorBoard events, from `first_step` on.
 
-    What an earlier, killed run wrote beyond its last checkpoint is taken back first, so
-    every step stands there once. `seconds` is what the lines that stay say the run took.
+    Lines that an interrupted run wrote after its last checkpoint are removed first.
+
+    Attributes:
+      seconds: duration of the run so far, according to the remaining lines.
     """
 
     def __init__(self, workdir: Path, first_step: int):
@@ -60,7 +62,7 @@ class MetricWriter:
         self._events.close()
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Writes one line; `metrics` holds `step`."""
+        """Writes one line; `metrics` must hold `step`."""
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
         for name, value in metrics.items():
@@ -69,26 +71,23 @@ class MetricWriter:
 
 
 class Throughput:
-    """What passes between two readings, and the seconds a run has taken in all.
-
-    Compilation does not count as to the first, but does as to the second.
-    """
+    """Throughput since the last log line, without compilation, and total run time."""
 
     def __init__(self, seconds: float):
-        """`seconds` that the run took before it was interrupted."""
+        """Starts the clock at `seconds`, the duration of the run before a resume."""
         self._began = time.perf_counter() - seconds
         self._step = None
 
     def read(self, step: int, batch_size: int, seconds_waited: float) -> dict[str, float]:
-        """What has passed since the last call; the first tells `seconds` only.
+        """Measures the time since the last call; the first call returns `seconds` only.
 
         Args:
-          step: steps made so far.
+          step: number of steps so far.
           batch_size: B.
-          seconds_waited: for data, so far.
+          seconds_waited: seconds spent waiting for data so far.
         Returns:
-          `seconds` in all; `images_per_second`; and `data_wait`, the share of the time
-          that went into waiting for data, in [0, 1].
+          `seconds`, total; `images_per_second`; `data_wait`, the fraction of the time spent
+          waiting for data, in [0, 1].
         """
         now = time.perf_counter()
         found = {"seconds": now - self._began}
@@ -101,7 +100,7 @@ class Throughput:
 
 
 class Progress:
-    """A progress bar with the time left; plain lines now and then where no one watches."""
+    """Progress bar with the time left; without a terminal, a line every 15 seconds."""
 
     def __init__(self, title: str, first_step: int, total_steps: int):
         self._title = title
@@ -127,7 +126,7 @@ class Progress:
         self._bar.update(step - self._bar.n)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Logs a warning above the bar."""
         logger.warning(f"{self._title}: {text}")
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Trees of arrays: their leaves by name, compared, and known again."""
+"""Pytree utilities: named leaves, structural diffs, digests."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ from imae_jax.errors import UserError
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> {"a.b.c": value}."""
+    """Flattens nested mappings to {"a.b.c": value}."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -25,7 +25,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def tree_leaves(tree) -> dict[str, Any]:
-    """A pytree's leaves by path, such as `params/encoder/class_token`."""
+    """Leaves of a pytree by path, such as `params/encoder/class_token`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -34,7 +34,7 @@ def tree_leaves(tree) -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict:
-    """Inverse of `tree_leaves`, for trees of mappings."""
+    """Inverse of `tree_leaves` for trees of mappings."""
     tree: dict = {}
     for name, value in flat.items():
         *folders, leaf = name.split("/")
@@ -46,7 +46,7 @@ def nested(flat: Mapping[str, Any]) -> dict:
 
 
 def tree_differences(expected, found) -> list[str]:
-    """Compares two trees leaf by leaf: what is missing, unexpected or of another form."""
+    """Lists leaves that are missing, unexpected, or of a different shape or type."""
     expected, found = tree_leaves(expected), tree_leaves(found)
     lines = [f"missing {name}" for name in expected.keys() - found.keys()]
     lines += [f"unexpected {name}" for name in found.keys() - expected.keys()]
@@ -61,7 +61,7 @@ def tree_differences(expected, found) -> list[str]:
 
 
 def check_same_tree(expected, found, what: str) -> None:
-    """Raises UserError with the differences, if there are any."""
+    """Raises UserError if shapes, types or names of the leaves differ."""
     lines = tree_differences(expected, found)
     if lines:
         shown = "; ".join(lines[:8])
@@ -81,12 +81,11 @@ def digest(params) -> str:
 
 @jax.jit
 def checksums(tree):
-    """A uint32 for each leaf of a pytree of arrays, none wider than 32 bits.
+    """Computes a uint32 for each leaf of a pytree of arrays of up to 32 bits.
 
-    The sum over all values, modulo 2**32, of their bits times an odd number that depends
-    on the place: a change of any one value changes it, and so, as good as always, does
-    any other. Sums of integers do not depend on their order: an array has the same one
-    however it is laid out over devices, and none has to be gathered for it.
+    The sum, modulo 2**32, of each value's bits times an odd number that depends on its
+    position: changing one value always changes the sum, other changes almost always do.
+    The sum does not depend on sharding and needs no gathering.
     """
     return jax.tree.map(_checksum, tree)
 

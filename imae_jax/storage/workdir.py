@@ -1,4 +1,4 @@
-"""Folders of runs: opened, owned by one command at a time, and the config of each."""
+"""Run folders: creation, locking and the stored config."""
 
 import contextlib
 import json
@@ -19,8 +19,8 @@ from imae_jax.storage.local_paths import local_path
 
 logger = logging.getLogger(__name__)
 
-# A resumed run may change these: they do not touch what is computed. (A teacher that
-# moved is recognised by its digest.)
+# Keys that a resumed run may change, since they do not affect the results. (A teacher that
+# moved is recognized by its digest.)
 NEUTRAL_KEYS = (
     "checkpoint.",
     "compute.attention",
@@ -32,7 +32,7 @@ NEUTRAL_KEYS = (
     "explorer.",
     "data.dir",
     "data.evaluate_on.",
-    "data.on_bad_image",  # who met a bad image may go on without it
+    "data.on_bad_image",  # a run stopped by a bad image may resume without it
     "data.prefetch",
     "data.resident_gb",
     "data.sharded",
@@ -41,8 +41,8 @@ NEUTRAL_KEYS = (
     "train.steps_per_dispatch",
 )
 
-# Came later than the first runs that were stored; without it, transparent images could not
-# be used, so those runs had none.
+# Keys that older stored configs lack. (Without a background, transparent images were
+# refused.)
 ADDED_KEYS = ("data.files.background",)
 
 
@@ -52,14 +52,14 @@ def open_workdir(workdir: str | Path) -> Path:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         atomic_files.write_text(workdir / ".writable", "")
-        (workdir / ".writable").unlink(missing_ok=True)  # by whoever is first
+        (workdir / ".writable").unlink(missing_ok=True)  # maybe by another process
     except OSError as error:
         raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}") from None
     return workdir
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-    """The stored config of a run; raises UserError if there is none."""
+    """Reads the config of a run; raises UserError if there is none."""
     return config_of(atomic_files.read_json(Path(workdir).expanduser() / CONFIG_FILE))
 
 
@@ -69,17 +69,17 @@ def config_of(found: Mapping) -> ConfigDict:
 
 
 def _lists_as_tuples(value):
-    """JSON has no tuples, and flags override no lists."""
+    """Converts lists to tuples: JSON has no tuples, and flags cannot override lists."""
     if isinstance(value, dict):
         return {key: _lists_as_tuples(item) for key, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
 def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None:
-    """Puts a type in the place of `compute.dtype="auto"`, the same one in all configs.
+    """Replaces `compute.dtype="auto"` by the same type in all configs.
 
-    That of the runs that have begun in one of the folders, if they have one and the same;
-    otherwise what the machine computes faster. Of several processes the first decides.
+    The type is that of the runs stored in the folders, if they agree, otherwise the one
+    that is faster on this machine. The first process decides for all.
     """
     sections = [config.compute for config in configs if "compute" in config]
     sections = [section for section in sections if section.dtype == layers.AUTO]
@@ -99,12 +99,12 @@ def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None
 
 
 def check_same_config(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError if the workdir holds a run of another config, naming the keys."""
+    """Raises UserError naming the differences if the workdir's run has another config."""
     if not (workdir / CONFIG_FILE).exists():
         return
     stored = pytrees.flatten(as_json(read_config(workdir)))
     given = pytrees.flatten(as_json(config))
-    # What an imported run was trained on is not known; it may be measured on anything.
+    # The data of an imported run are unknown, so it may be evaluated on any.
     is_imported = any(key.startswith("imported.") for key in stored.keys() & given.keys())
     differences = [
         f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
@@ -122,18 +122,18 @@ def check_same_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def as_json(config: ConfigDict) -> dict:
-    """The config as JSON would give it back: tuples are lists, references resolved."""
+    """Converts a config to JSON types: tuples become lists, references are resolved."""
     return json.loads(config.to_json())
 
 
 @contextlib.contextmanager
 def owned(workdir: Path) -> Iterator[None]:
-    """Inside, no other command writes into the workdir.
+    """Holds an exclusive lock on the workdir.
 
     Raises:
-      UserError: if one does already.
+      UserError: if another command holds it.
     """
-    if not processes.is_first():  # the first one writes, for all
+    if not processes.is_first():  # only the first process writes
         yield
         return
     lock = filelock.FileLock(workdir / ".lock", blocking=False)
@@ -145,7 +145,7 @@ def owned(workdir: Path) -> Iterator[None]:
             "end, or take another workdir"
         ) from None
     except NotImplementedError:
-        pass  # a file system that knows no locks
+        pass  # a file system without locks
     try:
         yield
     finally:
