@@ -1,4 +1,4 @@
-"""SIGTERM and preemption notices, agreed on by all processes."""
+"""SIGTERM and preemption notices, synchronized over all processes."""
 
 import contextlib
 import itertools
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
-# Of looks, in the life of a process: all agree to end at the same one.
+# Counts the checks of this process: all processes end at the same one.
 _looks = itertools.count(1)
 
 
 def are_told_to_end() -> bool:
-    """Whether SIGTERM has come to any of several processes; False where there is one.
+    """True if any of several processes has received SIGTERM; False in a single process.
 
-    All have to ask equally often, and are told so once, by the same call.
+    All processes must call it equally often; the same call returns True in each, once.
     """
     if not jax.distributed.is_initialized():
         return False
@@ -24,27 +24,31 @@ def are_told_to_end() -> bool:
 
 
 class Termination:
-    """Whether SIGTERM has come, to this process or to any that works with it."""
+    """Remembers whether any process of the run has received SIGTERM.
+
+    Attributes:
+      is_noticed: True once `look` has returned True.
+    """
 
     def __init__(self, ask: Callable[[], bool]):
-        """`ask` tells whether it has; all processes ask equally often."""
+        """Takes `ask`, which returns True if SIGTERM has been received."""
         self._ask = ask
         self.is_noticed = False
 
     def look(self) -> bool:
-        """Whether it is time to end; all processes are told at the same call."""
+        """True if the run should end, in all processes at the same call."""
         self.is_noticed = self.is_noticed or self._ask()
         return self.is_noticed
 
 
 @contextlib.contextmanager
 def noticing_termination() -> Iterator[Termination]:
-    """Inside, SIGTERM ends nothing, but is noticed."""
-    if jax.distributed.is_initialized():  # JAX listens to the signal
+    """Context in which SIGTERM does not end the process but is recorded."""
+    if jax.distributed.is_initialized():  # JAX handles the signal
         yield Termination(are_told_to_end)
         return
     if threading.current_thread() is not threading.main_thread():
-        yield Termination(lambda: False)  # only the main thread is told of signals
+        yield Termination(lambda: False)  # only the main thread can handle signals
         return
     came = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: came.set())

@@ -1,7 +1,7 @@
-"""Several processes that work as one: how they find each other, and how they end.
+"""Multi-process setup: joining, barriers, preemption and coordinated shutdown.
 
-All run the same commands. The first alone writes files and speaks; what it has written is
-there for the others, who share its file system.
+All processes run the same commands and share a file system; only the first writes files
+and logs.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ def join(
     *,
     wait_seconds: int,
 ) -> None:
-    """Makes this process one of several, if there are several. Before JAX is used.
+    """Joins the processes of a run, if there are several. Call before JAX is used.
 
     Args:
-      coordinator: HOST:PORT of the first process; None: whatever launched the processes
-        says who they are, where JAX knows it (TPU pods, GKE, Slurm, Open MPI).
-      num_processes, process_id: how many there are, and which this is, from 0; 1: it is
-        alone, whatever launched it.
-      wait_seconds: for the others to come, and for a sign of life later on.
+      coordinator: HOST:PORT of the first process; None: detected by JAX (TPU pods, GKE,
+        Slurm, Open MPI).
+      num_processes: number of processes; 1: single process, whatever launched it.
+      process_id: index of this process, from 0.
+      wait_seconds: timeout in seconds for the others to join, and for heartbeats later.
     Raises:
-      UserError: if the three do not fit each other, or the others are not there.
+      UserError: if the arguments are inconsistent, or the other processes do not join.
     """
     if num_processes == 1:
         return
@@ -68,12 +68,12 @@ def join(
     except (ValueError, OSError, RuntimeError) as error:
         if coordinator is None and not isinstance(error, RuntimeError):
             _at_abort(None)
-            return  # nothing has launched several
+            return  # a single process
         reason = " ".join(str(error).split())
         where = f"--coordinator={coordinator}" if coordinator else "what launched this"
         raise UserError(f"{where} cannot be used: {reason}") from None
     _at_abort(LOST)
-    # Processes on CPUs exchange numbers by Gloo; other platforms do not look at this.
+    # Used on CPUs only.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
 
 
@@ -93,7 +93,7 @@ def _check(coordinator: str, num_processes: int | None, process_id: int | None) 
 
 
 def _wait_for(coordinator: str, wait_seconds: int) -> None:
-    """Until the first process listens: JAX itself would end without a word of ours."""
+    """Waits until the first process listens; JAX itself would abort without our message."""
     host, _, port = coordinator.rpartition(":")
     last = time.monotonic() + wait_seconds
     said = False
@@ -119,19 +119,19 @@ def _wait_for(coordinator: str, wait_seconds: int) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
-    # Asked in this order, a process that is alone starts no devices for it.
+    """True in the process that writes files and logs."""
+    # In this order, a single process does not initialize its devices.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def wait(what: str) -> None:
-    """Until all processes are here, in the same `what`."""
+    """Barrier: waits until all processes have reached the same `what`."""
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices(what)
 
 
 def first_says(value: bool) -> bool:
-    """What the first process says, where each would say something else."""
+    """Broadcasts the value of the first process to all."""
     if not jax.distributed.is_initialized():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
@@ -139,14 +139,14 @@ def first_says(value: bool) -> bool:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Around all work: of several processes one that fails says why and ends at once.
+    """Context that logs an error and exits at once if there are several processes.
 
-    Otherwise it would wait at exit for the others, who wait for it.
+    Otherwise a failed process would wait at exit for the others, which wait for it.
     """
     try:
         yield
     except Terminated:
-        raise  # as all do
+        raise  # in all processes
     except BaseException as error:
         if not jax.distributed.is_initialized():
             raise
@@ -165,7 +165,7 @@ def ending_together() -> Iterator[None]:
 
 
 def is_loss(error: BaseException | None) -> bool:
-    """Whether an exception says that the connection to the other processes is broken."""
+    """True if the error means that the connection to the other processes is lost."""
     if error is None or not jax.distributed.is_initialized():
         return False
     text = str(error)
@@ -175,10 +175,10 @@ def is_loss(error: BaseException | None) -> bool:
 
 
 def _at_abort(text: str | None) -> None:
-    """Has `text` stand below the page with which JAX aborts when a process is missing.
+    """Prints `text` when JAX aborts because a process is missing; None: stops doing so.
 
-    It does so from its own code, where there is no exception to catch. None: no longer.
-    (JAX 0.7 leaves without aborting: there its page is all that is said.)
+    JAX aborts in native code, where there is no exception to catch. (JAX 0.7 exits without
+    aborting, so the text is not printed.)
     """
     if text is None:
         ctypes.CDLL(None).signal(int(signal.SIGABRT), None)
@@ -189,5 +189,5 @@ def _at_abort(text: str | None) -> None:
         os.write(2, f"error: {text}\n".encode())
         os._exit(1)
 
-    _at_abort.handler = handler  # kept as long as it may be called
+    _at_abort.handler = handler  # keeps the callback alive
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)

@@ -1,4 +1,4 @@
-"""Devices: one mesh, and where each thing lives on it."""
+"""Device mesh and shardings of batches, parameters and images."""
 
 from collections.abc import Sequence
 
@@ -9,42 +9,42 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
-# Smaller arrays are copied: to gather them would cost more time than memory is saved.
+# Smaller arrays are replicated: gathering them is not worth the memory saved.
 MIN_SPLIT = 2**16
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
-    """A mesh over `devices`, by default all; each has a part of the batch.
+    """Makes the device mesh; the batch is split over all its devices.
 
     Args:
-      devices: their number is divisible by `fsdp`.
-      fsdp: how many devices share one copy of what is trained, see `shares`; 1: each has
-        its own, -1: all share one.
+      devices: default: all. Their number is divisible by `fsdp`.
+      fsdp: number of devices that share one copy of the parameters, see `shares`; 1: each
+        has its own, -1: all share one.
     """
     devices = jax.devices() if devices is None else devices
     fsdp = len(devices) if fsdp == -1 else fsdp
     shape = (len(devices) // fsdp, fsdp)
-    # Neighbours in the mesh are neighbours in the machine.
+    # Neighbours in the mesh are physical neighbours.
     placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 split over every device."""
+    """Sharding with axis 0 split over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A full copy on every device."""
+    """Sharding with a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def shares(tree, mesh: Mesh):
-    """Where parameters, optimiser state and teacher live: a sharding for each leaf.
+    """FSDP sharding of each leaf of parameters, optimizer state or teacher.
 
-    Split over the devices that share a copy, along the first axis that they divide: the
-    last one is laid out in rows of 128 on a TPU, and a part of a row takes a whole one. A
-    small leaf, or one without such an axis, is copied to each.
+    A leaf is split along its first axis that is divisible by the number of devices sharing
+    a copy: TPUs pad the last axis to multiples of 128. Small leaves, and those without
+    such an axis, are replicated.
     """
     count = mesh.shape["fsdp"]
 
@@ -58,9 +58,9 @@ def shares(tree, mesh: Mesh):
 
 
 def gather(tree, mesh: Mesh):
-    """Inside a jitted step: every leaf whole on every device.
+    """Gathers every leaf on every device, inside jit.
 
-    Gradients come back in `shares`: a device receives the sum of its own part only.
+    Gradients are reduce-scattered to `shares`.
     """
 
     @jax.custom_vjp
@@ -75,11 +75,11 @@ def gather(tree, mesh: Mesh):
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """What a step is compiled with, beyond the defaults.
+    """Compiler options of a training step that differ from the defaults.
 
-    TPUs: gradients of shared parameters are summed and cut up in exchanges of many at once.
-    By default that is a ring inside each product, which sends 9/8 of them in place of 7/8
-    (on 8 chips).
+    On TPUs, gradients of FSDP parameters are reduce-scattered in combined collectives. By
+    default XLA uses a ring inside each matrix product, which sends 9/8 instead of 7/8 of
+    them (on 8 chips).
     """
     is_tpu = mesh.devices.flat[0].platform == "tpu"
     if not is_tpu or mesh.shape["fsdp"] == 1:
@@ -88,16 +88,16 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
 
 
 def in_parts(examples, count: int, mesh: Mesh):
-    """Inside a jitted step: a batch in equal parts, each split over every device.
+    """Splits a batch into microbatches, each sharded over all devices, inside jit.
 
-    Every `count`-th pair goes to the same part, so that nothing moves between devices.
+    Every `count`-th pair goes to the same microbatch, so nothing moves between devices.
 
     Args:
-      examples: a pytree whose leaves are [B, ...], B divisible by 2 `count` devices.
-      count: of parts.
-      mesh: the devices.
+      examples: a pytree with leaves [B, ...], B divisible by 2 * `count` * devices.
+      count: number of microbatches.
+      mesh: device mesh.
     Returns:
-      The leaves as [count, B / count, ...].
+      A pytree with leaves [count, B / count, ...].
     """
     place = NamedSharding(mesh, PartitionSpec(None, AXES))
 
@@ -110,27 +110,27 @@ def in_parts(examples, count: int, mesh: Mesh):
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-    """Which rows of a batch this process's devices get, in order: what it has to supply."""
+    """Sorted indices of the batch rows on this process's devices, which it must supply."""
     parts = sharding.addressable_devices_indices_map((batch_size,)).values()
     rows = [np.arange(batch_size)[part] for part in parts]
     return np.unique(np.concatenate(rows))
 
 
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Places an array that every process holds; each sends what its own devices get."""
+    """Places an array that every process holds on the devices."""
     return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
 
 
 def gather_from_shards(array: jax.Array, indices: jax.Array, mesh: Mesh) -> jax.Array:
-    """`array[indices]` with both it and the result split over every device.
+    """Returns `array[indices]`, with array and result split over all devices.
 
-    Each device looks up what it holds, and one reduce-scatter brings the rows together:
-    half of what XLA's own way (an all-reduce) sends.
+    Each device looks up the rows that it holds, and a reduce-scatter combines them: half
+    the traffic of XLA's default, an all-reduce.
 
     Args:
       array: [N, ...], N divisible by the number of devices.
-      indices: [B] int, on every device; B divisible by the number of devices.
-      mesh: the devices.
+      indices: [B] int, replicated; B divisible by the number of devices.
+      mesh: device mesh.
     Returns:
       [B, ...].
     """
