@@ -1,4 +1,4 @@
-"""What the arrays of a file are: which model, of what sizes."""
+"""Infers the architecture of a model from the names and shapes of its arrays."""
 
 import dataclasses
 import math
@@ -14,30 +14,30 @@ from imae_jax.interop.metadata import Said
 from imae_jax.interop.read_files import Contents
 from imae_jax.models.transformer import Size
 
-# How many heads the usual widths have (ViT, DeiT; MAE's decoder): no file says so.
+# Number of heads by width (ViT, DeiT; MAE's decoder), for files that do not state it.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 16}
 RELEASE_DECODER_HEADS = {512: 16, 192: 6}  # i-MAE's release
-# Pixels that MAE, timm and Hugging Face standardise with, in 0..255.
+# Pixel statistics of MAE, timm and Hugging Face, on the 0..255 scale.
 IMAGENET_MEAN = tuple(255 * x for x in (0.485, 0.456, 0.406))
 IMAGENET_STD = tuple(255 * x for x in (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A model in someone else's file.
+    """A model detected in a file of another project.
 
     Attributes:
-      kind: "mae", "imae", or "encoder" where nothing else is there.
-      source: whose file it is, in words.
-      arrays: by MAE's names, float32.
-      encoder, decoder: sizes; an encoder alone has no decoder.
+      kind: "mae", "imae", or "encoder" if there is no decoder.
+      source: description of the file's origin.
+      arrays: float32 arrays by MAE's names.
+      encoder, decoder: sizes; no decoder for an encoder alone.
       patch_size, image_size, channels: p, (H, W) and C.
-      branches: of an i-MAE, see `model.IMAE`.
-      norm_pix: whether it predicts standardised patches; None: the file does not say.
-      mask_ratio: that it was trained with; None: the file does not say.
-      mean, std: [C], of pixels in 0..255.
-      notes: what had to be assumed.
+      branches: branches of an i-MAE, see `models.imae.IMAE`.
+      norm_pix: True if it predicts normalized patches; None: unknown.
+      mask_ratio: mask ratio of training, in [0, 1); None: unknown.
+      mean, std: [C], pixel statistics on the 0..255 scale.
+      notes: assumptions that were made.
     """
 
     kind: Literal["mae", "imae", "encoder"]
@@ -57,7 +57,7 @@ class Found:
 
     @property
     def names(self) -> list[mae_names.Name]:
-        """Of every array that the model has."""
+        """Names of all arrays of the model."""
         found = mae_names.encoder_names(self.encoder.depth)
         if self.decoder is not None:
             found += mae_names.decoder_names(self.decoder.depth, self.heads)
@@ -65,7 +65,7 @@ class Found:
 
     @property
     def heads(self) -> list[str]:
-        """The linear layers between encoder and decoder, by our names."""
+        """Linear layers between encoder and decoder, by our names."""
         if self.kind == "mae":
             return ["decoder_embed"]
         both = ["disentangle_subordinate", "disentangle_dominant"]
@@ -80,15 +80,15 @@ def detect(
     decoder_num_heads: int | None = None,
     norm_pix: bool | None = None,
 ) -> Found:
-    """Reads the model off names and shapes.
+    """Infers the model from names and shapes of the arrays, and from metadata.
 
     Args:
-      contents: of a file that is not of our own format.
-      image_size: (H, W) that the model is wanted for; None: the file's own.
-      num_heads, decoder_num_heads: None: what the file says, or what is usual.
-      norm_pix: None: what the file says.
+      contents: contents of a file that is not in our own format.
+      image_size: (H, W) to use the model with; None: that of the file.
+      num_heads, decoder_num_heads: None: from the file, or usual for the width.
+      norm_pix: None: from the file.
     Raises:
-      UserError: if it is no masked autoencoder, or one that cannot be had here.
+      UserError: if it is not a masked autoencoder, or an unsupported one.
     """
     arrays = contents.arrays
     said = metadata.of_script(contents.args)
@@ -158,7 +158,7 @@ def detect(
 
 
 def _by_maes_names(arrays: Mapping[str, np.ndarray], said: Said) -> dict[str, np.ndarray]:
-    """A ViTMAE's arrays, as many as its config speaks of."""
+    """Converts a ViTMAE's arrays to MAE's names, for the depths of its config."""
     if said.depth is None or said.decoder_depth is None:
         raise UserError("config.json does not say how deep the model is")
     names = mae_names.encoder_names(said.depth)
@@ -166,18 +166,18 @@ def _by_maes_names(arrays: Mapping[str, np.ndarray], said: Said) -> dict[str, np
     wanted = [name.theirs for name in names] + list(mae_names.POSITIONS.values())
     try:
         return mae_names.from_hugging_face(arrays, wanted)
-    except ValueError as error:  # parts of attention that do not go together
+    except ValueError as error:  # query, key and value of different shapes
         raise UserError(f"query, key and value do not fit each other: {error}") from None
 
 
 def _of_release(
     arrays: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], str, list[str]]:
-    """(arrays by the names of two heads, branches, notes)."""
+    """Returns (arrays by the names of the two-head model, branches, notes)."""
     heads = {name: x for name, x in arrays.items() if name.startswith("decoder_embed.")}
     rest = {name: x for name, x in arrays.items() if name not in heads}
     if "decoder_embed1.weight" in arrays:
-        # Their class inherits MAE's own, and never uses it.
+        # The class inherits MAE's decoder_embed but never uses it.
         note = "decoder_embed is left out: the release does not use it"
         return rest, "both", [note] if heads else []
     first = {name.replace("embed.", "embed1."): x for name, x in heads.items()}
@@ -204,7 +204,7 @@ def _depth(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
     pattern = re.compile(rf"{prefix}\.(\d+)\.")
     found = {int(match[1]) for name in arrays if (match := pattern.match(name))}
     depth = 1 + max(found, default=-1)
-    if depth > len(arrays):  # before a model of such a depth is made
+    if depth > len(arrays):  # avoids building an absurdly deep model
         raise UserError(f"unexpected {prefix}.{depth - 1}: {len(arrays)} arrays in all")
     return depth
 
@@ -225,7 +225,7 @@ def _heads(
 def _own_image_size(
     arrays: Mapping[str, np.ndarray], patch_size: int
 ) -> tuple[int, int] | None:
-    """(H, W) of a square, by the number of positions."""
+    """Infers (H, W) of square images from the number of position embeddings."""
     if "pos_embed" not in arrays:
         return None
     num_patches = _shape(arrays, "pos_embed", 3)[1] - 1
@@ -236,7 +236,7 @@ def _own_image_size(
 def _statistics(
     said: Said, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
-    """(mean, std, what was assumed)."""
+    """Returns (mean, std, notes)."""
     if said.mean is not None and said.std is not None:
         if len(said.mean) == len(said.std) == channels:
             return tuple(said.mean), tuple(said.std), []

@@ -1,4 +1,4 @@
-"""A run becomes a file that other tools open."""
+"""Exports a run to a file that other tools open."""
 
 import argparse
 import io
@@ -18,7 +18,7 @@ from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
 from imae_jax.training import trained_run
 
-# How the name of a file ends; the others are folders.
+# Allowed extensions of file formats; the other formats are folders.
 SUFFIXES = {
     "safetensors": (".safetensors",),
     "timm": (".safetensors", ".pth"),
@@ -34,16 +34,16 @@ def export(
     dtype: str = "float32",
     step: str | None = None,
 ) -> str:
-    """Writes a run's weights; says in a line what was written.
+    """Writes a run's weights and returns a one-line summary.
 
     Args:
-      workdir: of the run.
-      format: one of FORMATS.
-      out: the file or, for "hf" and "stablehlo", the folder.
-      dtype: of the values in "safetensors"; the others are float32.
-      step: which checkpoint, a number or "best"; None: the newest.
+      workdir: folder of the run.
+      format: one of `FORMATS`.
+      out: file or, for "hf" and "stablehlo", folder to write.
+      dtype: type of the values in "safetensors"; other formats are float32.
+      step: step of the checkpoint or "best"; None: the newest.
     Raises:
-      UserError: if the format has no place for such a model, or `out` exists.
+      UserError: if the format does not support the model, or `out` exists.
     """
     out = local_path(out, "out")
     if format not in FORMATS:
@@ -84,7 +84,7 @@ def _check_suffix(out: Path, *suffixes: str) -> None:
 
 
 def state_dict(run: trained_run.TrainedRun) -> dict[str, np.ndarray]:
-    """All of a run's arrays by MAE's names, position embeddings among them; float32."""
+    """Float32 arrays of a run by MAE's names, including position embeddings."""
     model = run.model
     names = mae_names.encoder_names(model.encoder_size.depth)
     widths = dict(encoder=model.encoder_size.width)
@@ -110,14 +110,14 @@ def state_dict(run: trained_run.TrainedRun) -> dict[str, np.ndarray]:
 def _write_state(
     out: Path, state: dict[str, np.ndarray], args: dict, *, is_plain: bool
 ) -> None:
-    """As safetensors or, by the name's end, as PyTorch's own.
+    """Writes arrays as safetensors or, by extension, as a PyTorch file.
 
     Args:
-      out: the file.
+      out: file to write.
       state: arrays by name.
-      args: what is said beside them.
-      is_plain: whether a file of PyTorch's is the arrays alone, or as MAE's training
-        script writes it: `model` holds them, and `args` the rest.
+      args: metadata.
+      is_plain: for PyTorch: True writes the arrays alone, False `model` and `args` as MAE's
+        training script does.
     """
     if out.suffix == ".safetensors":
         metadata = {"format": "pt", "args": json.dumps(args)}
@@ -133,7 +133,7 @@ def _write_state(
 
 
 def _args_of(run: trained_run.TrainedRun) -> dict:
-    """What no array says of a run, for `detecting`."""
+    """Metadata that `architecture` cannot infer from the arrays."""
     model = run.model
     args = dict(
         written_by=WRITTEN_BY,
@@ -146,12 +146,12 @@ def _args_of(run: trained_run.TrainedRun) -> dict:
         args["decoder_num_heads"] = model.decoder_size.heads
         args["norm_pix_loss"] = run.config.loss.norm_pix
         args["mask_ratio"] = run.config.mask.ratio
-    # By this the release's files are told from MAE's.
+    # Marks files of the i-MAE release, see `metadata.of_script`.
     return args | ({"teacher_path": ""} if model.is_fed_mixtures else {})
 
 
 def _export_timm(run: trained_run.TrainedRun, out: Path) -> str:
-    """The encoder, and of a fine-tuned classifier its head, as timm's ViT has them."""
+    """Writes the encoder, and a fine-tuned classifier's head, for timm's ViT."""
     model = run.model
     state = {
         name: x
@@ -193,7 +193,7 @@ def _export_timm(run: trained_run.TrainedRun, out: Path) -> str:
 
 
 def _unit(run: trained_run.TrainedRun, name: str) -> list[float]:
-    """Mean or deviation of pixels in 0..1."""
+    """Mean or std of pixels on the 0..1 scale."""
     return [x / 255 for x in run.meta[name]]
 
 
@@ -202,7 +202,7 @@ def _shown(run: trained_run.TrainedRun, name: str) -> str:
 
 
 def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
-    """A folder that `ViTMAEForPreTraining.from_pretrained` opens."""
+    """Writes a folder for `ViTMAEForPreTraining.from_pretrained`."""
     model = run.model
     if not model.has_decoder or model.is_fed_mixtures:
         kind = run.kind.title
@@ -257,7 +257,7 @@ def _export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
 
 
 def _export_release(run: trained_run.TrainedRun, out: Path) -> str:
-    """As MAE's training script writes it, which i-MAE's release shares."""
+    """Writes a file like those of MAE's training script, used by i-MAE's release too."""
     model = run.model
     if not model.has_decoder:
         raise UserError("--format=imae_torch: no classifier; timm holds one, fine-tuned")
@@ -267,7 +267,7 @@ def _export_release(run: trained_run.TrainedRun, out: Path) -> str:
         shown = "MAEDouble" if has_two else "MaskedAutoencoderViT, one head"
         for kind in ("weight", "bias"):
             name, first = f"decoder_embed.{kind}", f"decoder_embed1.{kind}"
-            # The class with two inherits one that it never uses, and loads strictly.
+            # The two-head class inherits an unused decoder_embed, and loads strictly.
             state[name] = np.zeros_like(state[first]) if has_two else state.pop(first)
     _write_state(out, state, _args_of(run), is_plain=False)
     return f"{out}: {shown}, {len(state)} arrays"

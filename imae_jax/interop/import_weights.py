@@ -1,4 +1,4 @@
-"""A file becomes a run: a teacher, a start, or what `imae_jax.load` opens."""
+"""Converts a weights file to a run, as a teacher, initialization or for `imae_jax.load`."""
 
 import hashlib
 import logging
@@ -34,10 +34,10 @@ from imae_jax.training.state import init_params
 
 logger = logging.getLogger(__name__)
 
-# Of one that MAE's formula gives and one in a file; bfloat16 rounds by 2e-3.
+# Between position embeddings of a file and MAE's formula; bfloat16 rounds by 2e-3.
 POSITION_TOLERANCE = 4e-3
-# A decoder of pixels follows the brightness of its input, one of standardised patches
-# predicts a mean of 0 whatever it is shown.
+# A decoder of pixels follows the brightness of its input; one of normalized patches always
+# predicts a mean near 0.
 BRIGHTNESS_THRESHOLD = 0.5
 
 
@@ -51,16 +51,16 @@ def import_file(
     decoder_num_heads: int | None = None,
     norm_pix: bool | None = None,
 ) -> str:
-    """Makes a run of a file's weights; says in words what they are.
+    """Converts a file's weights to a run and returns a description of them.
 
     Args:
-      path: a file, or a folder of Hugging Face's.
-      workdir: where no run is yet.
-      presets: a config for each `Found.kind`, whose part about the model is overwritten.
-      image_size: "HEIGHT" or "HEIGHTxWIDTH"; this and the others: see `detecting.detect`.
+      path: weights file, or a Hugging Face folder.
+      workdir: folder without a run.
+      presets: a config for each `Found.kind`; its model section is overwritten.
+      image_size: "HEIGHT" or "HEIGHTxWIDTH"; for this and the rest see
+        `architecture.detect`.
     Raises:
-      UserError: for a file that cannot be used, naming what is wrong with it; nothing is
-        written then.
+      UserError: if the file cannot be used; nothing is written then.
     """
     path = local_path(path, "checkpoint")
     contents = read_files.read(path)
@@ -86,14 +86,14 @@ def import_file(
 
 
 def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
-    """(config, parameters, meta) of a run that holds someone else's weights.
+    """Returns (config, parameters, meta) of a run with the detected model's weights.
 
     Args:
-      found: the weights.
-      config: of a run of the same kind; the model's part is overwritten.
+      found: the detected model.
+      config: config of a run of the same kind; its model section is overwritten.
     Raises:
-      UserError: naming each array that is missing, unexpected or of another shape, and
-        position embeddings that are not MAE's.
+      UserError: for missing, unexpected or misshapen arrays, and for position embeddings
+        that are not MAE's.
     """
     config = config.copy_and_resolve_references()
     config.model.variant = _variant(found)
@@ -135,7 +135,7 @@ def _variant(found: Found) -> str:
 
 
 def _params(found: Found, network) -> dict:
-    """By our names, compared with what the model has, under their names."""
+    """Converts the arrays to our names, checked against the network's parameters."""
     like = pytrees.tree_leaves(jax.eval_shape(lambda: init_params(network, 0)))
     patch_shape = found.patch_size, found.channels
     expected = {
@@ -156,13 +156,13 @@ def _params(found: Found, network) -> dict:
 
 
 def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> None:
-    """Raises UserError unless they are MAE's; says so where others will be computed."""
+    """Raises UserError unless they are MAE's; logs if they are of another grid."""
     if found.ndim != 3 or len(found) != 1 or found.shape[1] < 2 or found.shape[2] != width:
         raise UserError(f"{name} is {list(found.shape)}, should be [1, 1 + L, {width}]")
     num_patches = found.shape[1] - 1
     wanted = patches.grid_size(whole.image_size, whole.patch_size)
     side = math.isqrt(num_patches)
-    # Those of the images that it is wanted for, or of square ones.
+    # For the wanted image size, or for square images.
     grids = [grid for grid in (wanted, (side, side)) if grid[0] * grid[1] == num_patches]
     differences = {}
     for grid in grids:
@@ -183,9 +183,9 @@ def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> 
 
 
 def predicts_pixels(network: MAE | IMAE, params) -> bool:
-    """Whether the decoder predicts pixels, or patches that are standardised one by one.
+    """True if the decoder predicts pixels, False if normalized patches.
 
-    Told by what it makes of a dark and a bright image of one colour.
+    Decided by its predictions for a dark and a bright image of constant colour.
     """
     shades = np.array([-1.0, 1.0], np.float32)
     images = np.ones((2, *network.image_size, network.channels), np.float32)
@@ -210,15 +210,15 @@ def write_run(
     meta: Mapping,
     source: Path,
 ) -> Path:
-    """Makes a workdir whose one checkpoint holds `arrays`; see `checkpoint.ARRAYS`.
+    """Makes a workdir with one checkpoint of `arrays`; see `checkpoint.ARRAYS`.
 
     Raises:
-      UserError: if there is a run already, or it cannot be written.
+      UserError: if it holds a run already or cannot be written.
     """
     config = ConfigDict(as_json(config))
     settle_dtype([config], [])
     if "ema_decay" in config.optim:
-        config.optim.ema_decay = None  # its average is what has been kept
+        config.optim.ema_decay = None  # the weights are the average already
     config.imported = ConfigDict(dict(file=source.name, sha256=_sha256(source)))
     arrays = jax.device_put(dict(arrays), sharding.replicated(sharding.make_mesh()))
     meta = dict(meta) | {"config": as_json(config)}
@@ -240,14 +240,14 @@ def write_run(
 
 
 def _sha256(path: Path) -> str:
-    """Of a file, or of a folder's weights."""
+    """SHA-256 of a file, or of the weights in a folder."""
     path = path / "model.safetensors" if path.is_dir() else path
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_text(config: ConfigDict, params, meta: Mapping) -> str:
-    """What was imported, in a line."""
+    """One-line description of an imported model."""
 
     def of(size: ConfigDict) -> str:
         return f"{size.width} wide, {size.depth} deep, {size.heads} heads"

@@ -1,4 +1,4 @@
-"""One table of names: ours, MAE's (also timm's and i-MAE's release's), Hugging Face's."""
+"""Parameter names: ours, MAE's (also timm's and i-MAE's release's), Hugging Face's."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,13 @@ from imae_jax.models.patches import sincos_position_embedding
 
 
 class Name(NamedTuple):
-    """An array here and there.
+    """Names and layout of a parameter here and in MAE.
 
     Attributes:
-      ours: path in the parameters, such as `encoder/class_token`.
-      theirs: MAE's name of it, such as `cls_token`.
-      form: how it lies there: "same"; a "token" is [1, 1, D]; a "matrix" is [out, in], here
-        [in, out]; "patches" are [D, C, p, p], a convolution's, here [P, D].
+      ours: path in our parameters, such as `encoder/class_token`.
+      theirs: name in MAE, such as `cls_token`.
+      form: layout in MAE: "same"; "token": [1, 1, D], ours [D]; "matrix": [out, in], ours
+        [in, out]; "patches": a convolution [D, C, p, p], ours [P, D].
     """
 
     ours: str
@@ -24,13 +24,13 @@ class Name(NamedTuple):
     form: str
 
 
-# i-MAE's release has its second head for the image of larger weight.
+# In i-MAE's release the second head is for the image of larger weight.
 HEADS = {
     "decoder_embed": "decoder_embed",
     "disentangle_subordinate": "decoder_embed1",
     "disentangle_dominant": "decoder_embed2",
 }
-# MAE's fixed position embeddings lie in its files, ours are computed.
+# MAE stores its fixed position embeddings; ours are computed.
 POSITIONS = {"encoder": "pos_embed", "decoder": "decoder_pos_embed"}
 
 
@@ -62,7 +62,7 @@ def _transformer(ours: str, theirs: str, norm: str, depth: int) -> list[Name]:
 
 
 def encoder_names(depth: int) -> list[Name]:
-    """Of an encoder's arrays, `depth` blocks deep."""
+    """Names of the arrays of an encoder with `depth` blocks."""
     return [
         Name("encoder/class_token", "cls_token", "token"),
         Name("encoder/patch_embed/kernel", "patch_embed.proj.weight", "patches"),
@@ -72,7 +72,7 @@ def encoder_names(depth: int) -> list[Name]:
 
 
 def decoder_names(depth: int, heads: Iterable[str]) -> list[Name]:
-    """Of a decoder's arrays, and of those of HEADS before it."""
+    """Names of the arrays of a decoder and of the `HEADS` before it."""
     return [
         Name("decoder/mask_token", "mask_token", "token"),
         *_transformer("decoder/transformer", "decoder_blocks", "decoder_norm", depth),
@@ -82,15 +82,15 @@ def decoder_names(depth: int, heads: Iterable[str]) -> list[Name]:
 
 
 def positions(width: int, grid: tuple[int, int]) -> np.ndarray:
-    """MAE's position embedding as it lies in its files, [1, 1 + L, width].
+    """MAE's position embedding as stored in its files, [1, 1 + L, width].
 
-    The class token, which comes first, has none.
+    The first row, for the class token, is zero.
     """
     return np.pad(sincos_position_embedding(width, grid), ((1, 0), (0, 0)))[None]
 
 
 def to_theirs(x: np.ndarray, form: str, patch_shape: tuple[int, int]) -> np.ndarray:
-    """Our array in their form; `patch_shape` is (p, C)."""
+    """Converts our array to the layout `form`; `patch_shape` is (p, C)."""
     if form == "token":
         return x[None, None]
     if form == "matrix":
@@ -112,7 +112,7 @@ def to_ours(x: np.ndarray, form: str) -> np.ndarray:
     return x
 
 
-# MAE's names as patterns, and Hugging Face's (ViTMAE, as published), in this order.
+# Patterns of MAE's names and their replacements in Hugging Face's published ViTMAE.
 _HUGGING_FACE = [
     (r"cls_token", "vit.embeddings.cls_token"),
     (r"pos_embed", "vit.embeddings.position_embeddings"),
@@ -130,7 +130,7 @@ _HUGGING_FACE_BLOCK = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-# transformers 5 writes the first, and reads either.
+# transformers 5 writes the first name and reads both.
 _HUGGING_FACE_ALIASES = {"decoder.decoder_encoder.layer.": "decoder.decoder_layers."}
 _QKV = ("query", "key", "value")
 
@@ -147,7 +147,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def to_hugging_face(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """MAE's arrays by Hugging Face's names; the three of attention are apart there."""
+    """Converts arrays to Hugging Face's names, with query, key and value separate."""
     found = {}
     for name, value in state.items():
         base, dot, kind = _hugging_face_name(name).partition(".attn.qkv.")
@@ -165,9 +165,9 @@ def from_hugging_face(
     """Inverse of `to_hugging_face`: arrays by MAE's names.
 
     Args:
-      state: by Hugging Face's.
-      names: MAE's names that are looked for. What is not among them keeps its own name,
-        and what is not there is left out.
+      state: arrays by Hugging Face's names.
+      names: MAE's names to look for; missing ones are left out, and other arrays keep
+        their name.
     """
     state = dict(state)
     for alias, published in _HUGGING_FACE_ALIASES.items():

@@ -1,4 +1,4 @@
-"""What a file says of its model beside the arrays: a config, or a script's flags."""
+"""Model metadata stored next to the weights (Hugging Face config, MAE training flags)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,21 +6,23 @@ from typing import Any, NamedTuple
 
 from imae_jax.errors import UserError
 
-# Says that a file by MAE's names was exported from here, which then says the rest, too.
+# Marks files that we exported by MAE's names, with complete metadata.
 WRITTEN_BY = "imae_jax"
-MAX_EPSILON = 1e-5  # of LayerNorms, whose 1e-6 is MAE's; below, nobody sees a difference
+MAX_EPSILON = 1e-5  # LayerNorm; MAE has 1e-6, and smaller ones make no difference
 
 
 class Said(NamedTuple):
-    """What no array says; None where nothing does.
+    """Metadata of a model; None: unknown.
 
     Attributes:
-      depth, num_heads, decoder_depth, decoder_num_heads: of encoder and decoder.
+      depth, num_heads: number of blocks and heads of the encoder.
+      decoder_depth, decoder_num_heads: number of blocks and heads of the decoder.
       image_size: (H, W).
-      patch_size, channels: p and C, which arrays do say.
-      norm_pix, mask_ratio: how it was trained.
-      mean, std: [C], of pixels in 0..255.
-      is_release: whether a script of i-MAE's release wrote it.
+      patch_size, channels: p and C, to be compared with the arrays.
+      norm_pix: True if it was trained to predict normalized patches.
+      mask_ratio: mask ratio of training, in [0, 1).
+      mean, std: [C], pixel statistics on the 0..255 scale.
+      is_release: True if a script of i-MAE's release wrote the file.
     """
 
     depth: int | None = None
@@ -68,7 +70,7 @@ def _is_flag(value) -> bool:
 
 
 def _read(source: Mapping, key: str, is_possible: Callable[[Any], bool], where: str):
-    """Its value, or None; raises UserError for one that is not possible."""
+    """Returns the value of a key or None; raises UserError if it is not possible."""
     value = source.get(key)
     if value is not None and not is_possible(value):
         raise UserError(f"{where}: {key}={value!r} is not possible here")
@@ -80,10 +82,10 @@ def _as_size(value: int | list[int] | None) -> tuple[int, int] | None:
 
 
 def of_hugging_face(stated: Mapping[str, Any]) -> Said:
-    """`config.json` of a ViTMAE, and its `preprocessor_config`.
+    """Reads `config.json` of a ViTMAE and its `preprocessor_config`.
 
     Raises:
-      UserError: for what a ViTMAE may have and a model here has not.
+      UserError: for options that models here do not have.
     """
     where = "config.json"
     _read(stated, "hidden_act", lambda x: x == "gelu", where)
@@ -119,7 +121,7 @@ def _statistics(processor: Mapping[str, Any]):
 
 
 def of_script(args: Mapping[str, Any]) -> Said:
-    """The flags of MAE's training script, of i-MAE's release, or what we write as such."""
+    """Reads flags of MAE's or i-MAE's training script, or those that we write."""
     where = "args"
     found = Said(
         norm_pix=_read(args, "norm_pix_loss", _is_flag, where),
@@ -127,7 +129,7 @@ def of_script(args: Mapping[str, Any]) -> Said:
         is_release="teacher_path" in args,
     )
     if args.get("written_by") != WRITTEN_BY:
-        # The release's flag does nothing: it predicts pixels.
+        # The release ignores the flag and predicts pixels.
         return found._replace(norm_pix=False) if found.is_release else found
     return found._replace(
         num_heads=_read(args, "num_heads", _is_count, where),

@@ -1,4 +1,4 @@
-"""Our own weights file: safetensors, our names, with all that is needed to use it."""
+"""Our own weights format: safetensors by our names, with config and metadata."""
 
 import hashlib
 import json
@@ -20,18 +20,18 @@ from imae_jax.training import trained_run
 
 FORMAT = "imae_jax 1"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-# Of the run's meta, what its weights are used with, and where they come from.
+# Keys of the run's meta that are exported.
 META = ("image_shape", "mean", "std", "class_names", "sizes", "teacher", "step", "versions")
 
 
 class Released(NamedTuple):
-    """What one of our weights files holds.
+    """Contents of one of our weights files.
 
     Attributes:
-      config: of the run, without its paths.
-      arrays: `params` and, of some classifiers, `batch_stats`; float32.
-      meta: see META.
-      digest: SHA-256 of the arrays as they lie in the file.
+      config: config of the run, without paths.
+      arrays: `params` and, for linear probes, `batch_stats`; float32.
+      meta: see `META`.
+      digest: SHA-256 of the arrays as stored in the file.
     """
 
     config: ConfigDict
@@ -41,7 +41,7 @@ class Released(NamedTuple):
 
 
 def is_native(contents: Contents) -> bool:
-    """Whether a file is one of ours."""
+    """True if the file is in our own format."""
     return contents.metadata.get("format", "").startswith("imae_jax")
 
 
@@ -66,11 +66,10 @@ def write(path: Path, run: trained_run.TrainedRun, dtype: str) -> str:
 
 
 def read(contents: Contents, path: Path) -> Released:
-    """Checks and takes apart what `write` wrote.
+    """Reads and verifies a file written by `write`.
 
     Raises:
-      UserError: if it is of another version, or its values are not those that were
-        written.
+      UserError: if it is of another version, or damaged.
     """
     metadata = contents.metadata
     if metadata["format"] != FORMAT:
@@ -100,7 +99,7 @@ def _digest_of_text(metadata: Mapping[str, str]) -> str:
 
 
 def without_paths(config: ConfigDict) -> ConfigDict:
-    """The config with no folder of the machine that it was used on."""
+    """Returns the config without the paths of its machine."""
     config = config.copy_and_resolve_references()
     config.data.dir = "data"
     for key, value in pytrees.flatten(workdir.as_json(config)).items():

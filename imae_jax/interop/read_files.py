@@ -1,6 +1,6 @@
-"""Arrays out of files, by what the files hold, not by their names.
+"""Reads arrays from files, whose format is detected from their content.
 
-Nothing that lies in a file is run: PyTorch reads its own format with `weights_only`.
+Nothing in a file is executed: PyTorch files are read with `weights_only`.
 """
 
 import argparse
@@ -17,17 +17,17 @@ import safetensors
 from imae_jax.errors import UserError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # PyTorch's formats, since 1.6 and before
-_WRAPPERS = ("model", "state_dict")  # where training scripts keep the weights
+_WRAPPERS = ("model", "state_dict")  # keys of the weights in training scripts' files
 
 
 class Contents(NamedTuple):
-    """What a file holds.
+    """Contents of a weights file.
 
     Attributes:
-      arrays: by the file's own names.
-      metadata: of a safetensors file, text by text.
-      config: `config.json` of a folder of Hugging Face's, and its `preprocessor_config`.
-      args: what the script that wrote a PyTorch file was called with, where it says so.
+      arrays: arrays by the file's own names.
+      metadata: metadata of a safetensors file.
+      config: `config.json` of a Hugging Face folder, with its `preprocessor_config`.
+      args: arguments of the training script, if stored.
     """
 
     arrays: dict[str, np.ndarray]
@@ -37,10 +37,10 @@ class Contents(NamedTuple):
 
 
 def read(path: Path) -> Contents:
-    """Reads a file of safetensors' or PyTorch's, or a folder of Hugging Face's.
+    """Reads a safetensors or PyTorch file, or a Hugging Face folder.
 
     Raises:
-      UserError: if it is none, is cut short, or holds more than arrays.
+      UserError: if it is neither, is incomplete, or holds more than arrays.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -65,7 +65,7 @@ def _read_safetensors(path: Path) -> Contents:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
             return Contents(arrays, metadata, args=json.loads(metadata.get("args", "{}")))
-    # Of a type that NumPy does not have, too.
+    # TypeError, AttributeError: types that NumPy does not have.
     except (
         safetensors.SafetensorError,
         AttributeError,
@@ -113,7 +113,7 @@ def _read_torch(path: Path) -> Contents:
             f"{path} is refused: it holds more than arrays, numbers and text, which would "
             f"have to be run to be read. {reason}".strip()
         ) from None
-    # Whatever a library raises over a broken file means one thing.
+    # Any other exception means a damaged file.
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no whole file of PyTorch's: {text}") from None
@@ -138,7 +138,7 @@ def _read_torch(path: Path) -> Contents:
 
 
 def import_torch(why: str):
-    """PyTorch, which only files in its format need; raises UserError if it is not there."""
+    """Imports PyTorch; raises UserError if it is missing."""
     try:
         import torch
     except ImportError:

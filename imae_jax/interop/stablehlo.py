@@ -1,4 +1,4 @@
-"""A run becomes programs, StableHLO, that need no code of ours; for how long: `EXPIRY`."""
+"""Exports a run as StableHLO programs that need none of our code, see `EXPIRY`."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ EXPIRY = (
 
 
 def programs(run: trained_run.TrainedRun) -> dict:
-    """name -> (function, its arguments' shapes and types, what it is in words)."""
+    """Returns {name: (function, shapes and types of its arguments, description)}."""
     network = run.model.clone(compute=Compute())
     mean, std = (jnp.asarray(run.meta[name], jnp.float32) for name in ("mean", "std"))
     params = jax.device_get(run.params)
@@ -66,7 +66,7 @@ def programs(run: trained_run.TrainedRun) -> dict:
 
 @contextlib.contextmanager
 def _no_paths() -> Iterator[None]:
-    """Programs name the source of each operation: not the folder that it lies in here."""
+    """Context that keeps folders out of the source locations in programs."""
     option = "jax_hlo_source_file_canonicalization_regex"
     before = getattr(jax.config, option)
     jax.config.update(option, ".*/")
@@ -77,7 +77,7 @@ def _no_paths() -> Iterator[None]:
 
 
 def export(run: trained_run.TrainedRun, out: Path) -> str:
-    """Writes a folder with a program for each use, and `programs.json` about them."""
+    """Writes a folder with the programs and their description, `programs.json`."""
     said, blobs = {}, {}
     for name, (function, shapes, text) in programs(run).items():
         with _no_paths():
