@@ -1,1 +1,1 @@
-"""Pictures, curves and the HTML report of what a folder of runs holds."""
+"""Tables, figures and the HTML report of a folder of runs."""

@@ -1,4 +1,4 @@
-"""Curves as SVG pictures that follow the page into dark mode, each with its numbers."""
+"""Line charts as SVG, with dark mode, and tables of their values."""
 
 import base64
 import dataclasses
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from imae_jax.evaluators.tables import Numbers, Table, cell
 from imae_jax.objectives.mixing import BRANCHES
 
-# Stands for the colour of text until the SVG is written, then for whatever the page has.
+# Placeholder for the text colour, replaced by the page's in the SVG.
 INK = "#010203"
 THEME = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
 STYLE = {
@@ -35,7 +35,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """points (x, y), and how they are drawn."""
+    """A line through points (x, y) with its colour and style."""
 
     points: Points
     colour: str
@@ -43,7 +43,7 @@ class Line:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as a data URI."""
+    """Converts a figure to an SVG data URI."""
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -54,12 +54,13 @@ def as_svg(figure: Figure) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A picture, what it shows in words, and its numbers.
+    """A figure with title, explanation and values.
 
     Attributes:
-      title, note: heading, and how to read it.
-      figure: the picture.
-      tables: the numbers, for who cannot see the picture or wants them.
+      title: heading.
+      note: explanation of the figure.
+      figure: the figure.
+      tables: the plotted values.
     """
 
     title: str
@@ -69,12 +70,12 @@ class Chart:
 
     @property
     def image(self) -> str:
-        """The picture as SVG, in a data URI."""
+        """SVG data URI of the figure."""
         return as_svg(self.figure)
 
 
 def draw(panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str) -> Figure:
-    """A panel per title side by side, with one legend below them."""
+    """Draws a panel per title side by side, with a shared legend below."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -95,14 +96,14 @@ def draw(panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str) -> 
 
 
 def sweep(numbers: Numbers, evaluator: str, name: str) -> Points:
-    """(alpha, value) of `<evaluator>/alpha_<alpha>/<name>`, by alpha."""
+    """Returns (alpha, value) of `<evaluator>/alpha_<alpha>/<name>`, sorted by alpha."""
     form = re.compile(rf"{re.escape(evaluator)}/alpha_([\d.]+)/{re.escape(name)}")
     found = ((form.fullmatch(key), value) for key, value in numbers.items())
     return sorted((float(match[1]), value) for match, value in found if match)
 
 
 def _chart(title: str, note: str, panels: Mapping[str, Mapping[str, Line]], ylabel: str):
-    """The chart of lines over alpha, or None where there is nothing to draw."""
+    """Makes a chart of lines over alpha, or None if there are no points."""
     panels = {
         panel: {label: line for label, line in lines.items() if line.points}
         for panel, lines in panels.items()
@@ -124,12 +125,12 @@ def _chart(title: str, note: str, panels: Mapping[str, Mapping[str, Line]], ylab
 
 
 def _level(value: float | None, like: Points) -> Points:
-    """The same value at every x of `like`."""
+    """Returns a constant line with the x of `like`."""
     return [] if value is None else [(x, value) for x, _ in like]
 
 
 def separability(numbers: Numbers, run: str) -> Chart | None:
-    """R2 of the branches over alpha, beside baselines and the cross R2."""
+    """Chart of each branch's R2 over alpha, with baselines and cross R2."""
     panels = {}
     for branch in BRANCHES:
 
@@ -154,7 +155,7 @@ def separability(numbers: Numbers, run: str) -> Chart | None:
 
 
 def semantics(numbers: Numbers, run: str) -> Chart | None:
-    """Accuracies of probes over alpha."""
+    """Chart of probe accuracies over alpha."""
     panels = {}
     for branch in BRANCHES:
         own = sweep(numbers, "semantics", f"{branch}/accuracy")
@@ -181,7 +182,7 @@ def semantics(numbers: Numbers, run: str) -> Chart | None:
 
 
 def quality(numbers: Numbers, run: str) -> list[Chart]:
-    """PSNR and SSIM over alpha, a line per mask ratio."""
+    """Charts of PSNR and SSIM over alpha, a line per mask ratio."""
     form = r"quality/alpha_[\d.]+/mask_([\d.]+)/"
     ratios = sorted(set(re.findall(form, " ".join(numbers))))
     charts = []
@@ -212,19 +213,19 @@ def quality(numbers: Numbers, run: str) -> list[Chart]:
 
 
 def of_run(numbers: Numbers, run: str) -> list[Chart]:
-    """Every chart for which a run has numbers."""
+    """All charts for which a run has metrics."""
     charts = [separability(numbers, run), semantics(numbers, run), *quality(numbers, run)]
     return [chart for chart in charts if chart]
 
 
 def training(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
-    """The losses in each run's metrics over epochs, a panel per run."""
+    """Chart of each run's losses over epochs, a panel per run."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * len(runs), 3.6), layout="constrained")
         axes = figure.subplots(1, len(runs), squeeze=False)[0]
         for axis, (title, metrics) in zip(axes, runs.items(), strict=True):
             names = sorted({key for line in metrics for key in line if key[:5] == "loss/"})
-            # A sum of one part is that part.
+            # The total of a single loss is redundant.
             names = [name for name in names if name != "loss/total" or len(names) > 2]
             for name in names:
                 points = [(line["epoch"], line[name]) for line in metrics if name in line]

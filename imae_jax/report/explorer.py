@@ -1,7 +1,6 @@
-"""The report's interactive panel: pairs of images at many alphas and mask ratios.
+"""Interactive panel of the report: pairs of images at many alphas and mask ratios.
 
-Its pictures are made at evaluation time, while networks are at hand, and wait in a run's
-folder as one sprite image and the layout that says what each tile is.
+Evaluation stores its pictures in the run's folder, as a sprite image and a JSON layout.
 """
 
 import base64
@@ -26,7 +25,7 @@ from imae_jax.storage import atomic_files
 
 LAYOUT_FILE = "explorer.json"
 SWEEP_FILE = "alpha_by_mask_ratio.png"
-# What all panels of a page may take, as text; the rest of its 8 MB is for everything else.
+# Limit for all panels of a page, as text; the page is to stay below 8 MB.
 MAX_PANELS_CHARS = 6_000_000
 
 
@@ -42,25 +41,25 @@ def write(
     batch_size: int,
     seed: int,
 ) -> Path | None:
-    """Writes the sprite and its layout for the first N = `pairs` pairs of a split.
+    """Writes sprite and layout for the first N = `pairs` pairs of a split.
 
-    Each pair is shown once, as the mixture in which its first image is subordinate. The
-    tiles of a pair are both targets, the mixture at each alpha, then, by mask ratio, alpha
-    and branch, what `rebuild` makes of it: no pixel is copied from a target. Errors are
-    those of the `reconstruction` evaluator, of one pass, in standardised units.
+    Each pair is shown as the mixture in which its first image is subordinate. The tiles of
+    a pair are both targets, the mixture at each alpha, then the full reconstruction by mask
+    ratio, alpha and branch (see `full_reconstruction.rebuild`; no pixel is copied from a
+    target). Errors are those of the `reconstruction` evaluator: one pass, normalized
+    pixels.
 
     Args:
       network: an i-MAE.
-      held_out: makes the mixtures; its own mask ratio is the one of training.
-      folder: made if need be; gets `explorer.json`, `explorer.png` or `explorer.jpg`, and
-        the first pair as a sheet, `alpha_by_mask_ratio.png`.
-      split, batch_size, seed: see `HeldOut.batches`; a batch holds all pairs.
-      pairs: how many are shown, if the split has as many.
-      alphas, mask_ratios: increasing; A and R of them.
+      held_out: source of the mixtures; its mask ratio is that of training.
+      folder: created if missing; gets `explorer.json`, `explorer.png` or `explorer.jpg`,
+        and a figure of the first pair, `alpha_by_mask_ratio.png`.
+      split, batch_size, seed: see `HeldOut.batches`; a batch must hold all pairs.
+      pairs: number of pairs, limited by the split.
+      alphas, mask_ratios: increasing; A and R values.
     Returns:
-      The layout's path; None, and nothing is written, for models trained with `norm_pix`.
-      They predict patches in the patches' own units, and to show those as pixels would
-      take mean and deviation from the very target.
+      The layout's path; None, and nothing is written, for models trained with `norm_pix`:
+      showing their predictions as pixels would take mean and std from the target.
     """
     if held_out.norm_pix:
         return None
@@ -76,7 +75,7 @@ def write(
         masks.append(removed)
         mixtures = [batch.mixture(alpha) for alpha in alphas]
         for mixture in mixtures:
-            # Whole batches, one shape: the network is compiled, and split over devices.
+            # Whole batches: one shape to compile, split over devices.
             whole, pred = (out[rows] for out in rebuild(network, mixture, batch.mask))
             rebuilt.append(whole)
             sources = batch.sources[rows, : pred.shape[1]]
@@ -113,7 +112,7 @@ def write(
         "trained_mask_ratio": held_out.mask_ratio,
         "branches": BRANCHES[: rebuilt.shape[2]],
         "labels": labels,
-        # [N][R], a character per patch, 1 where it is removed.
+        # [N][R], a character per patch, 1: masked.
         "masks": [
             ["".join(map(str, mask.astype(int))) for mask in pair]
             for pair in np.stack(masks, axis=1)
@@ -133,16 +132,16 @@ def write(
 
 
 def _moved(numbers: np.ndarray, axis: int) -> list:
-    """As nested lists, with the pairs, that lie along `axis`, first."""
+    """Moves the pairs from `axis` to the front and converts to nested lists."""
     return np.moveaxis(np.asarray(numbers, np.float64).round(5), axis, 0).tolist()
 
 
 def read(folder: Path) -> dict | None:
-    """What `write` left in a folder, for the page.
+    """Reads the files of `write` for the page.
 
     Returns:
-      `layout`, and `image`, the sprite as a data URI; None where a file is missing, broken
-      or of another evaluation.
+      `layout`, and `image`, the sprite as a data URI; None if a file is missing, damaged or
+      from another evaluation.
     """
     try:
         layout = atomic_files.read_json(folder / LAYOUT_FILE)
@@ -157,7 +156,7 @@ def read(folder: Path) -> dict | None:
 
 
 def read_runs(runs: Mapping[str, Path]) -> dict[str, dict | None]:
-    """The panels of those runs that have one, by name; None where the page is full."""
+    """Reads the panels of the runs that have one; None if the page has no room for it."""
     panels, room = {}, MAX_PANELS_CHARS
     for name, run in runs.items():
         panel = read(run / "figures")

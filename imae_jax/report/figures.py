@@ -1,4 +1,4 @@
-"""Pictures and curves, drawn with matplotlib."""
+"""Figures of reconstructions, drawn with matplotlib."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ def picture_columns(
     seed: int,
     alpha: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """The columns of the picture grid by title, each [rows, H, W, C] in 0..255.
+    """Computes the columns of the picture grid by title, each [rows, H, W, C] in 0..255.
 
-    `raw` is the decoder's output of one pass; of patches that the encoder saw it says what
-    it was never trained to say. `rebuilt` comes from `rebuild`. Neither takes a pixel from
-    a target. With `norm_pix` both are in the units of their own patches.
+    `raw` is the decoder's output of one pass, untrained on visible patches; `rebuilt` is
+    the full reconstruction. Neither copies pixels of a target. With `norm_pix` both are
+    normalized patch by patch.
     """
     batch = next(held_out.batches(split, batch_size=batch_size, seed=seed))
     rows = slice(0, min(NUM_ROWS, batch.valid.sum()))
@@ -77,7 +77,7 @@ def draw_grid(columns: Mapping[str, np.ndarray]) -> Figure:
 
 
 def as_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Converts a figure to PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
@@ -104,7 +104,7 @@ def draw_sweep(
       mixtures: [A, H, W, C] in 0..255.
       rebuilt: [R, A, S, H, W, C].
       targets: [S, H, W, C].
-      alphas, mask_ratios: A and R of them.
+      alphas, mask_ratios: A and R values.
     """
     rows = [("mixture", list(mixtures))]
     for ratio, by_alpha in zip(mask_ratios, rebuilt, strict=True):

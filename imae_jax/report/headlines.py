@@ -1,4 +1,4 @@
-"""The most important numbers of a run as sentences that anyone can read."""
+"""Main results of a run as plain sentences."""
 
 from collections.abc import Iterator
 
@@ -11,13 +11,13 @@ def _percent(value: float) -> str:
 
 
 def _both(numbers: Numbers, key: str) -> list[float] | None:
-    """A number of both branches; `key` has `{}` for the branch."""
+    """Returns a metric of both branches, or None; `{}` in `key` stands for the branch."""
     keys = [key.format(branch) for branch in BRANCHES]
     return [numbers[key] for key in keys] if all(key in numbers for key in keys) else None
 
 
 def separated(numbers: Numbers) -> Iterator[str]:
-    """Linear separability beside its baselines, and what the other branch knows."""
+    """Linear separability with its baselines, and the cross R2."""
     own = _both(numbers, "separability/{}/r2")
     if own is None:
         return
@@ -69,7 +69,7 @@ def rebuilt(numbers: Numbers) -> Iterator[str]:
 
 
 def named(numbers: Numbers) -> Iterator[str]:
-    """Classes read from latents, by the own and the other branch."""
+    """Accuracy of class probes on the own and the other branch."""
     own = _both(numbers, "semantics/{}/accuracy")
     alone = _both(numbers, "semantics/teacher_on_image/{}/accuracy")
     if not (own and alone):
@@ -88,7 +88,7 @@ def named(numbers: Numbers) -> Iterator[str]:
 
 
 def recognised(numbers: Numbers) -> Iterator[str]:
-    """Classes read from reconstructions."""
+    """Accuracy of a classifier on reconstructions."""
     found = _both(numbers, "recognition/{}/accuracy")
     best = _both(numbers, "recognition/baselines/mixture_classifier/{}/accuracy")
     if found and best:
@@ -102,7 +102,7 @@ def recognised(numbers: Numbers) -> Iterator[str]:
 
 
 def probed(numbers: Numbers) -> Iterator[str]:
-    """The linear probe beside raw pixels and random weights."""
+    """Accuracy of the linear probe, with raw pixels and random weights."""
     own, *others = (
         numbers.get(f"probes/{row}accuracy")
         for row in (
@@ -124,6 +124,6 @@ def probed(numbers: Numbers) -> Iterator[str]:
 
 
 def sentences(numbers: Numbers) -> list[str]:
-    """All that the numbers of one run allow to be said."""
+    """All sentences for which a run has metrics."""
     said = (separated, told_apart, rebuilt, named, recognised, probed)
     return [sentence for say in said for sentence in say(numbers)]

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file of whatever a folder of runs holds."""
+"""The report on a folder of runs: one self-contained HTML file."""
 
 import base64
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from imae_jax.storage.metrics_log import read_metrics
 
 REPORT_FILE = "report.html"
 
-# Pictures of a run's figures/, and what they show.
+# Pictures in a run's figures/, and their captions.
 PICTURES = {
     "reconstructions.png": (
         "Held-out images. Grey squares are removed patches. Raw is what the decoder says "
@@ -32,13 +32,13 @@ PICTURES = {
 
 
 def find_runs(workdir: Path) -> dict[str, Path]:
-    """The runs in a folder: itself, or its sub-folders, by name."""
+    """Finds runs by name: the folder itself and its subfolders."""
     folders = [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
     return {path.name: path for path in folders if (path / CONFIG_FILE).exists()}
 
 
 def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, dict]:
-    """What the runs' `file` holds, by name; runs without it are left out."""
+    """Reads a JSON file of each run; runs without it are left out."""
     return {
         name: atomic_files.read_json(path / file)
         for name, path in runs.items()
@@ -47,13 +47,13 @@ def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, d
 
 
 def read_as_text(workdir: str | Path) -> str:
-    """The tables of the runs in a folder, as plain text."""
+    """Formats the tables of the runs in a folder as plain text."""
     runs = find_runs(local_path(workdir, "workdir").absolute())
     return summary.as_text(find_results(runs), find_results(runs, SETTINGS_FILE))
 
 
 def find_pictures(run: Path) -> list[tuple[str, str]]:
-    """(data URI, what it shows) of those of PICTURES that a run has."""
+    """Returns (data URI, caption) of each of `PICTURES` that a run has."""
     found = []
     for name, shows in PICTURES.items():
         path = run / "figures" / name
@@ -64,7 +64,7 @@ def find_pictures(run: Path) -> list[tuple[str, str]]:
 
 
 def measured_at(settings: Mapping[str, Mapping]) -> str:
-    """The alphas and mask ratios behind a run's headlines; empty if they are not known."""
+    """Alphas and mask ratios of a run's headlines; empty if unknown."""
     found = [
         settings[key]
         for key in (
@@ -85,7 +85,7 @@ def measured_at(settings: Mapping[str, Mapping]) -> str:
 
 
 def describe(run: Path) -> dict:
-    """What the report says of a run: steps, data, device, time, versions, every setting."""
+    """Collects a run's data set, steps, time, device, versions and settings."""
     step, meta = None, {}
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
@@ -104,10 +104,10 @@ def describe(run: Path) -> dict:
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Writes `report.html` into a folder of runs or studies, or into a run's own.
+    """Writes `report.html` into a folder of runs or studies, or of a single run.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no run or study.
     """
     workdir = local_path(workdir, "workdir").absolute()
     runs = find_runs(workdir) if workdir.is_dir() else {}

@@ -1,4 +1,4 @@
-"""Sprite sheets of the report's panel."""
+"""Sprite sheets for the interactive panel."""
 
 import io
 import math
@@ -9,15 +9,15 @@ from PIL import Image
 LOSSLESS_SIDE = 32  # pixels; larger images become JPEG
 MAX_SIDE = 96  # pixels; larger images are shrunk
 JPEG_BLOCK = 8
-JPEG_QUALITIES = (85, 60, 30)  # the first that fits
+JPEG_QUALITIES = (85, 60, 30)  # the first that fits is used
 MAX_SPRITE_BYTES = 2_000_000
 
 
 def tile_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which an image is kept, at most `MAX_SIDE`.
+    """Size (height, width) of the tile of an image, at most `MAX_SIDE` pixels.
 
-    Above `LOSSLESS_SIDE` both are whole JPEG blocks, so that no tile shares one with its
-    neighbour: a target's pixels would shine through into a reconstruction.
+    Above `LOSSLESS_SIDE` both are multiples of a JPEG block, since a block shared by two
+    tiles would leak pixels of a target into a reconstruction.
     """
     longest = max(height, width)
     if longest <= LOSSLESS_SIDE:
@@ -28,11 +28,11 @@ def tile_size(height: int, width: int) -> tuple[int, int]:
 
 
 def draw_sprite(pictures: np.ndarray) -> tuple[bytes, str, dict]:
-    """Lays [N, H, W, C] pictures in 0..255 out as the tiles of one image.
+    """Draws [N, H, W, C] pictures in 0..255 as tiles of one image, in raster order.
 
     Returns:
-      The image file, its type ("png" or "jpg"), and where tiles are: `tile`, the (height,
-      width) of one, and `columns`; they are in raster order.
+      The image file, its type ("png" or "jpg"), and the layout: `tile`, (height, width) of
+      a tile, and `columns`, their number.
     """
     height, width = tile_size(*pictures.shape[1:3])
     columns = math.ceil(math.sqrt(len(pictures)))

@@ -1,4 +1,4 @@
-"""A study's table: mean and spread over seeds, for people, spreadsheets and the report."""
+"""Tables of a study, with mean and std over seeds, as Markdown, CSV and HTML."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ STUDY_FILE = "study.json"
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int | None]:
-    """`mean`, `sd` (the sample's, of n - 1; None of a single value) and `n`."""
+    """Returns `mean`, `sd` (sample std with n - 1; None for one value) and `n`."""
     return {
         "mean": statistics.fmean(values) if values else None,
         "sd": statistics.stdev(values) if len(values) > 1 else None,
@@ -27,14 +27,14 @@ def summary(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def differences(study: Mapping, arm: str, column: str) -> list[float]:
-    """An arm's values less the first arm's, seed by seed where both have one."""
+    """Differences of an arm's values to the first arm's, for the seeds that both have."""
     first = next(iter(study["rows"].values()))["values"][column]
     own = study["rows"][arm]["values"][column]
     return [value - first[seed] for seed, value in own.items() if seed in first]
 
 
 def cell(values: Sequence[float], num_seeds: int, form: str = ".3f") -> str:
-    """Mean and deviation as the tables show them; how many, if not all seeds are there."""
+    """Formats mean and std, with the number of seeds if some are missing."""
     found = summary(values)
     if not found["n"]:
         return "–"
@@ -45,7 +45,7 @@ def cell(values: Sequence[float], num_seeds: int, form: str = ".3f") -> str:
 
 
 def caption(study: Mapping) -> str:
-    """On what, how often and where."""
+    """Caption with data set, seeds, device and training length."""
     seeds = study["seeds"]
     text = f"{study['data']}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     text += f" ({', '.join(map(str, seeds))}), {study['device']}; {study['training']}."
@@ -57,7 +57,7 @@ def caption(study: Mapping) -> str:
 
 
 def tables(study: Mapping) -> list[Table]:
-    """The table, and what each arm differs by from the first, seed by seed."""
+    """Makes the table of results, and of differences to the first arm."""
     title, columns = f"Study: {study['name']}", list(study["columns"].values())
     rows, apart, seeds = [], [], len(study["seeds"])
     for arm, row in study["rows"].items():
@@ -77,7 +77,7 @@ def tables(study: Mapping) -> list[Table]:
 
 
 def as_markdown(study: Mapping) -> str:
-    """The tables for a page of documentation."""
+    """Formats the tables as Markdown."""
     lines = []
     for table in tables(study):
         lines += [f"**{table.title}.** {table.note}", ""]
@@ -92,7 +92,7 @@ def as_markdown(study: Mapping) -> str:
 
 
 def as_csv(study: Mapping) -> str:
-    """A line per arm, column and seed."""
+    """Formats the values as CSV, a line per arm, column and seed."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["arm", "label", "column", "seed", "value"])
@@ -104,7 +104,7 @@ def as_csv(study: Mapping) -> str:
 
 
 def draw(study: Mapping) -> Figure:
-    """A panel per column: each seed a dot, the mean a line as wide as the deviation."""
+    """Draws a panel per column: a dot per seed, the mean with an error bar of one std."""
     columns, rows = study["columns"], study["rows"]
     across = min(4, len(columns))
     down = -(-len(columns) // across)
@@ -131,7 +131,7 @@ def draw(study: Mapping) -> Figure:
                     )
             axis.set_title(label, fontsize=9)
             axis.tick_params(labelsize=8)
-            axis.locator_params(axis="x", nbins=5)  # else long numbers run together
+            axis.locator_params(axis="x", nbins=5)  # keeps long numbers apart
             axis.grid(axis="x", alpha=0.25)
         axes[0, 0].set_yticks(range(len(rows)), [row["label"] for row in rows.values()])
         axes[0, 0].invert_yaxis()
@@ -139,7 +139,7 @@ def draw(study: Mapping) -> Figure:
 
 
 def chart(study: Mapping) -> Chart:
-    """The picture, for the report."""
+    """Makes the chart of a study for the report."""
     note = "Dots are seeds; the line is their mean, as wide as the standard deviation."
     return Chart(f"Study: {study['name']}, by arm", note, draw(study))
 
@@ -154,7 +154,7 @@ def write(study: Mapping, folder: Path) -> None:
 
 
 def read(workdir: Path) -> list[dict]:
-    """The studies in a folder: itself, or its sub-folders."""
+    """Reads the studies of a folder and its subfolders."""
     folders = [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
     paths = (folder / STUDY_FILE for folder in folders)
     return [atomic_files.read_json(path) for path in paths if path.exists()]

@@ -1,4 +1,4 @@
-"""The numbers of eval.json files as short tables, for terminal and report."""
+"""Tables of the metrics in eval.json files, for terminal and report."""
 
 import dataclasses
 import textwrap
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.evaluators.tables import Results, Table
 
-# The evaluators whose tables come first; those of others follow by name.
+# Evaluators whose tables come first; the others follow by name.
 ORDER = (
     "reconstruction",
     "classification",
@@ -18,12 +18,12 @@ ORDER = (
     "probes",
 )
 
-# What eval_settings.json says of each number, by run.
+# eval_settings.json of each run: {run: {metric: its settings}}.
 Settings = Mapping[str, Mapping[str, Mapping]]
 
 
 def measured_on(example: str, settings: Settings) -> str:
-    """On what a number was found, in words; empty if no run says so."""
+    """Describes the data that a metric was measured on; empty if unknown."""
     for run in settings.values():
         if example in run:
             found = run[example]
@@ -38,7 +38,7 @@ def measured_on(example: str, settings: Settings) -> str:
 
 
 def all_tables(results: Results, settings: Settings) -> list[Table]:
-    """The tables for which there are numbers: those of several runs, then run by run."""
+    """All tables for which there are metrics: those of several runs, then run by run."""
     evaluators = all_evaluators()
     names = dict.fromkeys((*ORDER, *evaluators))
     made = [table for name in names for table in evaluators[name].tables(results)]
@@ -60,7 +60,7 @@ def all_tables(results: Results, settings: Settings) -> list[Table]:
 
 
 def as_text(results: Results, settings: Settings) -> str:
-    """The tables as plain text."""
+    """Formats the tables as plain text."""
     lines = []
     for table in all_tables(results, settings):
         lines += [table.title, textwrap.indent(textwrap.fill(table.note, 78), "  ")]
