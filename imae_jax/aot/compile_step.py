@@ -1,6 +1,6 @@
-"""What a config's training step needs on a slice of TPUs, asked of their compiler.
+"""Ahead-of-time compilation of a config's training step, and its memory and FLOPs.
 
-Nothing runs, and no data is read: the step is compiled for devices that are not here.
+The step is compiled for absent devices; nothing is executed and no data are read.
 """
 
 import functools
@@ -29,7 +29,7 @@ IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
 
 
 def unseen_data(config: ConfigDict) -> Dataset:
-    """A data set of the right form, without its images."""
+    """Makes a placeholder data set of the right shapes."""
     name = config.data.name
     if name in FORMS:
         shape, num_classes, count = FORMS[name]
@@ -46,7 +46,7 @@ def unseen_data(config: ConfigDict) -> Dataset:
 
 
 def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:
-    """The set-up of a run whose teacher, if it has one, is a MAE of the student's form."""
+    """Makes the set-up of a run; a teacher is a MAE of the student's sizes."""
     dataset = unseen_data(config)
     model = build_model(config, dataset.image_shape, len(dataset.class_names), platform)
     teacher = None
@@ -58,7 +58,7 @@ def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:
 
 
 def placed(tree, places):
-    """What arrays look like, where they lie."""
+    """Converts a pytree of arrays to `ShapeDtypeStruct`s with the given shardings."""
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         tree,
@@ -67,12 +67,12 @@ def placed(tree, places):
 
 
 class Step(NamedTuple):
-    """A training step on batches that are sent to the devices, not yet compiled.
+    """A traced training step on streamed batches.
 
     Attributes:
-      traced: of `jax.jit`.
-      state, teacher, batch: what its arguments look like, and where they lie.
-      resident: bytes of the images that each device would hold besides.
+      traced: result of tracing the jitted step.
+      state, teacher, batch: `ShapeDtypeStruct`s of its arguments, with shardings.
+      resident: bytes per device of resident images, which are not among the arguments.
     """
 
     traced: jax.stages.Traced
@@ -83,7 +83,7 @@ class Step(NamedTuple):
 
 
 def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
-    """The step of a config that has been checked."""
+    """Traces the training step of a checked config."""
     setup = unseen_setup(config, mesh, platform)
     optimizer = setup.kind.optimizer(config, setup.model, lambda step: jnp.float32(1e-4))
     fresh = functools.partial(fresh_state, setup.model, optimizer, seed=0)
@@ -114,7 +114,7 @@ def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
 
 
 def bytes_each(tree) -> int:
-    """Of a tree of arrays, on each device."""
+    """Bytes per device of a pytree of arrays."""
     return sum(
         x.dtype.itemsize * int(np.prod(x.sharding.shard_shape(x.shape)))
         for x in jax.tree.leaves(tree)
@@ -122,13 +122,13 @@ def bytes_each(tree) -> int:
 
 
 class Need(NamedTuple):
-    """What a compiled step takes on each device, in bytes; None: the compiler did not say.
+    """Memory of a compiled step on each device, in bytes; None: unknown.
 
     Attributes:
-      arguments: state, teacher, batch; and images that stay there.
-      temporaries: what the step needs besides.
-      peak: all of it, the program included.
-      limit: what there is.
+      arguments: state, teacher, batch and resident images.
+      temporaries: temporary memory of the step.
+      peak: peak memory, including the program.
+      limit: available memory.
     """
 
     arguments: int | None
@@ -138,12 +138,12 @@ class Need(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether the step can run."""
+        """True if the peak is within the limit."""
         return self.peak <= self.limit
 
 
 def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, Need]:
-    """The compiled step, or None where it does not fit into `memory`, and its `Need`."""
+    """Compiles a step; returns it, or None if it does not fit, and its `Need`."""
     try:
         compiled = step.traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -153,7 +153,7 @@ def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, N
         peak, limit = used
         return None, Need(None, None, peak + step.resident, limit)
     found = compiled.memory_analysis()
-    # The compiler counts padding, but not what lies there unused: the teacher's decoder.
+    # The compiler counts padding but not unused arguments (the teacher's decoder).
     arguments = max(found.argument_size_in_bytes, bytes_each(step[1:4])) + step.resident
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     temporaries = found.temp_size_in_bytes
@@ -162,9 +162,9 @@ def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, N
 
 
 def count_flops(config: ConfigDict) -> float:
-    """Products and sums of a step's forward and backward pass, nothing computed twice."""
+    """FLOPs of a step's forward and backward pass, without recomputation."""
     config = config.copy_and_resolve_references()
-    config.compute.scan, config.compute.remat = False, "none"  # a loop would count once
+    config.compute.scan, config.compute.remat = False, "none"  # a loop is counted once
     config.train.accumulate = config.mesh.fsdp = 1
     step = trace(config, sharding.make_mesh(jax.devices()[:1]), jax.default_backend())
     return step.traced.lower().cost_analysis()["flops"]

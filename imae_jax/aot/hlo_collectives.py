@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read off its text."""
+"""Parses the collectives of a compiled program from its HLO text."""
 
 import collections
 import math
@@ -28,13 +28,13 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Collective(NamedTuple):
-    """An exchange between all devices, or groups of them.
+    """A collective operation between all devices or groups of them.
 
     Attributes:
-      kind: one of KINDS.
-      nbytes: of the arrays that are summed or put together, whole.
-      times: how often a step does it.
-      origin: of which operation of ours, as the compiler remembers it.
+      kind: one of `KINDS`.
+      nbytes: bytes of the full arrays that are summed or gathered.
+      times: number of executions per step.
+      origin: operation in our code that it comes from, according to the compiler.
     """
 
     kind: str
@@ -44,12 +44,12 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that each device has to send, with many devices: a sum goes twice."""
+        """Bytes sent per device, for many devices: an all-reduce counts twice."""
         return self.times * self.nbytes * (2 if self.kind == "all-reduce" else 1)
 
 
 def read(text: str) -> list[Collective]:
-    """The collectives of a compiled module, `Compiled.as_text()`, in its order."""
+    """Parses the collectives of a compiled module, `Compiled.as_text()`, in order."""
     lines = _lines_of(text)
     times = _times(lines)
     found, seen = [], set()
@@ -59,17 +59,17 @@ def read(text: str) -> list[Collective]:
             if match is None:
                 continue
             written, kind, is_start = match.groups()
-            # One that overlaps with other work stands in each of that work's pieces.
+            # An overlapped collective is listed with each piece of the overlapped work.
             channel = re.search(r"channel_id=(\d+)", line)
             if channel and kind == "all-gather":
                 if channel[1] in seen:
                     continue
                 seen.add(channel[1])
             nbytes = _nbytes(written, kind, bool(is_start))
-            if kind == "reduce-scatter":  # what is written is one device's part
+            if kind == "reduce-scatter":  # the text has one device's part
                 nbytes *= _group_size(line)
             elif kind == "all-reduce" and "reduce-scatter" in name:
-                kind = "reduce-scatter"  # as TPUs have it: a sum, cut up
+                kind = "reduce-scatter"  # fused on TPUs
             origin = re.search(r'op_name="([^"]*)"', line)
             text_of = origin[1].replace("\\", "") if origin else ""
             found.append(Collective(kind, nbytes, times[name], text_of))
@@ -77,7 +77,7 @@ def read(text: str) -> list[Collective]:
 
 
 def _lines_of(text: str) -> dict[str, list[str]]:
-    """The instructions of each computation; the one where a step begins is ""."""
+    """Splits the text into the instructions of each computation; "" is the entry."""
     found, current = {}, None
     for line in text.splitlines():
         match = _COMPUTATION.match(line)
@@ -89,7 +89,7 @@ def _lines_of(text: str) -> dict[str, list[str]]:
 
 
 def _times(lines: Mapping[str, list[str]]) -> Mapping[str, int]:
-    """How often a step runs each computation."""
+    """Number of executions of each computation per step."""
     times = collections.Counter()
 
     def visit(name: str, count: int) -> None:
@@ -111,15 +111,15 @@ def _nbytes(written: str, kind: str, is_start: bool) -> int:
         for item, sizes in _ARRAY.findall(written)
         if item in ITEM_SIZES
     ]
-    if is_start and kind == "collective-permute":  # two marks at the end
+    if is_start and kind == "collective-permute":  # two context values at the end
         arrays = arrays[:-2] if len(arrays) > 2 else arrays
-    if is_start and kind != "all-reduce":  # what goes in, then what comes out
+    if is_start and kind != "all-reduce":  # inputs, then outputs
         arrays = arrays[len(arrays) // 2 :]
     return sum(arrays)
 
 
 def _group_size(line: str) -> int:
-    """How many devices exchange something with each other."""
+    """Number of devices in a group of the collective."""
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(match[1])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):

@@ -1,7 +1,6 @@
-"""Does a training step fit on a slice of TPUs, what does it send, how fast can it be?
+"""Report on a training step's memory, traffic and lower bound of time (`main.py compile`).
 
-`main.py compile`. The compiler answers; neither the devices, nor the data, nor other runs
-have to be there.
+Based on the compiler: neither devices, nor data, nor other runs are needed.
 """
 
 import logging
@@ -26,12 +25,12 @@ GPUS = "cuda"
 
 
 def plan(config: ConfigDict, topology: str) -> dict:
-    """What the step of a config needs, see `as_text`.
+    """Analyzes the training step of a config; `as_text` formats the result.
 
     Args:
-      config: of a run; neither its data nor the runs it names are read.
-      topology: of TPUs, see `chips.devices_of`; or "cuda", for the GPUs that are here.
-        Where there are none, only what takes no compiler is found.
+      config: config of a run; neither its data nor the runs it names are read.
+      topology: TPU slice, see `tpu_slices.devices_of`, or "cuda" for the local GPUs.
+        Without GPUs, only the results that need no compiler are returned.
     Raises:
       UserError: for bad input, before anything is compiled.
     """
@@ -42,7 +41,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
     config = adapted(config, platform)
     check(config, len(devices), platform)
     if devices[0].platform != platform:
-        config.compute.attention = "xla"  # cuDNN's is lowered on its GPU only
+        config.compute.attention = "xla"  # cuDNN's is only lowered on a GPU
     mesh = sharding.make_mesh(devices, config.mesh.fsdp)
     step = compile_step.trace(config, mesh, platform)
     found = {
@@ -74,7 +73,7 @@ def plan(config: ConfigDict, topology: str) -> dict:
 
 
 def adapted(config: ConfigDict, platform: str) -> ConfigDict:
-    """The config with stand-ins for runs that are not read, and the platform's type."""
+    """Replaces other runs by placeholders and "auto" by the platform's type."""
     config = config.copy_and_resolve_references()
     checks.check_keys(config)
     if config.compute.dtype == AUTO:
@@ -89,7 +88,7 @@ def adapted(config: ConfigDict, platform: str) -> ConfigDict:
 
 
 def check(config: ConfigDict, num_devices: int, platform: str) -> None:
-    """What `setup.check` looks at, as far as it needs neither data nor other runs."""
+    """Performs the checks of `setup.check` that need neither data nor other runs."""
     check_known(config.data.name, config.data.get("files"))
     checks.check_mesh(config.mesh.fsdp, num_devices)
     dataset = compile_step.unseen_data(config)
@@ -97,14 +96,14 @@ def check(config: ConfigDict, num_devices: int, platform: str) -> None:
 
 
 def count(tree) -> int:
-    """How many numbers a tree of arrays holds."""
+    """Total number of elements of a pytree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def cheapest_remat(
     config: ConfigDict, mesh: Mesh, platform: str, memory: int
 ) -> str | None:
-    """The first of `compute.remat`'s values, by what they cost, with which it fits."""
+    """Cheapest value of `compute.remat` with which the step fits, or None."""
     config = config.copy_and_resolve_references()
     for remat in REMATS[REMATS.index(config.compute.remat) + 1 :]:
         logger.info(f"compiling with compute.remat={remat}")
@@ -118,9 +117,9 @@ def cheapest_remat(
 def largest_batch(
     config: ConfigDict, mesh: Mesh, platform: str, step: Step, need: Need
 ) -> int:
-    """A batch that fits, found by compiling, and close to the largest.
+    """Finds a batch size close to the largest that fits, by compiling.
 
-    What one step needs tells where to look: all but the state grows with the batch.
+    The first guess assumes that all memory but the state's is proportional to the batch.
     """
     config = config.copy_and_resolve_references()
     given, unit = config.train.batch_size, 2 * mesh.size * config.train.accumulate
@@ -139,11 +138,11 @@ def largest_batch(
 
 
 def least_sent(step: Step, config: ConfigDict, mesh: Mesh) -> float:
-    """Bytes that each device has to send in a step, counted as `Collective.sent` does.
+    """Minimum of bytes sent per device in a step, counted as in `Collective.sent`.
 
-    Arrays that devices share are gathered once, the teacher's up to its latents too, and
-    their gradients cut up, and each device's part summed over the copies; all other
-    gradients are summed. As float32, or in the type of the products that they are for.
+    Sharded parameters, including the teacher's up to its latents, are gathered once; their
+    gradients are reduce-scattered, and each shard is all-reduced over the copies. Other
+    gradients are all-reduced. The type is float32, or that of the matrix product.
     """
     part = 1 / mesh.shape["fsdp"] if mesh.shape["data"] > 1 else 0
     product_size = jnp.dtype(config.compute.dtype).itemsize
@@ -167,7 +166,7 @@ def least_sent(step: Step, config: ConfigDict, mesh: Mesh) -> float:
 
 
 def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
-    """What devices exchange in a step, and how much each has to send at least."""
+    """Collectives of a step, bytes sent per device, and their lower bound."""
     exchanged = hlo_collectives.read(compiled.as_text())
     sent = sum(x.sent for x in exchanged)
     least = least_sent(step, config, mesh) if mesh.size > 1 else 0
@@ -184,10 +183,10 @@ def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
 
 
 def floor(found: Mapping, compiled, chip: tpu_slices.Chip) -> dict:
-    """Seconds that a step takes at least: for its products, HBM, and the links.
+    """Lower bounds of a step's seconds, by matrix products, HBM and links.
 
-    Of HBM: to read the arguments once, and to write the new state. (The compiler's own
-    count of bytes has those that never leave the chip.)
+    HBM traffic is reading the arguments once and writing the new state. (The compiler's
+    count of bytes includes those that never leave the chip.)
     """
     written = compiled.memory_analysis().output_size_in_bytes
     seconds = {
@@ -199,7 +198,7 @@ def floor(found: Mapping, compiled, chip: tpu_slices.Chip) -> dict:
 
 
 def as_text(found: Mapping) -> str:
-    """A plan as a table."""
+    """Formats the result of `plan` as a table."""
     rows = [
         ("devices", f"{found['devices']}, {found['sharing_a_copy']} to a copy"),
         ("batch", f"{found['batch_size']:,}"),
@@ -237,7 +236,7 @@ def as_text(found: Mapping) -> str:
 
 
 def exchanges(found: Sequence[Mapping]) -> list[tuple[str, str]]:
-    """Collectives by kind: how many, and how much; and where the stray ones come from."""
+    """Rows for the collectives of each kind: number, bytes and origin of the largest."""
     rows = []
     for kind in dict.fromkeys(x["kind"] for x in found):
         alike = [x for x in found if x["kind"] == kind]
@@ -250,11 +249,11 @@ def exchanges(found: Sequence[Mapping]) -> list[tuple[str, str]]:
 
 
 def mib(nbytes: float) -> str:
-    """Bytes in words."""
+    """Formats bytes in MiB."""
     return f"{nbytes / 2**20:,.1f} MiB"
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:
-    """Names and texts in two columns."""
+    """Formats names and texts in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

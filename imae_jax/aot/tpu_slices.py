@@ -1,4 +1,4 @@
-"""TPU slices that are not here: which chips they have, and what a chip can do."""
+"""TPU slices to compile for, and the properties of their chips."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from imae_jax.runtime import stand_alone
 
 
 class Chip(NamedTuple):
-    """What the maker says of a chip (Google's Cloud TPU documentation).
+    """Properties of a chip (Google's Cloud TPU documentation).
 
     Attributes:
       memory: bytes of HBM.
-      flops: products and sums of bfloat16 in a second, at most.
-      memory_rate, link_rate: bytes in a second, from HBM and to all other chips.
-      cores: how the compiler sees its cores; "megacore": two as one.
-      directions: in which chips lie in a slice.
-      most: chips in a slice.
+      flops: peak FLOP/s in bfloat16.
+      memory_rate: bytes per second from HBM.
+      link_rate: bytes per second to all other chips.
+      cores: the compiler's name of the core configuration; "megacore": two cores as one.
+      directions: number of dimensions of a slice.
+      most: largest number of chips in a slice.
     """
 
     memory: float
@@ -41,11 +42,10 @@ CHIPS = {
 
 
 def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
-    """A slice's chip, and its devices, that programs can be compiled for but not run on.
+    """Returns a slice's chip and its devices, for compilation only.
 
     Args:
-      topology: such as "v5e:2x4" or "v4:2x2x2": the chip, and how many lie in each
-        direction.
+      topology: chip and shape of the slice, such as "v5e:2x4" or "v4:2x2x2".
     Raises:
       UserError: if there is no such slice, or the TPU compiler is missing.
     """
@@ -63,7 +63,7 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
             f"{chip.directions} directions, at most {chip.most:,} of them"
         )
     stand_alone()
-    # A slice smaller than a host's 2x2 chips is a part of one.
+    # A slice of one chip is part of a host with 2x2.
     one_chip = {"chips_per_host_bounds": (1, 1, 1)} if {*sizes} == {"1"} else {}
     try:
         found = topologies.get_topology_desc(
