@@ -1,1 +1,1 @@
-"""Commands of main.py: the command line, config reference, demo, studies, data."""
+"""Commands of main.py: command line, config reference, demo, studies, data description."""

@@ -1,6 +1,6 @@
-"""The commands of main.py, each a function of its flags that prints what comes of it.
+"""Commands of main.py, each a function of its flags that logs or prints its result.
 
-Modules that load JAX are imported inside: help and mistakes are answered without it.
+Modules that load JAX are imported inside the functions, so help and errors are fast.
 """
 
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def demo(given: SimpleNamespace) -> None:
-    """Runs the whole pipeline; prints the tables and where the report is."""
+    """Runs the whole pipeline; prints the tables and the report's path."""
     from imae_jax.commands import demo
     from imae_jax.report import page
 
@@ -31,7 +31,7 @@ def describe_data(given: SimpleNamespace) -> None:
 
 
 def train(given: SimpleNamespace) -> None:
-    """Trains a run; the loop prints its progress."""
+    """Trains a run."""
     from imae_jax.training.loop import train
 
     train(given.config, given.workdir)
@@ -47,7 +47,7 @@ def evaluate(given: SimpleNamespace) -> None:
 
 
 def study(given: SimpleNamespace) -> None:
-    """Runs a study; prints its table and where it is."""
+    """Runs a study; prints its table and folder."""
     from imae_jax.commands import study
 
     folder = study.study(given.config, given.workdir)
@@ -55,21 +55,21 @@ def study(given: SimpleNamespace) -> None:
 
 
 def report(given: SimpleNamespace) -> None:
-    """Writes the report and prints where it is."""
+    """Writes the report and prints its path."""
     from imae_jax.report import page
 
     logger.info(page.write_report(given.workdir))
 
 
 def export_weights(given: SimpleNamespace) -> None:
-    """Exports a run's weights and prints what was written."""
+    """Exports a run's weights and prints a summary."""
     from imae_jax.interop.export_weights import export
 
     logger.info(export(given.workdir, given.format, given.out, given.dtype, given.step))
 
 
 def import_weights(given: SimpleNamespace, presets: Mapping[str, ConfigDict]) -> None:
-    """Makes a run of someone else's weights and prints what they are."""
+    """Converts a weights file to a run and prints a description."""
     from imae_jax.interop.import_weights import import_file
 
     names = ("image_size", "num_heads", "decoder_num_heads", "norm_pix")
@@ -78,7 +78,7 @@ def import_weights(given: SimpleNamespace, presets: Mapping[str, ConfigDict]) ->
 
 
 def plan_step(given: SimpleNamespace) -> None:
-    """Compiles a training step; prints what it needs."""
+    """Compiles a training step; prints its memory, traffic and lower bound of time."""
     from imae_jax.aot import plan
     from imae_jax.storage import atomic_files
 

@@ -1,4 +1,4 @@
-"""The flags of main.py's commands; a command takes them as they are, or with changes."""
+"""Flags of main.py's commands."""
 
 from imae_jax.commands.command_line import CONFIG, OVERRIDE, Flag
 from imae_jax.errors import UserError, require
@@ -6,7 +6,7 @@ from imae_jax.storage.local_paths import local_path
 
 
 def check_new_file(value: str, key: str) -> None:
-    """Raises UserError unless a file can be written there."""
+    """Raises UserError unless the path is a file in an existing folder."""
     path = local_path(value, key).absolute()
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{key}={value}: give a file in a folder that exists")

@@ -1,6 +1,6 @@
-"""Command line: commands and their flags as a table, parsing, and help made from it.
+"""Command line: tables of commands and flags, parsing, and generated help.
 
-Nothing here loads JAX: help and mistakes are answered at once.
+Nothing here loads JAX, so help and errors are fast.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from absl import flags
 from imae_jax.errors import UserError
 from imae_jax.storage.local_paths import local_path
 
-# Raised by absl and ml_collections for flags that they cannot use.
+# Exceptions of absl and ml_collections for invalid flags.
 FLAG_ERRORS = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError)
 FLAG = re.compile(r"--?(?P<name>[A-Za-z][^=]*)")
 CONFIG, OVERRIDE = "config", "config.KEY"
@@ -28,12 +28,12 @@ class Flag:
     """A flag of one or several commands.
 
     Attributes:
-      name: without dashes.
-      value: word that stands for the value in help, such as "DIR".
-      meaning: a sentence, or several.
+      name: name without dashes.
+      value: placeholder of the value in help, such as "DIR".
+      meaning: one or several sentences.
       kind: str, int or bool.
-      default: None if there is none.
-      shown: the default in words, where it is not the value itself.
+      default: default value; None: no default.
+      shown: description of the default, if it is not the value itself.
       check: called with the value and "--name"; raises UserError.
     """
 
@@ -46,11 +46,11 @@ class Flag:
     check: Callable[[str, str], Any] | None = None
 
     def usage(self) -> str:
-        """The flag as it is typed."""
+        """Formats the flag as it is typed."""
         return f"--[no]{self.name}" if self.kind is bool else f"--{self.name}={self.value}"
 
     def is_named(self, name: str) -> bool:
-        """Whether a name on the command line, without dashes, is this flag's."""
+        """True if a name on the command line, without dashes, is this flag's."""
         if self.name == OVERRIDE:
             return name.startswith(f"{CONFIG}.")
         return name == self.name or (self.kind is bool and name == f"no{self.name}")
@@ -61,11 +61,11 @@ class Command:
     """A command of main.py.
 
     Attributes:
-      name: the first word of the command line.
-      summary: a sentence; more may follow after it.
-      run: carries it out; its argument has an attribute for each flag.
-      flags: all that it takes.
-      needs: names of flags that must be given, with an example or "" for each.
+      name: first word of the command line.
+      summary: one or several sentences; the first is shown in the list of commands.
+      run: executes the command; its argument has an attribute for each flag.
+      flags: all flags of the command.
+      needs: {required flag: an example, or ""}.
     """
 
     name: str
@@ -76,14 +76,14 @@ class Command:
 
 
 def best_first(word: str, names: Iterable[str]) -> list[str]:
-    """The names, those that are spelled like the word first."""
+    """Sorts the names, those spelled similarly to the word first."""
     names = list(names)
     near = difflib.get_close_matches(word, names, n=3)
     return [*near, *(name for name in names if name not in near)]
 
 
 def find_command(word: str, commands: Iterable[Command]) -> Command:
-    """The command of this name."""
+    """Returns the command of this name; raises UserError if there is none."""
     by_name = {command.name: command for command in commands}
     if word in by_name:
         return by_name[word]
@@ -96,12 +96,12 @@ def find_command(word: str, commands: Iterable[Command]) -> Command:
 def parse(
     command: Command, arguments: Sequence[str], commands: Iterable[Command]
 ) -> tuple[SimpleNamespace, list[str]]:
-    """Reads a command's flags.
+    """Parses a command's flags.
 
     Returns:
-      The values by name, and what is left: overrides of the config, with their values.
+      The values by name, and the remaining arguments: overrides of the config.
     Raises:
-      UserError: for a flag that the command does not have, needs, or cannot use.
+      UserError: for unknown flags, missing flags and invalid values.
     """
     _check_names(command, arguments, commands)
     for before, word in zip(["", *arguments], arguments, strict=False):
@@ -128,7 +128,7 @@ def parse(
 
 
 def _need(command: Command, flag: Flag) -> str:
-    """The message for a flag that is missing."""
+    """Formats the message for a missing flag."""
     example = command.needs[flag.name]
     meaning = flag.meaning[0].lower() + flag.meaning[1:].rstrip(".")
     hint = f", such as {example}" if example else f": {meaning}"
@@ -138,7 +138,7 @@ def _need(command: Command, flag: Flag) -> str:
 def _check_names(
     command: Command, arguments: Sequence[str], commands: Iterable[Command]
 ) -> None:
-    """Raises UserError for a flag that is not the command's, saying whose it is."""
+    """Raises UserError for a flag that is not the command's."""
     for word in arguments:
         match = FLAG.match(word)
         if not match or any(flag.is_named(match["name"]) for flag in command.flags):
@@ -158,12 +158,12 @@ def _check_names(
 
 
 def message(error: Exception, arguments: Sequence[str]) -> str:
-    """One line for any of FLAG_ERRORS."""
+    """Formats any of `FLAG_ERRORS` in one line."""
     text = str(error)
-    if "Traceback" in text:  # get_config failed: its own message comes last
+    if "Traceback" in text:  # get_config failed; its message is the last line
         lines = text.strip().splitlines()
         return f"{lines[0].split(': Error')[0]}: {lines[-1].split(': ', 1)[-1]}"
-    # Some of their messages were quoted once or twice on the way.
+    # Some messages are quoted once or twice.
     text = text.replace("\\n", "\n").replace("\\", "").replace("'", "")
     lines = [line.strip(' "') for line in text.splitlines() if line.strip(' "')]
     guilty = [word for word in arguments if lines[0] in word]
@@ -171,7 +171,7 @@ def message(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def help_of(command: Command) -> str:
-    """A command's summary, usage, and flags with meaning and default."""
+    """Formats a command's summary, usage, and flags with meaning and default."""
     usages = [
         flag.usage() if flag.name in command.needs else f"[{flag.usage()}]"
         for flag in command.flags
@@ -201,7 +201,7 @@ def help_of(command: Command) -> str:
 
 
 def help_of_all(commands: Iterable[Command]) -> str:
-    """The commands with the first sentence of their summaries."""
+    """Formats a list of the commands with the first sentence of their summaries."""
     commands = list(commands)
     width = max(len(command.name) for command in commands) + 2
     lines = []

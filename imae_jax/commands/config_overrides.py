@@ -1,4 +1,4 @@
-"""The config of a command line: loaded, and some of its values overridden."""
+"""Loads a config file and applies overrides from the command line."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from imae_jax.errors import UserError
 
 
 def load(file: str) -> ConfigDict:
-    """The config that FILE or FILE:ARG describes.
+    """Loads the config of FILE or FILE:ARG.
 
     Raises:
       UserError: if there is no such file, or its `get_config` takes no such argument.
@@ -20,7 +20,7 @@ def load(file: str) -> ConfigDict:
     try:
         config_flags.DEFINE_config_file(CONFIG, file, flag_values=values, sys_argv=[])
         values(["main.py"])
-        values[CONFIG].value.keys()  # a file that failed to load says so at its first use
+        values[CONFIG].value.keys()  # raises here if the file failed to load
     except FLAG_ERRORS as error:
         raise UserError(message(error, [f"--{CONFIG}={file}"])) from None
     return values[CONFIG].value
@@ -30,8 +30,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Sets the values of `--config.KEY=VALUE` and `--config.KEY VALUE`.
 
     Raises:
-      UserError: for a key that the config does not have, a value of another type, and a
-        word that belongs to no key.
+      UserError: for unknown keys, values of another type, and stray arguments.
     """
     for word in arguments:
         if match := FLAG.match(word):
@@ -50,12 +49,12 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
 
 
 def _check_key(config: ConfigDict, key: str, word: str) -> None:
-    """Raises UserError unless the config has the key, naming those beside it."""
+    """Raises UserError naming the sibling keys if the config does not have the key."""
     section, path = config, ""
     for name in key.split("."):
         if not isinstance(section, ConfigDict):
             raise UserError(f"{word}: {path} is a value, not a section with keys")
-        plain = name.split("[")[0]  # an element of a sequence is named by its index
+        plain = name.split("[")[0]  # without the index of a sequence element
         if plain not in section:
             where = path or "the config"
             names = best_first(plain, section)

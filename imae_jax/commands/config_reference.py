@@ -1,8 +1,8 @@
 """Config reference: every key of a config with its value, its meaning and its source.
 
 Meanings and sources are the comments of the config files, above or beside the lines that
-set a key; `configs/common.py` says how they are written. Which lines those are is recorded
-while the config is made. So a source is that of the very value, whichever preset set it.
+set a key; `configs/common.py` describes their form. These lines are recorded while the
+config is made, so a source belongs to the actual value, whichever preset set it.
 """
 
 import ast
@@ -24,7 +24,7 @@ from types import FrameType
 from ml_collections import ConfigDict
 
 _NAME = r"(?:paper|released code|authors?|MAE|DINO|[Oo]urs)\b(?!')"
-# In brackets, or a sentence or clause of its own.
+# In brackets, or a separate sentence or clause.
 SOURCE = re.compile(
     rf"\((?P<bracket>{_NAME}[^()]*)\)"
     rf"|(?:^|(?<=[.;:] ))(?P<clause>{_NAME}(?:[^.;]|\.(?=\d))*)[.;]?"
@@ -32,9 +32,9 @@ SOURCE = re.compile(
 
 INDENT = "    "
 
-# Where a value was set: lines of config files, from the innermost call outwards.
+# Lines (file, number) of config files that set a value, from the innermost call outwards.
 Lines = Sequence[tuple[str, int]]
-# All that set a key, in order, by the identity of its section.
+# All lines that set a key, in order: {id of the section: {key: lines}}.
 History = Mapping[int, Mapping[str, list[Lines]]]
 
 
@@ -43,12 +43,12 @@ class Explanation:
     """A key of a config, explained.
 
     Attributes:
-      key: with its sections, such as "optim.blr".
-      value: as the config has it.
-      meaning: what the key stands for; empty where no comment says so.
-      reason: a remark on this value, if there is one.
-      source: where the value comes from; empty where no comment says so.
-      place: file and line that set the value or, if it was passed on, that gave it.
+      key: full key, such as "optim.blr".
+      value: value in the config.
+      meaning: meaning of the key; empty if no comment states it.
+      reason: remark on this value; may be empty.
+      source: source of the value; empty if no comment states it.
+      place: file and line that the value comes from.
     """
 
     key: str
@@ -61,12 +61,12 @@ class Explanation:
 
 @contextlib.contextmanager
 def _recorded() -> Iterator[History]:
-    """Inside, every line that sets a value of a ConfigDict is recorded."""
+    """Context that records every line that sets a value of a ConfigDict."""
     history, sections = {}, []
     set_item = ConfigDict.__setitem__
 
     def record(self: ConfigDict, key: str, value) -> None:
-        sections.append(self)  # kept: an identity may be given again to another section
+        sections.append(self)  # kept alive, so that ids are not reused
         frame = sys._getframe(1)
         lines = _copied_from(history, frame, key) or [_lines(frame)]
         history.setdefault(id(self), {}).setdefault(key, []).extend(lines)
@@ -86,7 +86,7 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _copied_from(history: History, frame: FrameType, key: str) -> list[Lines] | None:
-    """The lines of the value's original, if a section is being copied."""
+    """Lines that set the original value, if a section is being copied."""
     for caller in itertools.takewhile(_is_library, _frames(frame)):
         if caller.f_code is ConfigDict.copy_and_resolve_references.__code__:
             return history[id(caller.f_locals["self"])].get(key)
@@ -108,7 +108,7 @@ def _lines(frame: FrameType) -> Lines:
 
 @functools.cache
 def _notes(path: str) -> dict[int, tuple[str, str]]:
-    """(comment, docstring of its function) of each line of a file's simple statements."""
+    """Returns {line: (comment, docstring of its function)} of a file's statements."""
     text = Path(path).read_text()
     beside, above = {}, {}
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -144,7 +144,10 @@ def _without_source(comment: str) -> str:
 
 
 def _source(lines: Lines) -> tuple[str, tuple[str, int]]:
-    """(source, line) of the innermost line with a source, its own or its function's."""
+    """Returns (source, line) of the innermost line with a source, or "" and the first line.
+
+    The source is in the line's comment or its function's docstring.
+    """
     for line in lines:
         comment, docstring = _note(line)
         if found := [m["bracket"] or m["clause"] for m in SOURCE.finditer(comment)]:
@@ -160,7 +163,7 @@ def _capitalized(text: str) -> str:
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[ConfigDict, str, str]]:
-    """(section, name, whole key) of every value, empty sections among them."""
+    """Yields (section, name, full key) of every value, including empty sections."""
     for name, value in config.items():
         if isinstance(value, ConfigDict) and value:
             yield from _leaves(value, f"{prefix}{name}.")
@@ -174,7 +177,7 @@ def _value(section: ConfigDict, name: str):
 
 
 def explain(path: str, arg: str | None = None) -> Iterator[Explanation]:
-    """Every key of the config that a file's `get_config` makes."""
+    """Explains every key of the config that a file's `get_config` makes."""
     spec = importlib.util.spec_from_file_location("explained_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -197,10 +200,10 @@ def explain(path: str, arg: str | None = None) -> Iterator[Explanation]:
 
 
 def describe(config: ConfigDict, file: str) -> str:
-    """Every key of a config with its value, meaning and source, as text.
+    """Formats every key of a config with its value, meaning and source.
 
     Args:
-      config: as the file makes it, or with some of its values overridden.
+      config: config of the file, possibly with overridden values.
       file: FILE or FILE:ARG, as given to --config.
     """
     path, colon, arg = file.partition(":")
@@ -219,7 +222,7 @@ def describe(config: ConfigDict, file: str) -> str:
 
 
 def _texts(value, preset: Explanation | None) -> list[str]:
-    """Meaning, reason and source of a value that may differ from the preset's."""
+    """Returns meaning, reason and source of a value that may differ from the preset's."""
     if preset is None:
         return ["Source: the command line"]
     if value != preset.value:

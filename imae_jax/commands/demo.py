@@ -1,4 +1,4 @@
-"""The whole pipeline in one call: every run of a config trained, measured and reported."""
+"""Demo: trains and evaluates teacher, baseline and i-MAE, and writes the report."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ STUDENTS = ("imae_without_distillation", "imae")
 
 
 def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
-    """The runs in the order they are trained, with teacher and baseline filled in.
+    """Returns the runs in training order, with teacher and baseline filled in.
 
     Raises:
       UserError: if a section is missing, or names a teacher of its own.
@@ -41,13 +41,13 @@ def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
 def demo(config: ConfigDict, workdir: str | Path) -> Path:
     """Trains and evaluates the teacher and the i-MAE runs, then writes the report.
 
-    Killed and called again, it goes on where it was.
+    Call it again to resume after an interruption.
 
     Args:
       config: a section per run, see `configs/demo.py`.
-      workdir: gets a folder per run, `report.html`, and all numbers in one `eval.json` and
-        `eval_settings.json`, where the i-MAE run's stand under their own names, the other
-        runs' below the run's name.
+      workdir: gets a folder per run, `report.html`, and `eval.json` and
+        `eval_settings.json` with all metrics; those of runs other than the i-MAE are
+        prefixed with the run's name.
     Returns:
       The report's path.
     Raises:

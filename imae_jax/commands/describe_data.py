@@ -1,4 +1,4 @@
-"""What a data set holds: prepared, counted, and shown on a contact sheet."""
+"""Description of a data set: sizes, classes, statistics and a contact sheet."""
 
 import dataclasses
 import logging
@@ -30,20 +30,18 @@ logger = logging.getLogger(__name__)
 DATA_FILE = "data.json"
 SHEET_FILE = "contact_sheet.png"
 SHEET_ROWS, SHEET_COLUMNS = 10, 12
-MOST_LISTED = 10  # of a split's images that cannot be used, on the terminal
+MOST_LISTED = 10  # unusable images per split that are listed on the terminal
 
 
 def describe(config: ConfigDict, workdir: str | Path) -> str:
-    """Prepares a config's data set, looks at every image, and describes what there is.
+    """Prepares a config's data set, checks every image, and returns a description.
 
-    Writes `data.json` and `contact_sheet.png` into a folder of the workdir, named after the
+    Writes `data.json` and `contact_sheet.png` into a folder of the workdir named after the
     data set.
 
-    Returns:
-      The description, some lines of text.
     Raises:
-      UserError: if the data set is missing, damaged, or cannot be prepared; and, after the
-        description was printed, if images cannot be used and are not to be skipped.
+      UserError: if the data set is missing, damaged, or cannot be prepared; and, after
+        printing the description, if images are unusable and not to be skipped.
     """
     checks.check_keys(config)
     name = re.sub(r"[^\w.+-]+", "_", config.data.name)
@@ -67,10 +65,12 @@ def describe(config: ConfigDict, workdir: str | Path) -> str:
 
 
 def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[str]]]:
-    """The data set, and why images cannot be used, each named, by split.
+    """Opens the data set and decodes every image.
 
-    The latter is printed, and written to `path` at once: of what is left there may be too
-    little to go on. It is empty for data sets that are decoded when they are opened.
+    Returns:
+      The data set, and messages about unusable images by split. They are also printed and
+      written to `path` at once, since too few images may remain to continue. There are
+      none for data sets that are decoded when opened.
     """
     if config.data.name in BUILDERS:
         return setup.load_data(config), {}
@@ -87,14 +87,14 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
     if count:
         atomic_files.write_json(path, {"unusable": found})
         logger.info(as_list(found, path))
-    # What can be said of the others is said.
+    # Describe the remaining images.
     on_bad_image = "skip" if count else config.data.on_bad_image
     dataset = of_files(opened, on_bad_image)
     return dataclasses.replace(dataset, num_skipped=count), found
 
 
 def as_list(unusable: Mapping[str, list[str]], path: Path) -> str:
-    """Some of the images that cannot be used, a line each, for people."""
+    """Formats some of the messages about unusable images, a line each."""
     lines = []
     for name, own in unusable.items():
         if own:
@@ -108,7 +108,7 @@ def as_list(unusable: Mapping[str, list[str]], path: Path) -> str:
 
 
 def summary(config: ConfigDict, dataset: Dataset) -> dict:
-    """All that is known of a data set, as JSON holds it."""
+    """Collects the properties of a data set, JSON-serializable."""
     splits = {}
     for name, split in dataset.splits.items():
         splits[name] = {"images": len(split.images)}
@@ -142,7 +142,7 @@ def summary(config: ConfigDict, dataset: Dataset) -> dict:
 
 
 def bytes_on_disk(dataset: Dataset) -> int:
-    """The size of a data set's files."""
+    """Total size of a data set's files in bytes."""
     names = [
         Path(name)
         for split in dataset.splits.values()
@@ -150,13 +150,13 @@ def bytes_on_disk(dataset: Dataset) -> int:
         for name in split.images.names
     ]
     paths = [path for path in names if path.is_file()]
-    if not paths:  # those of a prepared data set are not images but records
+    if not paths:  # a prepared data set has records instead of image files
         paths = [path for path in dataset.path.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in paths)
 
 
 def as_text(found: dict) -> str:
-    """`summary` for people."""
+    """Formats the result of `summary`."""
     names, shape = found["class_names"], found["image_shape"]
     lines = [f"{found['name']} in {found['path']}"]
     channels = {1: "grey", 3: "RGB"}.get(shape[2], f"{shape[2]} channels")
@@ -192,9 +192,9 @@ def as_text(found: dict) -> str:
 
 
 def contact_sheet(dataset: Dataset) -> Figure:
-    """Draws training images, a row per class, or, without classes, in any order.
+    """Draws training images, a row per class if there are classes.
 
-    Those that cannot be used are left out.
+    Unusable images are left out.
     """
     split = dataset.splits["train"]
     rows = _rows(split, len(dataset.class_names))
@@ -213,7 +213,7 @@ def contact_sheet(dataset: Dataset) -> Figure:
 
 
 def _rows(split: Split, num_classes: int) -> dict[int, np.ndarray]:
-    """Which images stand in each row; of many classes some, evenly spaced."""
+    """Indices of the images in each row, for some evenly spaced classes."""
     if not num_classes:
         count = min(len(split.images), SHEET_ROWS * SHEET_COLUMNS)
         indices = np.linspace(0, len(split.images) - 1, count).round().astype(int)

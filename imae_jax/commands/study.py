@@ -1,4 +1,4 @@
-"""A study: a grid of runs, trained and measured once each, as one table."""
+"""Studies: grids of runs, each trained and evaluated once, summarized in a table."""
 
 import logging
 import statistics
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 
 def check(cells: Iterable[Cell], workdir: Path) -> None:
-    """Checks every config, and starts from outside the study, before the first run.
+    """Checks every config, and initial weights from outside the study.
 
     Raises:
-      UserError: naming the cell.
+      UserError: the message names the run.
     """
     checked = set()
     for cell in cells:
-        # What differs in nothing but the seed is checked once.
+        # Runs that differ only in their seed are checked once.
         text = str(as_json(cell.config) | {"seed": None})
         if text in checked or is_done(cell, workdir):
             continue
@@ -46,12 +46,12 @@ def check(cells: Iterable[Cell], workdir: Path) -> None:
 
 
 def is_done(cell: Cell, workdir: Path) -> bool:
-    """Whether it has been trained and measured."""
+    """True if the run has been trained and evaluated."""
     return cell.results_file(workdir).exists()
 
 
 def run_cell(cell: Cell, workdir: Path) -> None:
-    """Trains a cell, going on where it stands, measures it and keeps the numbers."""
+    """Trains or resumes a run, evaluates it and stores the metrics."""
     started = time.monotonic()
     config, folder = cell.resolved(workdir), cell.folder(workdir)
     train(config, folder)
@@ -61,7 +61,7 @@ def run_cell(cell: Cell, workdir: Path) -> None:
 
 
 def seconds_left(todo: Iterable[Cell], done: Mapping[str, list[float]]) -> float | None:
-    """How long the cells will take, by what those of their kind took; None: unknown."""
+    """Estimates the remaining seconds from finished runs of the same kind, or None."""
     if not done:
         return None
     overall = statistics.mean(s for seconds in done.values() for s in seconds)
@@ -70,10 +70,10 @@ def seconds_left(todo: Iterable[Cell], done: Mapping[str, list[float]]) -> float
 
 
 def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
-    """Runs what is not done yet; one that fails does not stop those that can do without.
+    """Executes the unfinished runs; a failure skips only the runs that depend on it.
 
     Returns:
-      Why cells failed, or were left out, by their `evaluation`.
+      {`evaluation` of a failed or skipped run: the reason}.
     """
     failed, took = {}, {}
     names = {cell.evaluation: cell.name for cell in cells}
@@ -90,9 +90,9 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
             started = time.monotonic()
             try:
                 run_cell(cell, workdir)
-            # Whatever it is, the other cells can do without this one.
+            # Independent runs continue after any error.
             except Exception as error:
-                if jax.process_count() > 1:  # it may be one process's alone
+                if jax.process_count() > 1:  # other processes may not have failed
                     raise
                 text = " ".join(str(error).split())
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -102,12 +102,12 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
                 took.setdefault(cell.config.model.name, []).append(seconds)
         if cell.evaluation in failed:
             logger.info(f"study: {cell.name}: {failed[cell.evaluation]}")
-        jax.clear_caches()  # of programs that no other cell runs
+        jax.clear_caches()  # programs are not shared by runs
     return failed
 
 
 def in_order(grid: Grid) -> list[Cell]:
-    """Every cell once, after what it needs."""
+    """Lists every run once, after those that it depends on."""
     found = {}
     for cell in grid.values():
         for needed in (*cell.ancestors(), cell):
@@ -116,7 +116,7 @@ def in_order(grid: Grid) -> list[Cell]:
 
 
 def training(study: ConfigDict) -> str:
-    """How long each run that the arms are based on is trained, in words."""
+    """Describes the training length of each base run."""
     bases = [role.base for arm in study.arms.values() for role in arm.runs.values()]
     said = []
     for base in dict.fromkeys(bases):
@@ -130,7 +130,7 @@ def training(study: ConfigDict) -> str:
 
 
 def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
-    """Every arm's numbers by column and seed; what is missing is left out."""
+    """Collects every arm's metrics by column and seed; missing ones are left out."""
     rows = {}
     for arm, fields in study.arms.items():
         row = rows[arm] = {"label": fields.label, "values": {}}
@@ -147,25 +147,24 @@ def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
 
 
 def study(config: ConfigDict, workdir: str | Path) -> Path:
-    """Runs a study, or what is left of it, and writes its table.
+    """Runs or resumes a study and writes its table.
 
-    Killed and called again, it goes on where it was. Studies in one workdir share their
-    runs, which lie in `cells/`; a study's own folder holds `study.json`, `table.md`,
-    `table.csv` and `figures/`.
+    Studies in one workdir share their runs, which are in `cells/`; a study's own folder
+    holds `study.json`, `table.md`, `table.csv` and `figures/`.
 
     Args:
       config: see `configs/studies.py`.
-      workdir: of this and other studies.
+      workdir: folder of this and other studies.
     Returns:
       The study's own folder.
     Raises:
-      UserError: for bad input, before the first run; at the end, if a cell failed.
+      UserError: for bad input, before the first run; at the end, if a run failed.
     """
     check_paths(config)
-    make_grid(config)  # says what is wrong with it
+    make_grid(config)  # raises for an invalid config
     workdir = open_workdir(workdir)
     begun = sorted((workdir / "cells").glob("*"))
-    settle_dtype(config.runs.values(), begun)  # part of what cells are known by
+    settle_dtype(config.runs.values(), begun)  # the type is part of the digests
     grid = make_grid(config)
     cells = in_order(grid)
     check(cells, workdir)

@@ -1,4 +1,4 @@
-"""The runs that a study consists of: each trained once, whoever asks for it."""
+"""The grid of runs in a study, deduplicated so that shared runs are trained once."""
 
 import dataclasses
 import hashlib
@@ -11,23 +11,24 @@ from ml_collections import ConfigDict
 from imae_jax.errors import UserError
 from imae_jax.storage import pytrees, workdir
 
-# "run:ROLE" in a config stands for the workdir of that role's run.
+# "run:ROLE" in a config is replaced by the workdir of that role's run.
 REFERENCE = "run:"
-# Keys that say what a run is measured by; the rest say what is trained.
+# Prefixes of keys that affect evaluation only; the others affect training.
 OF_EVALUATION = ("evals.", "explorer.", "data.evaluate_on.")
-# Runs that a run is trained from; which ones decides what it becomes.
+# Keys of runs that a run is trained from; they are part of the training digest.
 STARTS = ("init", "teacher.init")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run of a study, not yet trained, with what it is measured by.
+    """A run of a study and its evaluation.
 
     Attributes:
-      name: the arm, role and seed that first asked for it, in words.
-      config: of the run; "run:ROLE" where a parent's workdir belongs.
-      parents: by the key that names them.
-      training, evaluation: digests of what is trained, and of that and what is measured.
+      name: description by the first arm, role and seed that use it.
+      config: config of the run, with "run:ROLE" for workdirs of parents.
+      parents: {config key that names the parent: its cell}.
+      training: digest of everything that affects training.
+      evaluation: digest of everything that affects training or evaluation.
     """
 
     name: str
@@ -37,35 +38,35 @@ class Cell:
     evaluation: str
 
     def folder(self, workdir: Path) -> Path:
-        """Its workdir."""
+        """Workdir of the run."""
         return workdir / "cells" / f"{self.config.model.name}-{self.training}"
 
     def results_file(self, workdir: Path) -> Path:
-        """What was measured; it exists once the cell is done."""
+        """File of the metrics; it exists once the run has been evaluated."""
         return self.folder(workdir) / f"results-{self.evaluation}.json"
 
     def resolved(self, workdir: Path) -> ConfigDict:
-        """The config with the parents' workdirs in place."""
+        """Returns the config with the parents' workdirs filled in."""
         config = self.config.copy_and_resolve_references()
         for key, parent in self.parents.items():
             config.update_from_flattened_dict({key: str(parent.folder(workdir))})
         return config
 
     def ancestors(self) -> Iterator["Cell"]:
-        """All that have to be trained before it, in order."""
+        """Yields the cells that must be trained before it, in order."""
         for parent in self.parents.values():
             yield from parent.ancestors()
             yield parent
 
 
 def digest(value) -> str:
-    """Twelve hexadecimal digits of a JSON value."""
+    """SHA-256 of a JSON value, first twelve hexadecimal digits."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def digests(config: ConfigDict, parents: Mapping[str, Cell]) -> tuple[str, str]:
-    """(of what is trained, of that and what is measured); parents count, not paths."""
+    """Returns (training digest, evaluation digest); parents count, not their paths."""
     flat = pytrees.flatten(workdir.as_json(config))
     flat |= {key: parent.training for key, parent in parents.items()}
     measured = {k: v for k, v in flat.items() if k.startswith(OF_EVALUATION)}
@@ -79,15 +80,15 @@ def digests(config: ConfigDict, parents: Mapping[str, Cell]) -> tuple[str, str]:
 
 
 def make_cell(study: ConfigDict, arm: str, role: str, seed: int, asking=()) -> Cell:
-    """The cell of an arm's role.
+    """Makes the cell of an arm's role.
 
     Args:
-      study: its config.
-      arm, role: names in `study.arms` and the arm's `runs`.
-      seed: added to the run's own.
-      asking: roles that wait for this one.
+      study: config of the study.
+      arm, role: keys of `study.arms` and of the arm's `runs`.
+      seed: added to the run's own seed.
+      asking: roles that depend on this one.
     Raises:
-      UserError: for a role, a base or a key that does not exist, and for circles.
+      UserError: for unknown roles, bases and keys, and for circular dependencies.
     """
     where = f"arms.{arm}.runs.{role}"
     if role in asking:
@@ -117,16 +118,15 @@ def make_cell(study: ConfigDict, arm: str, role: str, seed: int, asking=()) -> C
     return Cell(name, config, parents, *digests(config, parents))
 
 
-# (arm, role, seed) -> the cell; cells that are equal stand there several times.
+# {(arm, role, seed): cell}; equal cells occur several times.
 Grid = Mapping[tuple[str, str, int], Cell]
 
 
 def make_grid(study: ConfigDict) -> Grid:
-    """Every cell, a whole table of one seed before the next seed.
+    """Makes all cells, seed by seed.
 
     Raises:
-      UserError: for a grid without cells, seeds that are repeated or negative, and as
-        `make_cell`.
+      UserError: for an empty grid, repeated or negative seeds, and as in `make_cell`.
     """
     for section in ("name", "seeds", "runs", "arms", "columns"):
         if section not in study:
