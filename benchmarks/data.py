@@ -1,16 +1,16 @@
-"""How fast images reach the devices, and how long a training loop waits for them.
+"""Benchmark of the input pipelines: throughput, and waiting of a training loop.
 
     python benchmarks/data.py [--seconds S] [--peer] [--json PATH]
 
-* resident: 50,000 images of CIFAR's size live on the device; batches are indexed and
+* resident: 50,000 images of CIFAR's size are on the device; batches are indexed and
   augmented there, alone and inside a training step of MAE.
-* streaming: JPEG files of ImageNet's size are decoded and cropped to 224x224 by threads.
-  Beside it the floor: the same decode and crop in a bare loop on as many cores, and
-  decoding alone. `--peer` adds Grain doing the same work, where it is installed.
-* waiting: the share of its time that a consumer waits which takes batches at 80 % of the
-  rate just measured.
+* streaming: JPEG files of ImageNet's size are decoded and cropped to 224x224 by threads,
+  compared with the same decoding and cropping in a bare loop on as many cores, and with
+  decoding alone. `--peer` adds Grain (if installed) doing the same work.
+* waiting: the fraction of time spent waiting by a consumer that takes batches at 80 % of
+  the measured rate.
 
-The JPEG files are made up (1/f noise, about 110 kB each), so every machine has the same.
+The JPEG files are synthetic (1/f noise, about 110 kB each), the same on every machine.
 """
 
 import argparse
@@ -48,13 +48,13 @@ from imae_jax.training.state import init_state
 from imae_jax.training.step import make_train_step
 
 NUM_CIFAR, NUM_FILES = 50_000, 256
-PHOTO = (375, 500)  # the commonest size in ImageNet
+PHOTO = (375, 500)  # (height, width), the most frequent in ImageNet
 SCALE = (0.2, 1.0)
 PACE, AHEAD = 0.8, 2
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG file with the spectrum of a photograph."""
+    """Makes a JPEG file with the spectrum of a photograph."""
     random = np.random.default_rng(seed)
     rows = np.fft.fftfreq(PHOTO[0])[:, None]
     columns = np.fft.rfftfreq(PHOTO[1])[None]
@@ -69,7 +69,7 @@ def photo(seed: int) -> bytes:
 
 
 def rate_of(run, batch_size: int, seconds: float) -> dict:
-    """Images per second of `run(step)`, median of five parts, and their spread."""
+    """Images per second of `run(step)`: median and relative range of five parts."""
     run(0)
     step, rates = 1, []
     for _ in range(5):
@@ -83,14 +83,14 @@ def rate_of(run, batch_size: int, seconds: float) -> dict:
 
 
 def share_waited(get, batch_size: int, rate: float, seconds: float) -> float:
-    """The share of its time that a consumer at PACE times `rate` waits for images.
+    """Fraction of time that a consumer at `PACE` times `rate` waits for images.
 
-    `get(step)` starts to make a batch and returns what has to be waited for. The consumer
-    asks AHEAD batches in advance, as a training loop dispatches ahead, and is busy with
-    each for `batch_size / (PACE * rate)` seconds.
+    `get(step)` starts to make a batch and returns arrays to wait for. The consumer requests
+    `AHEAD` batches in advance, as a training loop dispatches ahead, and is busy with each
+    for `batch_size / (PACE * rate)` seconds.
     """
     period = batch_size / (PACE * rate)
-    # The first batches have nothing to hide behind.
+    # The first batches cannot overlap with other work.
     asked_for = collections.deque(jax.block_until_ready(get(i)) for i in range(AHEAD))
     waited, step, start = 0.0, AHEAD, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -100,14 +100,14 @@ def share_waited(get, batch_size: int, rate: float, seconds: float) -> float:
         time.sleep(max(0.0, asked + period - made))
         late = time.perf_counter()
         jax.block_until_ready(asked_for.popleft())
-        # What the host spent on asking, beyond the work that hides it, counts too.
+        # Host time of the request counts if it exceeds the work that it overlaps with.
         waited += time.perf_counter() - late + max(0.0, made - asked - period)
         step += 1
     return waited / (time.perf_counter() - start)
 
 
 def measure_resident(seconds: float) -> dict:
-    """The resident feed at CIFAR's size, alone and inside a step."""
+    """Measures the resident input pipeline at CIFAR's size, alone and inside a step."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (NUM_CIFAR, 32, 32, 3), np.uint8)
     mesh, batch_size = sharding.make_mesh(), 512 * jax.device_count()
@@ -159,14 +159,14 @@ def measure_resident(seconds: float) -> dict:
 
 
 def on_all_cores(run, count: int) -> None:
-    """`run(index)` for every index below `count`, on NUM_THREADS threads, nothing else."""
+    """Calls `run(index)` for every index below `count`, on `NUM_THREADS` threads."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         parts = np.array_split(np.arange(count), NUM_THREADS)
         list(pool.map(lambda part: [run(int(i)) for i in part], parts))
 
 
 def measure_streaming(folder: Path, seconds: float, peer: bool) -> dict:
-    """The streaming feed, its floors, and a peer."""
+    """Measures the streaming input pipeline, bare decoding, and optionally Grain."""
     for index in range(NUM_FILES):
         path = folder / "train" / "any" / f"{index:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def measure_streaming(folder: Path, seconds: float, peer: bool) -> dict:
         found["feed"]["share_waited_at_pace"] = share_waited(
             feed.inputs, batch_size, rate, seconds
         )
-    if peer:  # last: its workers go on in the background
+    if peer:  # last: its workers keep running in the background
         for name, (run, size) in grain_runs(crop, count, batch_size).items():
             found[name] = rate_of(run, size, seconds)
             found["feed"][f"ratio_vs_{name}"] = rate / found[name]["images_per_second"]
@@ -222,11 +222,11 @@ def measure_streaming(folder: Path, seconds: float, peer: bool) -> dict:
 
 
 def grain_runs(crop, count: int, batch_size: int) -> dict:
-    """Grain on the same work: with threads that read, and with processes."""
+    """Returns runs of Grain on the same work, with threads and with processes."""
     import grain
     from absl import flags
 
-    flags.FLAGS(sys.argv[:1])  # Grain's processes ask for some
+    flags.FLAGS(sys.argv[:1])  # Grain's processes read absl flags
 
     def batches(**options):
         data = grain.MapDataset.source(range(count)).seed(0).shuffle().repeat()
@@ -249,7 +249,7 @@ def grain_runs(crop, count: int, batch_size: int) -> dict:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10, help="per measurement")
     parser.add_argument("--peer", action="store_true", help="measure Grain too")

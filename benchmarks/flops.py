@@ -1,17 +1,17 @@
-"""The matrix products of a training step, counted by hand."""
+"""FLOPs of a training step's matrix products, counted by formula."""
 
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import num_visible
 
 
 def count(network: MAE, mask_ratio: float, kind: str, shared_mask: bool) -> float:
-    """Operations of one image's (or mixture's) step, 2 per multiply-add.
+    """FLOPs of a training step per image (or mixture), 2 per multiply-add.
 
     Args:
-      network: the MAE, or the one of an i-MAE's encoder and decoder.
-      mask_ratio: share of the patches that is removed.
+      network: the MAE, or a MAE with the encoder and decoder of the i-MAE.
+      mask_ratio: fraction of masked patches.
       kind: "mae", or "imae" with both images through the teacher.
-      shared_mask: whether the teacher sees each image once for both its roles.
+      shared_mask: True if the teacher sees each image once for both its roles.
     """
     encoder, decoder = network.encoder_size, network.decoder_size
     patches = network.num_patches
@@ -29,5 +29,5 @@ def count(network: MAE, mask_ratio: float, kind: str, shared_mask: bool) -> floa
     else:
         forward = encode + 2 * (head + decode)
         teacher = (1 if shared_mask else 2) * (encode + head)
-    # The gradient costs a product for the input and one for the weights; pixels need none.
+    # The gradient takes a product for the input (not for pixels) and one for the weights.
     return 3 * forward - 2 * visible * values * encoder.width + teacher

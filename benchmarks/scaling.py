@@ -1,11 +1,11 @@
-"""What a chip holds and sends as a slice of TPUs grows, by their compiler; nothing runs.
+"""Memory and traffic per chip as a TPU slice grows, from ahead-of-time compilation.
 
     python benchmarks/scaling.py [--preset imagenet] [--per-chip 16] [--json PATH]
 
-Compiles i-MAE's training step for slices of v5e from one chip to a pod, the batch growing
-with them: each chip with a copy of the parameters, and all sharing one. Beside what is
-sent stands what has to be: every gradient summed once, every shared array gathered once.
-Needs libtpu, and minutes for each row of a large model.
+Compiles i-MAE's training step for v5e slices from one chip to a pod, at a fixed batch per
+chip: with a copy of the parameters on each chip, and with one copy sharded over all. Bytes
+sent are compared with the minimum: every gradient summed once, every sharded array gathered
+once. Needs libtpu, and minutes for each row of a large model.
 """
 
 import argparse
@@ -34,7 +34,7 @@ COLUMNS = {
 
 
 def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
-    """A row of the table."""
+    """Measures one row of the table."""
     chip, devices = tpu_slices.devices_of(SLICES[num_chips])
     config = plan.adapted(imae.get_config(preset), "tpu")
     config.mesh.fsdp, config.train.batch_size = fsdp, per_chip * num_chips
@@ -64,7 +64,7 @@ def measure(preset: str, per_chip: int, num_chips: int, fsdp: int) -> dict:
 
 
 def as_cell(name: str, value) -> str:
-    """A number, or a count of each kind, in a table."""
+    """Formats a number, or counts by kind, for the table."""
     if value is None:
         return "-"
     if name in ("arguments", "peak"):
@@ -77,7 +77,7 @@ def as_cell(name: str, value) -> str:
 
 
 def main() -> None:
-    """Prints a row as soon as it is there."""
+    """Prints each row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="imagenet")
     parser.add_argument("--per-chip", type=int, default=16)

@@ -1,9 +1,9 @@
-"""How hard the data set `shapes` is: easy to see, but not to read off the pixels.
+"""Difficulty of the data set `shapes` for linear classifiers and a supervised ViT.
 
     python benchmarks/shapes.py [--epochs N] [--json PATH]
 
-Accuracy on the test split of a linear classifier of raw pixels, of a linear classifier of
-what an untrained ViT makes of them, and of that ViT trained with labels. Prints JSON.
+Prints, as JSON, the test accuracy of linear classifiers on raw pixels and on features of an
+untrained ViT, and of that ViT trained with labels.
 """
 
 import argparse
@@ -33,7 +33,7 @@ BATCH = 32
 
 
 class Classifier(nn.Module):
-    """The project's encoder, and a linear layer on the mean of its patch tokens."""
+    """The project's encoder with a linear layer on the mean of its patch tokens."""
 
     width: int
     depth: int
@@ -44,39 +44,39 @@ class Classifier(nn.Module):
         self.head = nn.Dense(len(shapes.CLASSES), kernel_init=nn.initializers.zeros)
 
     def features(self, images):
-        """[B, 32, 32, 3] standardised pixels -> [B, width]."""
+        """Computes features [B, D] of normalized pixels [B, 32, 32, 3]."""
         return self.encoder(images)[:, 1:].mean(axis=1)
 
     def __call__(self, images):
-        """[B, 32, 32, 3] standardised pixels -> [B, 10] logits."""
+        """Computes logits [B, 10] of normalized pixels [B, 32, 32, 3]."""
         return self.head(self.features(images))
 
 
 def draw_split(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pictures [N, 32, 32, 3], uint8, and labels [N] of a split."""
+    """Draws the pictures [N, 32, 32, 3] uint8 and labels [N] of a split."""
     drawn = [shapes.draw(index) for index in shapes.indices(split)]
     images, factors = zip(*drawn, strict=True)
     return np.stack(images), np.array([each["label"] for each in factors])
 
 
 def probe(classifier, train, test) -> float:
-    """Test accuracy of a scikit-learn classifier of standardised inputs."""
+    """Test accuracy of a scikit-learn classifier on normalized inputs."""
     pipeline = make_pipeline(StandardScaler(), classifier)
     inputs, labels = train
     return pipeline.fit(inputs, labels).score(*test)
 
 
 def apply_batched(function, images: np.ndarray) -> np.ndarray:
-    """Calls `function` on a thousand images at a time."""
+    """Applies `function` to batches of a thousand images."""
     parts = [function(images[i : i + 1000]) for i in range(0, len(images), 1000)]
     return np.concatenate(parts)
 
 
 def train_classifier(network, params, standardise, images, labels, epochs):
-    """Trains with labels, on images mirrored; returns the parameters."""
+    """Trains with labels, on randomly mirrored images; returns the parameters."""
     steps_per_epoch = len(images) // BATCH
     steps = epochs * steps_per_epoch
-    # Muon: from AdamW the same network needs several times as many epochs.
+    # Muon: with AdamW the network needs several times as many epochs.
     rate = optax.warmup_cosine_decay_schedule(0, 1, min(200, steps // 10), steps)
     optimiser = contrib.muon(
         lambda count: 1e-2 * rate(count),
@@ -92,7 +92,7 @@ def train_classifier(network, params, standardise, images, labels, epochs):
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, key, images, labels):
-        # No shape differs from its mirror image but by rotation.
+        # Every shape is a rotation of its mirror image.
         key, upright = jax.random.split(key)
         images = augment.augment(key, images, pad=0, flip=True)
         images = augment.random_flip(upright, images.swapaxes(1, 2))
@@ -117,7 +117,7 @@ def train_classifier(network, params, standardise, images, labels, epochs):
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--width", type=int, default=64)
@@ -132,7 +132,7 @@ def main() -> None:
     )
     result = vars(arguments) | {"device": jax.devices()[0].device_kind}
     del result["json"]
-    # Stronger than the default ridge, which does a little worse.
+    # Slightly better than the default alpha.
     result["raw_pixels"] = probe(
         RidgeClassifier(alpha=1000), (flat, labels), (test_flat, test_labels)
     )

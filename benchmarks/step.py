@@ -1,11 +1,11 @@
-"""How fast a training step is, and how close to what the machine can do.
+"""Benchmark of training steps, in absolute time and relative to peak matrix products.
 
     python benchmarks/step.py [--size Ti/4 ...] [--peer] [--json PATH]
 
-Measures MAE and i-MAE in one run, alternating: in float32 and bfloat16, i-MAE also with
-one mask for both mixtures of a pair, with `--form` (again for each) also as a loop or with
-recomputation, and with `--peer` the same work in PyTorch, eager and compiled. Large
-matrix products tell the machine's peak. Prints a table, and JSON with `--json`.
+Measures MAE and i-MAE alternately in float32 and bfloat16, i-MAE also with one mask for
+both mixtures of a pair; with `--form` (repeatable) also as a loop or with recomputation;
+with `--peer` also in PyTorch, eager and compiled. The machine's peak is measured with large
+matrix products. Prints a table, and writes JSON with `--json`.
 """
 
 import argparse
@@ -40,12 +40,12 @@ PEER = "PyTorch"
 UNSET = dict(width=None, depth=None, heads=None)
 # Image shape, batch on a CPU, batch on an accelerator, mask ratio, decoder.
 SIZES = {
-    "digits": None,  # the demo's, from configs/
+    "digits": None,  # from configs/mae.py
     "Ti/4": ((32, 32, 3), 256, 4096, 0.75, dict(width=192, depth=4, heads=3)),
     "Ti/2": ((32, 32, 3), 64, 1024, 0.75, dict(width=192, depth=4, heads=3)),
     "B/16": ((224, 224, 3), 8, 256, 0.75, dict(width=512, depth=8, heads=16)),
 }
-# How our step may be computed, see `compute.Compute`; the rest of each is "plain".
+# Forms of our step: changes to the plain one, see `layers.Compute`.
 FORMS = {
     "plain": {},
     "scan": dict(scan=True),
@@ -56,7 +56,7 @@ FORMS = {
 
 
 class Work(NamedTuple):
-    """What is computed, by whomever, and the form of ours."""
+    """A training step to measure: kind, type, mask sharing, and form (ours only)."""
 
     kind: str
     dtype: str
@@ -81,7 +81,7 @@ def describe(size: str, batch_size: int | None):
 
 
 def make_step(work: Work, size: str, batch_size: int | None):
-    """Returns a function that runs one training step, and what is known of the step."""
+    """Returns a function that runs and times one training step, and its properties."""
     image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
     form = dict(attention="xla", scan=False, remat="none") | FORMS[work.form]
     fields["compute"] = layers.choose(work.dtype, **form, platform=jax.default_backend())
@@ -119,7 +119,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}
-    # The compiler counts for each device.
+    # The compiler counts per device.
     known["gflop_compiled"] = mesh.size * compiled.cost_analysis()["flops"] / 1e9
     counted = flops.count(networks["mae"], mask_ratio, work.kind, work.shared_mask)
     known["gflop_counted"] = batch_size * counted / 1e9
@@ -138,7 +138,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
 
 
 def serve() -> None:
-    """What a process of ours does: one line says which step, each further asks for it."""
+    """Worker process: reads a step's specification, then runs the step for each line."""
     specification = json.loads(sys.stdin.readline())
     runtime.keep_memory()
     run, known = make_step(Work(**specification.pop("work")), **specification)
@@ -148,7 +148,7 @@ def serve() -> None:
 
 
 class Local:
-    """A training step in this process: on an accelerator, which has room for one."""
+    """A training step in this process, for accelerators."""
 
     def __init__(self, specification: dict):
         work = Work(**specification.pop("work"))
@@ -158,12 +158,12 @@ class Local:
         return self._run()
 
     def close(self) -> None:
-        """Lets go of what is on the device."""
+        """Frees the device memory."""
         del self._run
 
 
 def ours(work: Work, size: str, arguments) -> Worker | Local:
-    """Our step, started."""
+    """Starts our step."""
     sizes = dict(size=size, batch_size=arguments.batch_size)
     specification = {"work": work._asdict(), **sizes}
     if jax.default_backend() != "cpu":
@@ -172,7 +172,7 @@ def ours(work: Work, size: str, arguments) -> Worker | Local:
 
 
 def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
-    """PyTorch's step of the same work."""
+    """Starts PyTorch's step of the same work."""
     image_shape, batch_size, mask_ratio, fields = describe(size, arguments.batch_size)
     network = build_autoencoder(
         name="mae", **fields, image_shape=image_shape, compute=layers.Compute()
@@ -195,9 +195,9 @@ def start_peer(work: Work, size: str, arguments, compiled: bool) -> Worker:
 
 
 def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
-    """All of one size: numbers by name, and comparisons as `ratio_vs_...`."""
+    """Measures all steps of one size; comparisons are named `ratio_vs_...`."""
     found = {}
-    # In groups of what is compared, so that each fits in memory.
+    # In groups of steps to compare, so that each group fits in memory.
     for dtype in arguments.dtype:
         works = [Work(kind, dtype) for kind in arguments.kind]
         if "imae" in arguments.kind:
@@ -206,7 +206,7 @@ def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
         found |= measure_together(runs, arguments.rounds)
         mae_step = found.get(str(Work("mae", dtype)))
         for work in works[1:] if mae_step else ():
-            # Equal where nothing but the work differs.
+            # The two ratios are equal if both steps are equally efficient.
             row = found[str(work)]
             row["ratio_vs_mae"] = row["seconds"] / mae_step["seconds"]
             row["ratio_vs_mae_counted"] = row["gflop_counted"] / mae_step["gflop_counted"]
@@ -233,7 +233,7 @@ def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
 
 
 def measure_forms(work: Work, size: str, arguments) -> dict:
-    """The other forms of a step, beside the plain one."""
+    """Measures the other forms of a step relative to the plain one."""
     forms = {form: work._replace(form=form) for form in ("plain", *arguments.form)}
     runs = {form: ours(forms[form], size, arguments) for form in forms}
     found = measure_together(runs, arguments.rounds)
@@ -245,7 +245,7 @@ def measure_forms(work: Work, size: str, arguments) -> dict:
 
 
 def measure_peers(work: Work, size: str, arguments) -> tuple[dict, float]:
-    """PyTorch's steps of the same work, and the faster one's time in units of ours."""
+    """Measures PyTorch's steps of the same work, and the faster one's time over ours."""
     runs = {"ours": ours(work, size, arguments)}
     for form in ("eager", "compiled"):
         worker = start_peer(work, size, arguments, compiled=form == "compiled")
@@ -256,7 +256,7 @@ def measure_peers(work: Work, size: str, arguments) -> tuple[dict, float]:
 
 
 def measure_together(runs: dict[str, Worker | Local], rounds: int) -> dict:
-    """What is known of each step, and how long it takes, called in turns."""
+    """Times the steps alternately; returns their properties and times."""
     times = time_alternating(runs, rounds)
     found = {}
     for name, run in runs.items():
@@ -272,7 +272,7 @@ def measure_together(runs: dict[str, Worker | Local], rounds: int) -> dict:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", action="append", choices=SIZES)
     parser.add_argument("--kind", action="append", choices=("mae", "imae"))
@@ -289,7 +289,7 @@ def main() -> None:
     arguments.kind = arguments.kind or ["mae", "imae"]
     arguments.dtype = arguments.dtype or list(layers.DTYPES)
 
-    # PyTorch needs a part of a GPU's memory too.
+    # Leaves GPU memory for PyTorch.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     peaks = matmul_peaks(2048 if jax.default_backend() == "cpu" else 8192)

@@ -1,4 +1,4 @@
-"""Timing for benchmarks: functions called in turns, and what the machine can do."""
+"""Timing for benchmarks: alternating calls, and peak matrix product speed."""
 
 import statistics
 import time
@@ -12,13 +12,13 @@ WARMUP_ROUNDS = 3
 
 
 def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, sorted, called in turns after rounds of warm-up."""
+    """Calls the functions alternately after warm-up; returns sorted seconds of each."""
     times = {name: [] for name in runs}
     for number in range(WARMUP_ROUNDS + rounds):
         for name, run in runs.items():
             seconds = run()
-            # A step's memory is free a moment after its results are there; the next would
-            # take new memory, which the kernel has to clear.
+            # A step's memory is freed shortly after its results are ready; starting the
+            # next earlier would allocate new memory, which the kernel has to clear.
             time.sleep(0.02)
             if number >= WARMUP_ROUNDS:
                 times[name].append(seconds)
@@ -26,7 +26,7 @@ def time_alternating(runs: dict, rounds: int) -> dict[str, list[float]]:
 
 
 def matmul_peaks(width: int, rounds: int = 9) -> dict[str, float]:
-    """GFLOP/s of a square matrix product with a float32 result, by type of operand."""
+    """GFLOP/s of square matrix products with float32 results, by operand type."""
 
     def make(dtype):
         matrix = jnp.ones((width, width), dtype)

@@ -1,14 +1,13 @@
-"""The PyTorch side of `step.py`: training steps of the same work, one at a time.
+"""PyTorch worker of `step.py`: runs training steps of the same work on request.
 
     echo '{"kind": "imae", ...}' | python benchmarks/torch_peer.py
 
-A worker, so that steps of both sides can alternate. It reads one line of JSON, the
-arguments of `make_step`, sets up, makes two warm-up steps and answers with one line:
-`compile_seconds` (what the first step took beyond the second), `versions` and `device`.
-For every further line, `step`, it makes one training step and answers with its `seconds`
-and `loss`. Should anything fail, it answers {"error": ...} and exits with status 1.
+Reads one line of JSON, the arguments of `make_step`, makes two warm-up steps and answers
+with one line: `compile_seconds` (time of the first step beyond the second), `versions` and
+`device`. For every further line, `step`, it makes one training step and answers with its
+`seconds` and `loss`. On failure it answers {"error": ...} and exits with status 1.
 
-MAE is transformers' `ViTMAEForPreTraining` as it is; i-MAE is made of the same modules.
+MAE is transformers' `ViTMAEForPreTraining`; i-MAE is made of the same modules.
 """
 
 import json
@@ -43,23 +42,24 @@ def swap_partners(x):
 
 
 def teacher_latents(teacher, images, noise):
-    """The latents of a MAE, after its `decoder_embed`, without a gradient."""
+    """Computes the latents of a MAE after its `decoder_embed`, without gradient."""
     with torch.no_grad():
         tokens = teacher.vit(images, noise=noise).last_hidden_state
         return teacher.decoder.decoder_embed(tokens)
 
 
 def imae_loss(student, teacher, images, alpha, noise, shared_mask):
-    """The i-MAE objective; axis 0 of what has 2B entries has all subordinates first.
+    """Computes the i-MAE loss; arrays with 2B entries hold all subordinates first.
 
     Args:
-      student, teacher: an `IMAE` and a frozen ViTMAE.
-      images: [B, C, H, W] standardised pixels, lying in pairs.
-      alpha: [B], the weight of image j in mixture j; its partner is the dominant image.
-      noise: [B, L], the K smallest of each row are visible.
-      shared_mask: says that the two rows of a pair are equal, which saves half the teacher.
+      student: an `IMAE`.
+      teacher: a frozen ViTMAE.
+      images: [B, C, H, W] normalized pixels; images 2i and 2i + 1 are a pair.
+      alpha: [B], weight of image j in mixture j; its partner is the dominant image.
+      noise: [B, L]; the patches of the K smallest values in each row are visible.
+      shared_mask: True if the two rows of a pair are equal, which saves half the teacher.
     Returns:
-      Errors of pixels and of latents, means over the batch, sums over the branches.
+      Loss of pixels and latents, averaged over the batch and summed over the branches.
     """
     partners = swap_partners(images)
     sources = torch.cat([images, partners])
@@ -83,7 +83,7 @@ def imae_loss(student, teacher, images, alpha, noise, shared_mask):
 
 
 def make_config(image_shape, mask_ratio, patch_size, encoder, decoder):
-    """ViTMAE's config; raises ValueError for what ViTMAE cannot do."""
+    """Makes ViTMAE's config; raises ValueError for unsupported image shapes."""
     height, width, channels = image_shape
     if height != width or height % patch_size:
         raise ValueError(
@@ -110,9 +110,9 @@ def make_config(image_shape, mask_ratio, patch_size, encoder, decoder):
 
 
 def make_network(kind, config):
-    """A ViTMAE or an `IMAE` with random weights."""
+    """Makes a ViTMAE or an `IMAE` with random weights."""
     network = (IMAE if kind == "imae" else transformers.ViTMAEForPreTraining)(config)
-    # Transformers leaves these at zero, which would make all removed patches alike.
+    # Transformers initializes these to zero, which would make all masked patches equal.
     for parameter in (
         network.vit.embeddings.position_embeddings,
         network.decoder.decoder_pos_embed,
@@ -165,11 +165,12 @@ def make_step(
       kind: "mae" or "imae".
       image_shape: [H, W, C].
       batch_size: B, even for i-MAE.
-      mask_ratio, patch_size: of both encoders.
-      encoder, decoder: width, depth and heads of each.
+      mask_ratio: fraction of masked patches.
+      patch_size: p.
+      encoder, decoder: width, depth and heads.
       dtype: "float32", or "bfloat16" for autocast.
-      compiled: whether the forward pass and loss go through `torch.compile`.
-      shared_mask: whether both mixtures of a pair have one mask.
+      compiled: use `torch.compile` for forward pass and loss.
+      shared_mask: use one mask for both mixtures of a pair.
     """
     if kind == "imae" and batch_size % 2:
         raise ValueError(f"images lie in pairs, but the batch size is {batch_size}")
@@ -178,7 +179,7 @@ def make_step(
     config = make_config(image_shape, mask_ratio, patch_size, encoder, decoder)
     network, objective = make_objective(kind, config, device, dtype, shared_mask)
     if compiled:
-        torch.compiler.config.force_disable_caches = True  # those of earlier processes
+        torch.compiler.config.force_disable_caches = True  # of earlier processes
         objective = torch.compile(objective)
     optimiser = torch.optim.AdamW(
         network.parameters(), 1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True
@@ -189,7 +190,7 @@ def make_step(
         start = time.perf_counter()
         loss = objective(images.to(device))
         loss.backward()
-        # As ours: the norm is known, and a step that is not finite changes nothing.
+        # As in our step: computes the gradient norm and skips non-finite steps.
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             optimiser.step()
@@ -203,7 +204,7 @@ def make_step(
 
 def main() -> None:
     """Answers the lines of standard input."""
-    # Whatever others print goes to standard error.
+    # Other output goes to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

@@ -1,4 +1,4 @@
-"""A benchmark's step in a process of its own."""
+"""Client of a training step that runs in a separate process."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 class Worker:
-    """A training step in a process of its own, as it would run: ours, or PyTorch's."""
+    """A training step, ours or PyTorch's, in a separate process."""
 
     def __init__(self, command: list[str], specification: dict):
         self._process = subprocess.Popen(
