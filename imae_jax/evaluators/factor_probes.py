@@ -8,12 +8,7 @@ import numpy as np
 from imae_jax.evaluators.factor_targets import Factor, factors_of
 from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.evaluators.pooled_latents import (
-    Vectors,
-    collect,
-    prefixes,
-    questions,
-)
+from imae_jax.evaluators.pooled_latents import Vectors, collect, prefixes, questions
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing import ridge
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, whitened_accuracy

@@ -21,13 +21,7 @@ from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.mixture_separability import mixture_separability
 from imae_jax.evaluators.networks import BASELINES, Network, rows_of
 from imae_jax.evaluators.separability_scores import TOKENS, Latents, measure
-from imae_jax.evaluators.tables import (
-    Numbers,
-    Results,
-    Table,
-    labelled_rows,
-    network_rows,
-)
+from imae_jax.evaluators.tables import Numbers, Results, Table, labelled_rows, network_rows
 from imae_jax.models.imae import IMAE
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.linear_separability import linear_separability

@@ -1,11 +1,11 @@
 """Import of weights from other projects, and export to their formats.
 
-* `mae_names`       parameter names and layouts of MAE, timm and Hugging Face
-* `read_files`      reads arrays from files without executing their content
-* `architecture`    infers the model and its sizes from a file's arrays
+* `mae_names`       parameter names of MAE, and their layouts
+* `read_files`      arrays from files, without running anything that lies in them
+* `architecture`    the model that a file's arrays belong to, and its sizes
 * `metadata`        model metadata stored next to the weights
-* `native_format`   our own safetensors files
-* `import_weights`  converts a file to a run
-* `export_weights`  converts a run to a file
-* `stablehlo`       exports a run as StableHLO programs
+* `import_weights`  a file becomes a run
+* `export_weights`  a run becomes a file
+* `native_format`, `state_dict`, `timm`, `huggingface`, `imae_release`, `stablehlo`
+                    one format each
 """

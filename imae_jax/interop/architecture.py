@@ -10,6 +10,8 @@ import numpy as np
 
 from imae_jax.errors import UserError
 from imae_jax.interop import mae_names, metadata
+from imae_jax.interop.huggingface import by_mae_names
+from imae_jax.interop.imae_release import from_release
 from imae_jax.interop.metadata import Said
 from imae_jax.interop.read_files import Contents
 from imae_jax.models.transformer import Size
@@ -95,14 +97,8 @@ def detect(
     source = None
     if contents.config:
         source, said = "a MAE of Hugging Face's", metadata.of_hugging_face(contents.config)
-        arrays = _by_maes_names(arrays, said)
-    for name in ("cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"):
-        if name not in arrays:
-            some = ", ".join(sorted(arrays)[:4])
-            raise UserError(
-                f"no masked autoencoder: it has no {name!r}, but {len(arrays)} arrays such "
-                f"as {some}"
-            )
+        arrays = by_mae_names(arrays, said)
+    _check_is_vit(arrays)
     arrays = {name: _as_float32(x, name) for name, x in arrays.items()}
     width, channels, patch_size, _ = _shape(arrays, "patch_embed.proj.weight", 4)
     for key, value, own in (
@@ -113,19 +109,15 @@ def detect(
             raise UserError(f"its config says {key} {value}, its arrays say {own}")
     heads = _heads(num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads")
     encoder = Size(width, said.depth or _depth(arrays, "blocks"), heads)
-    decoder, kind, branches, notes = None, "encoder", "both", []
+    kind, branches, notes = "encoder", "both", []
     own_source = "an encoder alone (MAE's or timm's names)"
     is_release = said.is_release or "decoder_embed1.weight" in arrays
-    if "mask_token" in arrays:
+    decoder = _decoder(arrays, said, decoder_num_heads, is_release)
+    if decoder is not None:
         kind, own_source = "mae", "a MAE, encoder and decoder (MAE's names)"
-        width = _shape(arrays, "mask_token", 3)[-1]
-        usual = RELEASE_DECODER_HEADS if is_release else DECODER_HEADS
-        heads = (decoder_num_heads, said.decoder_num_heads, usual, width)
-        depth = said.decoder_depth or _depth(arrays, "decoder_blocks")
-        decoder = Size(width, depth, _heads(*heads, "decoder_num_heads"))
         if is_release:
             kind = "imae"
-            arrays, branches, notes = _of_release(arrays)
+            arrays, branches, notes = from_release(arrays)
             number = "two heads" if branches == "both" else "one head"
             own_source = f"an i-MAE by the names of the authors' release, {number}"
             said = said._replace(norm_pix=bool(said.norm_pix))
@@ -157,31 +149,28 @@ def detect(
     )
 
 
-def _by_maes_names(arrays: Mapping[str, np.ndarray], said: Said) -> dict[str, np.ndarray]:
-    """Converts a ViTMAE's arrays to MAE's names, for the depths of its config."""
-    if said.depth is None or said.decoder_depth is None:
-        raise UserError("config.json does not say how deep the model is")
-    names = mae_names.encoder_names(said.depth)
-    names += mae_names.decoder_names(said.decoder_depth, ["decoder_embed"])
-    wanted = [name.theirs for name in names] + list(mae_names.POSITIONS.values())
-    try:
-        return mae_names.from_hugging_face(arrays, wanted)
-    except ValueError as error:  # query, key and value of different shapes
-        raise UserError(f"query, key and value do not fit each other: {error}") from None
+def _check_is_vit(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError unless the arrays have MAE's names of a ViT."""
+    for name in ("cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"):
+        if name not in arrays:
+            some = ", ".join(sorted(arrays)[:4])
+            raise UserError(
+                f"no masked autoencoder: it has no {name!r}, but {len(arrays)} arrays such "
+                f"as {some}"
+            )
 
 
-def _of_release(
-    arrays: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], str, list[str]]:
-    """Returns (arrays by the names of the two-head model, branches, notes)."""
-    heads = {name: x for name, x in arrays.items() if name.startswith("decoder_embed.")}
-    rest = {name: x for name, x in arrays.items() if name not in heads}
-    if "decoder_embed1.weight" in arrays:
-        # The class inherits MAE's decoder_embed but never uses it.
-        note = "decoder_embed is left out: the release does not use it"
-        return rest, "both", [note] if heads else []
-    first = {name.replace("embed.", "embed1."): x for name, x in heads.items()}
-    return rest | first, "subordinate", []
+def _decoder(
+    arrays: Mapping[str, np.ndarray], said: Said, num_heads: int | None, is_release: bool
+) -> Size | None:
+    """Size of the decoder; None if there is none."""
+    if "mask_token" not in arrays:
+        return None
+    width = _shape(arrays, "mask_token", 3)[-1]
+    usual = RELEASE_DECODER_HEADS if is_release else DECODER_HEADS
+    depth = said.decoder_depth or _depth(arrays, "decoder_blocks")
+    heads = num_heads, said.decoder_num_heads, usual, width
+    return Size(width, depth, _heads(*heads, "decoder_num_heads"))
 
 
 def _as_float32(x: np.ndarray, name: str) -> np.ndarray:

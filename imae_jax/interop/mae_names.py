@@ -1,7 +1,6 @@
 """Parameter names: ours, MAE's (also timm's and i-MAE's release's), Hugging Face's."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -110,74 +109,3 @@ def to_ours(x: np.ndarray, form: str) -> np.ndarray:
     if form == "patches":
         return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
     return x
-
-
-# Patterns of MAE's names and their replacements in Hugging Face's published ViTMAE.
-_HUGGING_FACE = [
-    (r"cls_token", "vit.embeddings.cls_token"),
-    (r"pos_embed", "vit.embeddings.position_embeddings"),
-    (r"patch_embed\.proj\.(\w+)", r"vit.embeddings.patch_embeddings.projection.\1"),
-    (r"norm\.(\w+)", r"vit.layernorm.\1"),
-    (r"blocks\.(\d+)\.(.+)", r"vit.encoder.layer.\1.\2"),
-    (r"decoder_blocks\.(\d+)\.(.+)", r"decoder.decoder_layers.\1.\2"),
-    (r"(mask_token|decoder_pos_embed)", r"decoder.\1"),
-    (r"(decoder_(?:embed|norm|pred)\.\w+)", r"decoder.\1"),
-]
-_HUGGING_FACE_BLOCK = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-# transformers 5 writes the first name and reads both.
-_HUGGING_FACE_ALIASES = {"decoder.decoder_encoder.layer.": "decoder.decoder_layers."}
-_QKV = ("query", "key", "value")
-
-
-def _hugging_face_name(name: str) -> str:
-    for pattern, replacement in _HUGGING_FACE:
-        match = re.fullmatch(pattern, name)
-        if match:
-            name = match.expand(replacement)
-            for theirs, hf in _HUGGING_FACE_BLOCK.items():
-                name = name.replace(f".{theirs}.", f".{hf}.")
-            return name
-    raise KeyError(name)
-
-
-def to_hugging_face(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Converts arrays to Hugging Face's names, with query, key and value separate."""
-    found = {}
-    for name, value in state.items():
-        base, dot, kind = _hugging_face_name(name).partition(".attn.qkv.")
-        if dot:
-            for part, x in zip(_QKV, np.split(value, 3), strict=True):
-                found[f"{base}.attention.attention.{part}.{kind}"] = x
-        else:
-            found[base] = value
-    return found
-
-
-def from_hugging_face(
-    state: Mapping[str, np.ndarray], names: Iterable[str]
-) -> dict[str, np.ndarray]:
-    """Inverse of `to_hugging_face`: arrays by MAE's names.
-
-    Args:
-      state: arrays by Hugging Face's names.
-      names: MAE's names to look for; missing ones are left out, and other arrays keep
-        their name.
-    """
-    state = dict(state)
-    for alias, published in _HUGGING_FACE_ALIASES.items():
-        state = {k.replace(alias, published): v for k, v in state.items()}
-    found = {}
-    for name in names:
-        base, dot, kind = _hugging_face_name(name).partition(".attn.qkv.")
-        parts = [base]
-        if dot:
-            parts = [f"{base}.attention.attention.{part}.{kind}" for part in _QKV]
-        if all(part in state for part in parts):
-            found[name] = np.concatenate([state.pop(part) for part in parts])
-    return found | state

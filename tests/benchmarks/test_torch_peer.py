@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_parity import TOLERANCE
 
-from imae_jax.interop import mae_names
+from imae_jax.interop import huggingface, mae_names
 from imae_jax.models import masking, patches
 from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.forward import forward
@@ -142,7 +142,7 @@ def to_jax(state):
             name = name.replace(here, there)
         renamed[name] = value.numpy()
     names = mae_names.encoder_names(1) + mae_names.decoder_names(1, ["decoder_embed"])
-    found = mae_names.from_hugging_face(renamed, [name.theirs for name in names])
+    found = huggingface.from_hugging_face(renamed, [name.theirs for name in names])
     return nested({n.ours: mae_names.to_ours(found[n.theirs], n.form) for n in names})
 
 

@@ -24,7 +24,13 @@ from configs import imae, mae, transfer
 from imae_jax import evaluation
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.interop import export_weights, import_weights, native_format, read_files
+from imae_jax.interop import (
+    export_weights,
+    import_weights,
+    native_format,
+    read_files,
+    state_dict,
+)
 from imae_jax.models import masking, patches
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
@@ -317,7 +323,7 @@ def test_pixels_and_standardised_patches_are_told_apart(
     """`mae_visualize_*` and `*_full` have the same arrays, and no word about it."""
     torch, run = parity("torch"), load(workdirs["mae"])
     params = trained_on_shades(run.model, norm_pix)
-    arrays = export_weights.state_dict(dataclasses.replace(run, params=params))
+    arrays = state_dict.state_dict(dataclasses.replace(run, params=params))
     save_pth(torch, tmp_path / "mae.pth", arrays)
     import_file(tmp_path / "mae.pth", tmp_path / "run", **HEADS)
     assert read_config(tmp_path / "run").loss.norm_pix == norm_pix
@@ -366,7 +372,7 @@ def test_a_file_of_half_the_precision(dtype, workdirs, tmp_path):
 @pytest.fixture
 def weights(workdirs, tmp_path):
     """A MAE's arrays by MAE's names, and a function that imports them after a change."""
-    arrays = export_weights.state_dict(load(workdirs["mae"]))
+    arrays = state_dict.state_dict(load(workdirs["mae"]))
 
     def refused(match, **options):
         path = tmp_path / "w.safetensors"
@@ -548,7 +554,7 @@ def test_a_truncated_file_is_named(parity, format, suffix, workdirs, tmp_path):
 
 def test_odd_files_of_pytorchs(parity, workdirs, tmp_path):
     torch = parity("torch")
-    arrays = export_weights.state_dict(load(workdirs["mae"]))
+    arrays = state_dict.state_dict(load(workdirs["mae"]))
     tensors = {k: torch.nn.Parameter(torch.from_numpy(x)) for k, x in arrays.items()}
     torch.save({"state_dict": tensors, "args": None}, tmp_path / "parameters.pth")
     import_file(tmp_path / "parameters.pth", tmp_path / "run", norm_pix=True, **HEADS)
