@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,7 @@ SWEEP_FILE = "alpha_by_mask_ratio.png"
 MAX_PANELS_CHARS = 6_000_000
 
 
+# The options of the `explorer` section of a config, by name.
 def write(
     network: Network,
     held_out: HeldOut,
@@ -63,63 +65,23 @@ def write(
     """
     if held_out.norm_pix:
         return None
-    image_size = held_out.dataset.image_shape[:2]
-    pairs = min(pairs, held_out.count(split) // 2)
-    rows = slice(0, 2 * pairs, 2)
-    mean = mean_target(held_out)
-    rebuilt, mse, mse_train_mean, masks = [], [], [], []
-    for ratio in mask_ratios:
-        options = dataclasses.replace(held_out, mask_ratio=ratio)
-        batch = next(options.batches(split, batch_size=batch_size, seed=seed))
-        removed = batch.mask.mask[rows]
-        masks.append(removed)
-        mixtures = [batch.mixture(alpha) for alpha in alphas]
-        for mixture in mixtures:
-            # Whole batches: one shape to compile, split over devices.
-            whole, pred = (out[rows] for out in rebuild(network, mixture, batch.mask))
-            rebuilt.append(whole)
-            sources = batch.sources[rows, : pred.shape[1]]
-            target = target_patches(sources, held_out.patch_size, held_out.norm_pix)
-            mse.append(masked_patch_error(pred, target, removed[:, None]))
-        guess = np.broadcast_to(mean, target.shape)
-        mse_train_mean.append(masked_patch_error(guess, target, removed[:, None]))
-
-    rebuilt = np.stack(rebuilt, axis=1)  # [N, R * A, S, L, P]
-    rebuilt = np.asarray(unpatchify(rebuilt, held_out.patch_size, image_size))
-    mixtures = np.stack([mixture[rows] for mixture in mixtures], axis=1)
-    tiles = (batch.sources[rows], mixtures, rebuilt)
+    panel = render_pairs(
+        network,
+        held_out,
+        pairs=min(pairs, held_out.count(split) // 2),
+        split=split,
+        alphas=alphas,
+        mask_ratios=mask_ratios,
+        batch_size=batch_size,
+        seed=seed,
+    )
     shape = held_out.dataset.image_shape
-    tiles = np.concatenate([part.reshape(pairs, -1, *shape) for part in tiles], axis=1)
-    tiles = held_out.pixels(tiles)
+    tiles = held_out.pixels(panel.tiles)
     data, kind, places = draw_sprite(tiles.reshape(-1, *shape))
-
-    names = held_out.dataset.class_names
-    numbered = np.arange(1, 2 * pairs + 1).reshape(pairs, 2)
-    labels = [
-        [
-            names[label] if names else f"image {number}"
-            for label, number in zip(*pair, strict=True)
-        ]
-        for pair in zip(batch.labels[rows], numbered, strict=True)
-    ]
-    counts = len(mask_ratios), len(alphas), pairs, -1
-    layout = places | {
+    layout = places | layout_of(panel, held_out, alphas, mask_ratios)
+    layout |= {
         "image": f"explorer.{kind}",
         "sha256": hashlib.sha256(data).hexdigest(),
-        "patches": grid_size(image_size, held_out.patch_size),
-        "alphas": list(alphas),
-        "mask_ratios": list(mask_ratios),
-        "trained_mask_ratio": held_out.mask_ratio,
-        "branches": BRANCHES[: rebuilt.shape[2]],
-        "labels": labels,
-        # [N][R], a character per patch, 1: masked.
-        "masks": [
-            ["".join(map(str, mask.astype(int))) for mask in pair]
-            for pair in np.stack(masks, axis=1)
-        ],
-        # [N][R][A][S] and [N][R][S].
-        "mse": _moved(np.reshape(mse, counts), 2),
-        "mse_train_mean": _moved(np.stack(mse_train_mean), 1),
     }
     targets, mixed, whole = np.split(tiles[0], [len(BRANCHES), len(BRANCHES) + len(alphas)])
     whole = whole.reshape(len(mask_ratios), len(alphas), -1, *shape)
@@ -129,6 +91,105 @@ def write(
     atomic_files.write_bytes(folder / layout["image"], data)
     atomic_files.write_json(folder / LAYOUT_FILE, layout)
     return folder / LAYOUT_FILE
+
+
+class Panel(NamedTuple):
+    """N pairs of images, mixed at A alphas and reconstructed under R mask ratios.
+
+    Attributes:
+      tiles: [N, S + A + R * A * S, H, W, C] normalized sources, mixtures, reconstructions.
+      masks: [R, N, L] bool, True where masked.
+      mse: [R, A, N, S] error of the reconstructions.
+      mse_train_mean: [R, N, S] error of the train split's mean image.
+      labels: [N, 2] int, the sources' classes.
+    """
+
+    tiles: np.ndarray
+    masks: np.ndarray
+    mse: np.ndarray
+    mse_train_mean: np.ndarray
+    labels: np.ndarray
+
+
+# The options of `write`, by name.
+def render_pairs(
+    network: Network,
+    held_out: HeldOut,
+    *,
+    pairs: int,
+    split: str,
+    alphas: Sequence[float],
+    mask_ratios: Sequence[float],
+    batch_size: int,
+    seed: int,
+) -> Panel:
+    """Mixes and reconstructs pairs of held-out images; see `write`."""
+    rows = slice(0, 2 * pairs, 2)
+    mean = mean_target(held_out)
+    rebuilt, mse, mse_train_mean, masks = [], [], [], []
+    for ratio in mask_ratios:
+        options = dataclasses.replace(held_out, mask_ratio=ratio)
+        batch = next(options.batches(split, batch_size=batch_size, seed=seed))
+        masked = batch.mask.mask[rows]
+        masks.append(masked)
+        mixtures = [batch.mixture(alpha) for alpha in alphas]
+        for mixture in mixtures:
+            # Whole batches, one shape: the network is compiled, and split over devices.
+            whole, pred = (out[rows] for out in rebuild(network, mixture, batch.mask))
+            rebuilt.append(whole)
+            sources = batch.sources[rows, : pred.shape[1]]
+            target = target_patches(sources, held_out.patch_size, held_out.norm_pix)
+            mse.append(masked_patch_error(pred, target, masked[:, None]))
+        guess = np.broadcast_to(mean, target.shape)
+        mse_train_mean.append(masked_patch_error(guess, target, masked[:, None]))
+
+    shape = held_out.dataset.image_shape
+    rebuilt = np.stack(rebuilt, axis=1)  # [N, R * A, S, L, P]
+    rebuilt = np.asarray(unpatchify(rebuilt, held_out.patch_size, shape[:2]))
+    mixtures = np.stack([mixture[rows] for mixture in mixtures], axis=1)
+    tiles = (batch.sources[rows], mixtures, rebuilt)
+    tiles = np.concatenate([part.reshape(pairs, -1, *shape) for part in tiles], axis=1)
+    return Panel(
+        tiles=tiles,
+        masks=np.stack(masks),
+        mse=np.reshape(mse, (len(mask_ratios), len(alphas), pairs, -1)),
+        mse_train_mean=np.stack(mse_train_mean),
+        labels=batch.labels[rows],
+    )
+
+
+def layout_of(
+    panel: Panel,
+    held_out: HeldOut,
+    alphas: Sequence[float],
+    mask_ratios: Sequence[float],
+) -> dict:
+    """The panel's axes, labels, masks and errors, as JSON holds them."""
+    names = held_out.dataset.class_names
+    numbered = np.arange(1, 1 + panel.labels.size).reshape(panel.labels.shape)
+    labels = [
+        [
+            names[label] if names else f"image {number}"
+            for label, number in zip(*pair, strict=True)
+        ]
+        for pair in zip(panel.labels, numbered, strict=True)
+    ]
+    return {
+        "patches": grid_size(held_out.dataset.image_shape[:2], held_out.patch_size),
+        "alphas": list(alphas),
+        "mask_ratios": list(mask_ratios),
+        "trained_mask_ratio": held_out.mask_ratio,
+        "branches": BRANCHES[: panel.mse.shape[-1]],
+        "labels": labels,
+        # [N][R], a character per patch, 1 where it is masked.
+        "masks": [
+            ["".join(map(str, mask.astype(int))) for mask in pair]
+            for pair in np.moveaxis(panel.masks, 1, 0)
+        ],
+        # [N][R][A][S] and [N][R][S].
+        "mse": _moved(panel.mse, 2),
+        "mse_train_mean": _moved(panel.mse_train_mean, 1),
+    }
 
 
 def _moved(numbers: np.ndarray, axis: int) -> list:
