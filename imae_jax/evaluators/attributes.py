@@ -1,12 +1,11 @@
-"""Attributes of each image that survive in its branch's latents, factor by factor.
+"""Linear probes of each image's attributes, on its branch's latents of the mixture.
 
-A linear probe of each factor of how an image was drawn, the class being one of them, on all
-mixtures. Where nothing else is known it reads the class alone, as `semantics` does.
+Probes every known factor of how an image was drawn, including its class, on all mixtures.
+For data with labels only, this is the class alone, as in `semantics`.
 
-A rotation is the hardest to read. What can be told of it depends on the shape: it is read
-as sine and cosine of n times the angle, and a linear map would have to know the shape, and
-so n, first. Its R2 says how far latents hold the angle in a form that does not depend on
-the shape, not whether they hold it.
+Rotations are the hardest. The target is sine and cosine of n times the angle, where n
+depends on the shape, which a linear map does not know. So R2 measures how far latents hold
+the angle in a form independent of the shape, not whether they hold it at all.
 """
 
 import re
@@ -26,7 +25,7 @@ from imae_jax.objectives.mixing import BRANCHES
 
 
 def _metrics(numbers: Numbers) -> dict[str, str]:
-    """The metric of each factor, by name; accuracies first."""
+    """Returns each factor's metric, by name; accuracies first."""
     counts = (re.fullmatch("attributes/([^/]*)/count", key) for key in numbers)
     metrics = {
         match[1]: "accuracy" if f"attributes/{match[1]}/chance" in numbers else "r2"
@@ -37,7 +36,7 @@ def _metrics(numbers: Numbers) -> dict[str, str]:
 
 
 def _rows(numbers: Numbers, run: str, metrics: Mapping[str, str]):
-    """Each network's rows, a branch each; the run's are also those of the other branch."""
+    """Returns a row per network and branch; for the run, also from the other branch."""
     asked = [
         ("", "", "{run}: {branch}"),
         ("", "other_branch_", "{run}: {branch}, from the other branch"),
@@ -55,12 +54,12 @@ def _rows(numbers: Numbers, run: str, metrics: Mapping[str, str]):
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Accuracy or R2 of a probe of every factor, on each branch."""
+    """Yields a table of the accuracy or R2 of every factor, for each branch."""
     for run, numbers in results.items():
         metrics, example = _metrics(numbers), ""
         rows = _rows(numbers, run, metrics)
         if rows:
-            # Of a quantity the mean is always said: R2 0.
+            # A quantity's baseline is its mean: R2 0.
             chances = [numbers.get(f"attributes/{name}/chance", 0) for name in metrics]
             counts = {name: numbers[f"attributes/{name}/count"] for name in metrics}
             rows.append(("majority class, or the mean", [*map(cell, chances)]))

@@ -1,4 +1,4 @@
-"""How often a classifier names the right class of whole, unmasked images."""
+"""Accuracy of a trained classifier on whole, unmasked images."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,13 +12,13 @@ from imae_jax.probing.linear_classifiers import chance
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the right one; of equal ones, the first comes first.
+    """Returns the rank of the right class; ties are ordered by class index.
 
     Args:
       logits: [N, classes].
       labels: [N] int.
     Returns:
-      [N] int, 0 where the right class is the one that is named.
+      [N] int, 0 for a correct prediction.
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     is_tied_before = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
@@ -26,7 +26,7 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`accuracy`, `top5_accuracy` of more than five classes, and `loss`, cross-entropy."""
+    """Returns `accuracy`, `top5_accuracy` (if more than 5 classes), cross-entropy `loss`."""
     found = ranks(logits, labels)
     named = {"accuracy": float((found == 0).mean())}
     if logits.shape[1] > 5:
@@ -47,12 +47,12 @@ def evaluate(
 
     Args:
       networks: `student`, the classifier.
-      held_out: gives images and labels.
-      split: what is scored.
-      batch_size: images shown at a time.
+      held_out: provides images and labels.
+      split: the split to score.
+      batch_size: images per batch.
     Yields:
       `<pool>/{accuracy,top5_accuracy,loss}`, see `scores`; `chance`, the accuracy of always
-      naming the majority class of `train`; and `count`, the number of images.
+      predicting the majority class of `train`; and `count`, the number of images.
     """
     parts = [
         {
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """What classifiers name right: a row for each run's pools."""
+    """Yields a table of accuracies, one row for each run and pool."""
     rows, example = [], ""
     for run, numbers in results.items():
         for pool in ("class_token", "mean"):

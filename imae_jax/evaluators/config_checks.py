@@ -1,4 +1,4 @@
-"""Checks of a config's `evals` and `explorer` sections, before anything is compiled."""
+"""Checks of a config's `evals` and `explorer` sections."""
 
 import inspect
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 
-# Of the options that several evaluators have.
+# Rules for the options shared by several evaluators.
 RULES = {
     "split": one_of("validation", "test"),
     "batch_size": count_from(2),
@@ -36,13 +36,13 @@ def check_evals(
     sizes: Mapping[str, int],
     num_devices: int,
 ) -> None:
-    """Checks every section of `config.evals`, and that of the report's panel.
+    """Checks every section of `config.evals`, and `config.explorer`.
 
     Args:
-      config: the run's.
-      model: its network.
-      sizes: images in each published split.
-      num_devices: that a batch is split over.
+      config: the run's config.
+      model: the run's network.
+      sizes: number of images in each published split.
+      num_devices: number of devices that a batch is split over.
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
@@ -69,7 +69,7 @@ def check_evals(
 
 
 def _check_model(evaluator: Evaluator, key: str, model: MAE | IMAE | Classifier) -> None:
-    """Raises UserError if the model cannot be measured in this way."""
+    """Raises UserError if the evaluator does not apply to the model."""
     is_classifier = not model.has_decoder
     if evaluator.needs_classifier and not is_classifier:
         raise UserError(
@@ -83,7 +83,7 @@ def _check_model(evaluator: Evaluator, key: str, model: MAE | IMAE | Classifier)
 
 
 def _check_names(evaluator: Evaluator, key: str, section: ConfigDict) -> None:
-    """Raises UserError unless the options are the evaluator's, no more and no less."""
+    """Raises UserError for unknown or missing options."""
     parameters = inspect.signature(evaluator.evaluate).parameters.values()
     needed = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
     for option in evaluator.options(section):
@@ -98,7 +98,8 @@ def _check_split(
 ) -> None:
     """Raises UserError unless the split can be scored.
 
-    `published` says which published split each part is taken from.
+    Args:
+      published: part -> the published split that it is taken from.
     """
     key = f"{key}.split"
     if evaluator.needs_classifier:
@@ -112,7 +113,7 @@ def _check_split(
 def _check_shared_options(
     section: ConfigDict, key: str, model: MAE | IMAE | Classifier, num_devices: int
 ) -> None:
-    """Checks the options that mean the same to every evaluator that has them."""
+    """Checks the options shared by several evaluators, beyond `RULES`."""
     check_batch(section.batch_size, f"{key}.batch_size", num_devices)
     alpha, alphas = section.get("alpha"), section.get("alphas", ())
     check_alphas(alphas, f"{key}.alphas")
@@ -122,7 +123,7 @@ def _check_shared_options(
 
 
 def check_explorer(options: ConfigDict, model: IMAE, num_devices: int) -> None:
-    """Checks the section of the report's interactive panel.
+    """Checks `config.explorer`, the report's interactive panel.
 
     Raises:
       UserError: naming the key, its value and what is allowed.

@@ -1,4 +1,4 @@
-"""`Evaluator`: a way to measure a trained run, and all that it needs."""
+"""`Evaluator`: a set of metrics of a trained run, and what it requires."""
 
 import dataclasses
 import fnmatch
@@ -14,24 +14,25 @@ from imae_jax.evaluators.tables import Results, Table
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """A module's `EVALUATOR`, known by the module's name in configs and `eval.json`.
+    """A module's `EVALUATOR`, named after its module in configs and `eval.json`.
 
     Attributes:
       evaluate: (networks, held_out, **options) -> (metric, value) pairs. Its keyword-only
         parameters are the keys of its section of `config.evals`.
-      rules: of its own options, by key. What several evaluators have is checked in
-        `config_checks`: `split`, `batch_size`, `seed`, `alpha`, `alphas`, `mask_ratios`.
+      rules: rules for its own options, by key. Options shared by several evaluators
+        (`split`, `batch_size`, `seed`, `alpha`, `alphas`, `mask_ratios`) are checked in
+        `config_checks`.
       check: (section, key, model) -> None; raises UserError for options that do not fit
         each other or the model.
-      tables: the report's tables of the numbers of several runs.
-      needs_classifier: whether it measures a classifier; the others need a decoder.
-      needs_mixtures: whether it measures an i-MAE alone.
-      needs_teacher: whether it compares with a teacher's latents of each image alone.
-      needs_labels: whether it names classes; it is left out where there are none.
-      chooses_on_validation: whether it chooses a strength or a rate on that split.
+      tables: makes the report's tables from the results of several runs.
+      needs_classifier: True if it measures classifiers; other evaluators need a decoder.
+      needs_mixtures: True if it measures i-MAE models only.
+      needs_teacher: True if it compares with a teacher's latents of each image alone.
+      needs_labels: True if it needs classes; it is skipped for data without labels.
+      chooses_on_validation: True if it chooses a strength or rate on the validation split.
       run_keys: keys of its section that name other runs, whose networks it is given.
-      without_alpha, without_mask_ratio: metrics of whole images, or of images alone, as
-        patterns: `*` stands for anything.
+      without_alpha, without_mask_ratio: patterns (`*` matches anything) of the metrics that
+        are measured without a mixture, or without a mask.
     """
 
     evaluate: Callable[..., Iterable[tuple[str, float]]]
@@ -48,18 +49,18 @@ class Evaluator:
     without_mask_ratio: tuple[str, ...] = ()
 
     def options(self, section: Mapping) -> dict:
-        """The keyword arguments of `evaluate` in a section of `config.evals`."""
+        """Returns the keyword arguments of `evaluate` from a section of `config.evals`."""
         return {key: value for key, value in section.items() if key not in self.run_keys}
 
     def conditions(
         self, metric: str, options: Mapping, mask_ratio: float | None
     ) -> dict[str, float | None]:
-        """The `alpha` and `mask_ratio` a metric was measured at; None where it has none.
+        """Returns the `alpha` and `mask_ratio` of a metric; None where it has none.
 
         Args:
-          metric: such as `alpha_0.30/subordinate/r2`.
-          options: whose exact weights and ratios count.
-          mask_ratio: where the metric's name gives no other.
+          metric: name, such as `alpha_0.30/subordinate/r2`.
+          options: the evaluator's options, with the exact (unrounded) values.
+          mask_ratio: default where the name contains none.
         """
         alpha = options.get("alpha")
         for weight in options.get("alphas", ()):

@@ -1,4 +1,4 @@
-"""Somebody else's encoder, held to its contract, and what it makes of mixtures."""
+"""External encoders: checked calls, and features of mixtures for separability."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +12,8 @@ from imae_jax.evaluators.separability_scores import Latents
 from imae_jax.objectives.mixing import BRANCHES, mix
 from imae_jax.probing.arrays import ROUNDING, as_array, as_features, as_text
 
-# Features of one image may differ from call to call by these fractions of how far images'
-# features lie apart, and of their size: float16 and bfloat16 do, by less.
+# Tolerated difference between two calls on one image, as fractions of the spread of
+# features over images and of their size; float16 and bfloat16 differ by less.
 SPREAD, SIZE = 0.05, 0.005
 
 READINGS = (
@@ -23,16 +23,16 @@ READINGS = (
 
 
 class Encoder:
-    """A function from images to features, whose every answer is checked."""
+    """A function from images to features, whose outputs are checked."""
 
     def __init__(self, function: Callable[[np.ndarray], Any], name: str, branches: bool):
-        """Takes a function, or a PyTorch module.
+        """Wraps a function or PyTorch module.
 
         Args:
-          function: float32 [B, H, W, C], of its own and to be written to -> an array or
+          function: float32 [B, H, W, C] (a copy, which may be modified) -> an array or
             tensor, see `__call__`.
-          name: what messages call it.
-          branches: whether its features have an axis S, 1 or 2 long, after B.
+          name: its name in messages.
+          branches: True if its features have an axis S, of size 1 or 2, after B.
         """
         if not callable(function):
             raise UserError(f"{name} is {type(function).__name__}; it must be a function")
@@ -40,13 +40,13 @@ class Encoder:
         self.shape: tuple[int, ...] | None = None  # of one image's features, once seen
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """[B, H, W, C] images -> [B, T, D] tokens, T = 1 of [B, D]; or [B, S, T, D].
+        """Encodes [B, H, W, C] images as [B, T, D] (T = 1 for [B, D]) or [B, S, T, D].
 
         Raises:
-          UserError: for another number of rows than of images, for another shape than
-            before, and for numbers that are not finite or no real numbers.
+          UserError: for a wrong number of rows, for a shape other than in earlier calls,
+            and for values that are not finite real numbers.
         """
-        # A copy each way: neither what it writes to nor what it reuses is shared.
+        # Copied both ways: the function may modify its input or reuse its output buffer.
         features = self._features(self._call(np.array(images, np.float32)))
         if len(features) != len(images):
             raise UserError(
@@ -64,7 +64,7 @@ class Encoder:
         return np.expand_dims(features, -2) if is_pooled else features
 
     def _call(self, images: np.ndarray) -> Any:
-        """What the function gives."""
+        """Calls the function; explains its error if it is a PyTorch module."""
         try:
             return self.function(images)
         except (TypeError, AttributeError) as error:
@@ -77,7 +77,7 @@ class Encoder:
             ) from error
 
     def _features(self, given: Any) -> np.ndarray:
-        """Them as an array of its own, of the right number of axes."""
+        """Returns the function's output as a new array, checked for its number of axes."""
         if given is None or isinstance(given, dict | tuple | str):
             raise UserError(
                 f"{self.name} gave {type(given).__name__}; it must give one array, the "
@@ -98,13 +98,13 @@ class Encoder:
         return np.array(as_features(array, name, known[array.ndim]))
 
     def check_alone(self, images: np.ndarray) -> None:
-        """Asks for the first few images again, in another order and other company.
+        """Checks that an image's features do not depend on the rest of its batch.
 
-        Finds what would make the features noise: dropout and batch statistics of a network
-        that is still in training mode, masks drawn anew, rows in another order.
+        Encodes the first few images twice, in different batches. Detects dropout and batch
+        statistics of a network in training mode, random masks, and reordered rows.
 
         Raises:
-          UserError: if an image's features are not its own.
+          UserError: if an image's features differ.
         """
         few = max(2, len(images) // 8)
         order = np.zeros(len(images), int)
@@ -123,7 +123,7 @@ class Encoder:
 
 
 def _is_module(function: Any) -> bool:
-    """Whether it is a PyTorch module, told without PyTorch."""
+    """True for a PyTorch module; does not import PyTorch."""
     kinds = type(function).__mro__
     return any(
         (k.__module__, k.__name__) == ("torch.nn.modules.module", "Module") for k in kinds
@@ -136,16 +136,16 @@ def _line(error: Exception) -> str:
 
 @dataclasses.dataclass
 class EncodedMixtures:
-    """Streams what encoders make of pairs of images, for `separability_scores.measure`.
+    """Streams encoded mixtures and their targets, for `separability_scores.measure`.
 
     Attributes:
-      of_mixture, of_image: give the features and their targets.
+      of_mixture, of_image: encoders of mixtures (features) and of single images (targets).
       splits: [N, H, W, C] images, by name.
       alpha: weight of the subordinate image.
-      batch_size: images given to an encoder at a time.
-      seed: of the pairs.
-      origin: [D] and [E], subtracted from all features and targets, so that sums of squares
-        in float64 lose nothing of features that lie far from zero.
+      batch_size: images per call of an encoder.
+      seed: random seed of the pairs.
+      origin: [D] and [E], subtracted from all features and targets, so that float64 sums of
+        squares stay exact for features far from zero.
     """
 
     of_mixture: Encoder
@@ -157,10 +157,11 @@ class EncodedMixtures:
     origin: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, split: str) -> Iterator[Latents]:
-        """The latents of a split, batch by batch.
+        """Yields the latents of a split, batch by batch.
 
         Raises:
-          UserError: see `Encoder`; and if features and targets differ in tokens.
+          UserError: see `Encoder`; and if features and targets differ in their number of
+            tokens.
         """
         images = self.splits[split]
         pairs = epoch_pairs(len(images), self.seed, epoch=0)
@@ -173,7 +174,7 @@ class EncodedMixtures:
             yield Latents({"": latents}, targets, tokens)
 
     def _encoded(self, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sources [B, S, H, W, C] -> latents [B, S, T, D] and targets [B, S, T, E]."""
+        """Encodes sources [B, S, H, W, C]: latents [B, S, T, D], targets [B, S, T, E]."""
         mixtures = np.asarray(mix(sources, np.full(len(sources), self.alpha, np.float32)))
         for encoder, images in (
             (self.of_mixture, mixtures),
@@ -194,13 +195,13 @@ class EncodedMixtures:
             )
         if self.origin is None:
             ends = [x.mean(axis=(0, 1, 2), dtype=np.float64) for x in (latents, targets)]
-            # One for both where they can be compared as they are.
+            # Features and targets of equal width share one origin, to stay comparable.
             self.origin = ends[len(ends[0]) == len(ends[1])], ends[1]
         return tuple(map(_less, (latents, targets), self.origin))
 
 
 def _less(features: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """[..., D] features - origin [D]; 0 where nothing but rounding is left."""
+    """Returns [..., D] features - origin [D]; 0 where only rounding is left."""
     found = features - origin
     found[np.abs(found) <= ROUNDING * np.abs(origin)] = 0
     return found

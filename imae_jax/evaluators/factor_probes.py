@@ -1,4 +1,4 @@
-"""Linear probes of what is known of each image, on a branch's latents of the mixture."""
+"""Linear probes of known factors of each image, on a branch's latents of the mixture."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ def probe(
     """Fits a linear probe of a factor and scores it.
 
     Args:
-      features: [N, E] of the mixtures of train, validation and test, whitened.
-      factors: of the same.
-      s: the image whose factor is asked for.
-      what: is asked, for a message.
+      features: whitened, [N, E] each, of train, validation and test.
+      factors: the factor on the same splits.
+      s: index of the image whose factor is predicted.
+      what: name of the probe, for messages.
     Returns:
-      "accuracy" of logistic regression, or "r2" of ridge regression, pooled over a
-      factor's numbers; and the value.
+      The metric ("accuracy" of logistic regression for a category, else "r2" of ridge
+      regression, pooled over a factor's components) and its value.
     """
     counted = [z[factor.counted[:, s]] for z, factor in zip(features, factors, strict=True)]
     targets = [factor.of_image(s) for factor in factors]
@@ -38,29 +38,29 @@ def probe(
 
 
 def whitened(features: Sequence[np.ndarray], labels: Sequence[np.ndarray], what: str):
-    """The features of train, validation and test, whitened: [N, E] each.
+    """Returns the whitened features of train, validation and test, [N, E] each.
 
     Args:
-      features, labels: [N, E] and [N] of each.
-      what: is asked, for a message.
+      features, labels: [N, E] and [N] of each split.
+      what: name of the probe, for messages.
     """
     splits = Splits(*map(Labelled, features, labels)).checked(what).whitened()
-    # Zeros for the directions left out: rows of one width share compiled fits.
+    # Zeros for the directions left out: features of equal width share compiled fits.
     width = features[0].shape[1] - splits.train.features.shape[1]
     return [np.pad(z, ((0, 0), (0, width))) for z, _ in splits]
 
 
 @dataclasses.dataclass(frozen=True)
 class FactorProbes:
-    """An evaluator of which factors of each image survive in the mixture's latents.
+    """Evaluates which factors of each image survive in the mixture's latents.
 
     Attributes:
-      name: its name, for messages.
-      selected: batch -> [B] bool, which of its mixtures are probed.
-      pools: of the latents, see `pooled_latents.pooled`; the first goes without its name,
-        the others are read at `alpha` only.
-      only_label: whether the class alone is asked for, whose metrics then go without
-        `label/`; else everything that is known.
+      name: evaluator's name, for messages.
+      selected: batch -> [B] bool, the mixtures to probe.
+      pools: see `pooled_latents.pooled`; metrics of the first omit its name, the others are
+        measured at `alpha` only.
+      only_label: True to probe the class alone, whose metrics then omit `label/`; else all
+        known factors.
     """
 
     name: str
@@ -68,7 +68,7 @@ class FactorProbes:
     pools: Sequence[str]
     only_label: bool = False
 
-    # Its parameters are the keys of the evaluator's section.
+    # The keyword parameters are the keys of the evaluator's section.
     def evaluate(
         self,
         networks: Mapping[str, Network],
@@ -83,21 +83,21 @@ class FactorProbes:
         """Scores a linear probe of each factor on each row's latents.
 
         Args:
-          networks: `student` and `teacher`, and any of the baselines.
-          held_out: makes the mixtures, and knows their images' factors.
-          split: what is scored; probes are fitted on `train`, their strength on
+          networks: `student`, `teacher`, and optionally baselines.
+          held_out: provides the mixtures and their images' factors.
+          split: the split to score; probes are fitted on `train`, their strength chosen on
             `validation`.
           alpha: weight of the subordinate image.
-          alphas: weights of the sweep, below `alpha_<weight>/`.
+          alphas: weights of the sweep, whose metrics start with `alpha_<weight>/`.
           batch_size, seed: see `HeldOut.batches`.
         Yields:
-          Below `<row><branch>/<factor>/`: `accuracy` of a category, `r2` of a number (0 for
-          one that is always said to be its mean), and `other_branch_accuracy` or
-          `other_branch_r2`, which ask the *other* branch about this branch's image. The row
-          `teacher_on_image/` is the teacher, shown each image alone under the same mask;
-          there the other branch is the teacher's latents of the other image, and says what
-          they tell by exclusion. Below `<factor>/`: `chance`, the accuracy of the majority
-          category, and `count`, how many mixtures were scored, see `as_factor`.
+          `<row><branch>/<factor>/{accuracy,r2}`: accuracy of a category, R2 of a quantity
+          (0 for predicting its mean); and `other_branch_accuracy` or `other_branch_r2`, the
+          same predicted from the *other* branch. The row `teacher_on_image/` is the teacher
+          on each image alone, under the same mask; its other branch is the teacher's
+          latents of the other image (information by exclusion). `<factor>/chance`: accuracy
+          of the majority category. `<factor>/count`: number of mixtures scored, see
+          `as_factor`.
         """
         batches = dict(batch_size=batch_size, seed=seed)
         options = dict(pools=self.pools, alphas=sorted({alpha, *alphas}))
@@ -133,7 +133,7 @@ class FactorProbes:
             yield f"{self._part(name)}count", len(targets)
 
     def _part(self, factor: str) -> str:
-        """The factor in a metric's name."""
+        """Returns the factor's part of a metric name."""
         return "" if self.only_label else f"{factor}/"
 
     def _scores(

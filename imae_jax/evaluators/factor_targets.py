@@ -1,4 +1,4 @@
-"""Targets of probes: what can be asked of a known factor, and of which images."""
+"""Probe targets of known factors, and the images that have them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from imae_jax.errors import UserError
 
 
 class Factor(NamedTuple):
-    """One factor of both images of N mixtures.
+    """Probe targets of one factor, for both images of N mixtures.
 
     Attributes:
-      targets: [N, S] int, a category; or [N, S, T] float, numbers.
-      counted: [N, S] bool, the images that are asked for it.
+      targets: [N, S] int for a category; [N, S, T] float for T numbers.
+      counted: [N, S] bool, True for the images to probe.
     """
 
     targets: np.ndarray
@@ -21,29 +21,29 @@ class Factor(NamedTuple):
 
     @property
     def is_category(self) -> bool:
-        """Whether it has no order, and is named rather than measured."""
+        """True for a category, False for numbers."""
         return self.targets.ndim == 2
 
     def of_image(self, s: int) -> np.ndarray:
-        """The targets of image `s` wherever it is counted, [n] or [n, T]."""
+        """Returns the targets of image `s` where it is counted, [n] or [n, T]."""
         return self.targets[self.counted[:, s], s]
 
 
 def as_factor(
     values: np.ndarray, labels: np.ndarray, symmetry: Sequence[int] | None
 ) -> Factor:
-    """The targets of a factor.
+    """Returns the probe targets of a factor.
 
-    * A category (int): of mixtures whose two images differ in it. Where they agree, either
-      branch would do.
-    * A quantity (float): of all.
-    * An angle a: as (cos n a, sin n a), which is the same for all angles that look the
-      same; not of classes that look the same at any angle (n = 0).
+    * A category (int): counted for mixtures whose two images differ in it. Where they
+      agree, either branch would do.
+    * A quantity (float): counted for all.
+    * An angle a: as (cos n a, sin n a), which is equal for all angles that look the same;
+      not counted for classes that look the same at any angle (n = 0).
 
     Args:
       values: [N, S].
       labels: [N, S] int, classes.
-      symmetry: of an angle, n of each class, see `Dataset`; None of anything else.
+      symmetry: n of each class for an angle, see `Dataset`; None for other factors.
     """
     if symmetry is not None:
         turns = np.asarray(symmetry)[labels]
@@ -61,18 +61,18 @@ def factors_of(
     symmetry: Mapping[str, Sequence[int]],
     where: str,
 ) -> dict[str, Factor]:
-    """All that is known of both images of N mixtures: `label`, then the others by name.
+    """Returns the targets of all factors: `label`, then the others sorted by name.
 
     Args:
       labels: [N, S] int.
       factors: [N, S] each, by name.
       symmetry: see `Dataset`.
-      where: they come from, for messages.
+      where: source of the factors, for messages.
     Raises:
-      UserError: if one is not finite, or the same for all images it is asked of.
+      UserError: if a factor is not finite, or constant over the counted images.
     """
     known = {}
-    # Sorted: in which order a data set gives them, is left to chance.
+    # Sorted, since data sets give factors in no particular order.
     for name, values in {"label": labels, **dict(sorted(factors.items()))}.items():
         factor = known[name] = as_factor(values, labels, symmetry.get(name))
         targets = factor.of_image(0)

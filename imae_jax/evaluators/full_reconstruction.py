@@ -1,4 +1,4 @@
-"""Whole pictures of a masked autoencoder, without a pixel of the target."""
+"""Full reconstructions of a masked autoencoder, made of predicted patches only."""
 
 import numpy as np
 
@@ -9,15 +9,15 @@ from imae_jax.models.masking import Mask, covering_masks
 def rebuild(
     network: Network, images: np.ndarray, mask: Mask
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every patch as predicted in the first of `covering_masks` that removes it.
+    """Predicts every patch, in the first of the `covering_masks` that masks it.
 
     Args:
       network: a MAE or an i-MAE.
-      images: [B, H, W, C] standardised pixels, for an i-MAE mixtures.
-      mask: the first pass's.
+      images: [B, H, W, C] normalized pixels; mixtures for an i-MAE.
+      mask: mask of the first pass.
     Returns:
-      That, and what the first pass alone predicts, each [B, L, P], or [B, S, L, P] for an
-      i-MAE.
+      The reconstruction, and the prediction of the first pass alone; each [B, L, P], or
+      [B, S, L, P] for an i-MAE.
     """
     passes = covering_masks(mask)
     preds = [network.predict(images, turned)["pred"] for turned in passes]

@@ -1,6 +1,6 @@
-"""What an evaluator is given: frozen networks, and held-out images and mixtures.
+"""Held-out images and mixtures for evaluators.
 
-The mixtures are the same each time: same pairs, alphas and masks.
+Mixtures are reproducible: every evaluation uses the same pairs, alphas and masks.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from imae_jax.objectives.mixing import mix, pair_sources
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """B held-out mixtures, not yet mixed.
+    """A batch of held-out pairs of images, with their masks.
 
     Attributes:
-      sources: [B, S, H, W, C] standardised pixels.
-      labels: [B, S] int, the sources' classes.
-      factors: what else is known of the sources, [B, S] each, by name.
-      mask: one `Mask` per mixture, shared by everything that is shown of it.
-      valid: [B] bool, False where the batch was only filled up.
+      sources: [B, S, H, W, C] normalized pixels.
+      labels: [B, S] int, classes of the sources.
+      factors: other known factors of the sources, [B, S] each, by name.
+      mask: one mask per mixture, used for the mixture and both its sources.
+      valid: [B] bool, False for padding.
     """
 
     sources: np.ndarray
@@ -37,23 +37,27 @@ class Batch:
     valid: np.ndarray
 
     def mixture(self, alpha: float) -> np.ndarray:
-        """[B, H, W, C] at weight `alpha` of the subordinate image."""
+        """Mixtures [B, H, W, C], `alpha` being the weight of the subordinate image."""
         alphas = np.full(len(self.sources), alpha, np.float32)
         return np.asarray(mix(self.sources, alphas))
 
     @property
     def position(self) -> np.ndarray:
-        """[B, 1 + K] int, each visible token's position; 0 is the class token's."""
+        """[B, 1 + K] int, positions of the visible tokens; 0 is the class token."""
         return np.pad(self.mask.ids_keep + 1, ((0, 0), (1, 0)))
 
     @property
     def different_classes(self) -> np.ndarray:
-        """[B] bool, valid mixtures of two classes."""
+        """[B] bool, True for valid mixtures of two different classes."""
         return self.valid & (self.labels[:, 0] != self.labels[:, 1])
 
 
 def latents_of_images(teacher: Network, batch: Batch) -> np.ndarray:
-    """What a MAE makes of each source alone, under the mixture's mask: [B, S, 1 + K, E]."""
+    """Returns a MAE's latents of each source alone, under its mixture's mask.
+
+    Returns:
+      [B, S, 1 + K, E].
+    """
     found = [
         teacher.predict(batch.sources[:, s], batch.mask)["latents"]
         for s in range(batch.sources.shape[1])
@@ -63,13 +67,13 @@ def latents_of_images(teacher: Network, batch: Batch) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Makes images and mixtures of a data set's splits, in batches of one shape.
+    """Images and mixtures of a data set's splits, in batches of constant shape.
 
     Attributes:
-      dataset: where the images come from.
+      dataset: source of the images.
       patch_size, num_patches: p and L.
-      mask_ratio: share of patches removed, as in training; None where none is.
-      norm_pix: whether the models predict patches standardised one by one.
+      mask_ratio: fraction of masked patches, as in training; None without masks.
+      norm_pix: True if the models predict per-patch normalized pixels.
     """
 
     dataset: Dataset
@@ -79,31 +83,30 @@ class HeldOut:
     norm_pix: bool
 
     def count(self, split: str) -> int:
-        """How many mixtures a split gives: one per image, an odd one left out."""
+        """Number of mixtures of a split: one per image, rounded down to an even number."""
         return len(self.dataset.splits[split].images) // 2 * 2
 
     def standardised(self, images: np.ndarray) -> np.ndarray:
-        """[..., C] uint8 pixels in the units that networks see."""
+        """Normalizes [..., C] uint8 pixels, as networks expect them."""
         return np.asarray(augment.standardise(images, self.dataset.mean, self.dataset.std))
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """Inverse of `standardised`, clipped to 0..255: [..., C] float."""
+        """Inverse of `standardised`: [..., C] float, clipped to 0..255."""
         shown = augment.unstandardise(images, self.dataset.mean, self.dataset.std)
         return np.clip(np.asarray(shown), 0, 255)
 
     def images(
         self, split: str, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields every image once, [B, H, W, C], and which of the B are real, [B] bool."""
+        """Yields every image once: normalized [B, H, W, C], and valid [B] bool."""
         images = self.dataset.splits[split].images
         for places, valid in _places(len(images), batch_size):
             yield self.standardised(images[places]), valid
 
     def batches(self, split: str, *, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yields the split's mixtures; every image is once in each role.
+        """Yields the split's mixtures; every image has each role once.
 
-        `seed` and the split's name decide pairs and masks; neither depends on the batch
-        size.
+        Pairs and masks depend on `seed` and the split's name only, not on the batch size.
         """
         examples, count = self.dataset.splits[split], self.count(split)
         indices = epoch_pairs(len(examples.images), seed, epoch=0).reshape(-1)
@@ -125,7 +128,7 @@ class HeldOut:
 
 
 def _places(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """0..count - 1 in batches, the last filled up from the front, and what is real."""
+    """Yields indices 0..count - 1 in batches, the last padded from the front, and valid."""
     for start in range(0, count, batch_size):
         places = np.arange(start, start + batch_size)
         yield places % count, places < count

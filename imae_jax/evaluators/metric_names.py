@@ -4,21 +4,21 @@ from collections.abc import Mapping
 
 
 def at(*, alpha: float | None = None, mask_ratio: float | None = None) -> str:
-    """The prefix of numbers measured at this alpha, mask ratio or both.
+    """Returns the prefix of metrics at an alpha, a mask ratio or both.
 
-    Such as `alpha_0.30/mask_0.50/`.
+    For example `alpha_0.30/mask_0.50/`.
     """
     alpha_part = "" if alpha is None else f"alpha_{alpha:.2f}/"
     return alpha_part + ("" if mask_ratio is None else f"mask_{mask_ratio:.2f}/")
 
 
 def count_of(name: str, numbers: Mapping[str, float], otherwise: int) -> int:
-    """The number of examples behind one of an evaluator's metrics.
+    """Returns the number of examples behind a metric.
 
     Args:
-      name: such as `alpha_0.30/subordinate/colour/accuracy`.
-      numbers: all by name; `colour/count` says it of this one, else `count` of all.
-      otherwise: where neither is there.
+      name: metric, such as `alpha_0.30/subordinate/colour/accuracy`.
+      numbers: all metrics of the evaluator; read are `colour/count`, then `count`.
+      otherwise: returned if neither exists.
     """
     group = name.split("/")[-2:-1]
     count = numbers.get("count", otherwise)

@@ -1,4 +1,4 @@
-"""Linear separability of any encoder's features, on mixtures of any images."""
+"""Linear separability of mixtures, for any encoder and any images."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,6 @@ from imae_jax.probing.arrays import as_count, as_images, as_number, as_text
 from imae_jax.probing.linear_separability import VALIDATION_SHARE
 
 
-# Public: all but the first three parameters have defaults, and go by name.
 def mixture_separability(
     encode: Callable[[np.ndarray], np.ndarray],
     train_images: np.ndarray,
@@ -23,33 +22,33 @@ def mixture_separability(
     batch_size: int = 256,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How well any encoder's features of mixtures tell its features of each image alone.
+    """Measures how well features of mixtures linearly predict features of each image alone.
 
     Args:
-      encode: images -> features, a row for each. It is given NumPy arrays [B, H, W, C]
-        float32 in the range of the images (uint8 as 0..255), images alone and mixtures
-        alike, and may write to them. It gives [B, D] features or [B, T, D] tokens (centred
-        token by token, so a mask must be the same in every call), as an array of NumPy's or
-        JAX's or a tensor of PyTorch's, on any device. It is deterministic and takes each
-        image by itself, which is tried on one batch.
+      encode: images -> features. The input is a NumPy array [B, H, W, C] float32 in the
+        range of the images (uint8 as 0..255), holding single images or mixtures; it may be
+        modified. The output is [B, D] features or [B, T, D] tokens (centred token by token,
+        so a mask must be the same in every call), as a NumPy or JAX array or a PyTorch
+        tensor on any device. It must be deterministic and treat images independently, which
+        is checked on one batch.
       train_images, test_images: [N, H, W, C] real numbers in the encoder's units, or lists
-        of pictures or arrays; the axes after N are handed on as they are. Paired at random,
-        each pair makes two mixtures. A random fifth of the training images chooses the
-        ridge.
-      target: what an image alone should be told as; it is given and gives what `encode`
-        does, as many tokens; by default `encode` itself.
-      branches: whether `encode` gives what two branches make of a mixture, [B, S, D] or
-        [B, S, T, D]; it then needs `target`.
+        of pictures or arrays; the axes after N are passed on unchanged. Images are paired
+        at random; each pair makes two mixtures. A random fifth of the training images is
+        used to choose the ridge strength.
+      target: images -> target features of a single image, with the input and output of
+        `encode` and as many tokens; by default `encode` itself.
+      branches: True if `encode` returns two branches, [B, S, D] or [B, S, T, D]; `target`
+        is then required.
       alpha: weight of the subordinate image, in (0, 0.5].
-      batch_size: images given to `encode` at a time; the last batch may be smaller.
-      seed: of the pairs, and of that fifth.
+      batch_size: images per call of `encode`; the last batch may be smaller.
+      seed: random seed of the pairs and the validation fifth.
     Returns:
-      The numbers of `separability_scores.measure`, such as `subordinate/r2` and
+      The metrics of `separability_scores.measure`, such as `subordinate/r2` and
       `assignment_accuracy`.
     Raises:
-      UserError: for numbers that are not possible, for images and features of another
-        shape or type, or not finite, for fewer than 10 images, for an encoder that is not
-        as above, and for targets that do not vary.
+      UserError: for numbers out of range, for images or features of a wrong shape or type
+        or that are not finite, for fewer than 10 images, for an encoder that is not as
+        described, and for constant targets.
     """
     alpha = as_number(alpha, "alpha", "in (0, 0.5]", lambda alpha: 0 < alpha <= 0.5)
     batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
@@ -69,7 +68,7 @@ def mixture_separability(
 
 
 def _check_branches(branches, target) -> None:
-    """Raises UserError unless two branches, if there are any, have a target."""
+    """Raises UserError unless `branches` is a bool, and comes with a target if True."""
     if not isinstance(branches, bool | np.bool_):
         raise UserError(f"branches={branches!r} is not possible: it must be True or False")
     if branches and target is None:
@@ -77,7 +76,7 @@ def _check_branches(branches, target) -> None:
 
 
 def _image_splits(train_images, test_images) -> tuple[np.ndarray, np.ndarray]:
-    """Both as [N, H, W, C] of one shape, and enough of them."""
+    """Returns both as [N, H, W, C], checked for equal image shapes and for size."""
     train = as_images(train_images, "train_images")
     test = as_images(test_images, "test_images")
     if train.shape[1:] != test.shape[1:]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from imae_jax.models.masking import Mask
 
-# Rows beside an i-MAE's own, and the network that each shows the mixture to.
+# Baseline rows of an i-MAE's tables: row name -> network that is given the mixture.
 BASELINES = {
     "without_distillation": "without_distillation",
     "mae_on_mixture": "teacher",
@@ -17,16 +17,17 @@ BASELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A frozen network, as functions from standardised images to NumPy arrays.
+    """A frozen network, as functions from normalized images to NumPy arrays.
+
+    A classifier has only `classify`; other models have the other two.
 
     Attributes:
       predict: (images [B, H, W, C], mask) -> the model's named outputs, see `MAE` and
         `IMAE`.
       embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
-        of the patch tokens, and `layers` [B, depth, D], the patch tokens' mean after each
-        block of the encoder.
-      classify: images [B, H, W, C] -> [B, classes] logits, by pool; a classifier has
-        nothing else, and others have not this.
+        (mean patch token), and `layers` [B, depth, D] (mean patch token after each encoder
+        block).
+      classify: images [B, H, W, C] -> logits [B, classes], by pool.
     """
 
     predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]] | None = None
@@ -37,6 +38,11 @@ class Network:
 def rows_of(
     networks: Mapping[str, Network], baselines: Mapping[str, str]
 ) -> dict[str, Network]:
-    """The student and those baselines (row: network) that exist, by the row's prefix."""
+    """Returns the student and the available baselines, by the row's metric prefix.
+
+    Args:
+      networks: by name.
+      baselines: row name -> network name.
+    """
     rows = {"": "student"} | {f"baselines/{row}/": name for row, name in baselines.items()}
     return {row: networks[name] for row, name in rows.items() if name in networks}

@@ -1,4 +1,4 @@
-"""Latents of mixtures, pooled to a vector each: what probes of mixtures are fitted on."""
+"""Pooled latents of mixtures, the features that probes of mixtures are fitted on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from imae_jax.objectives.mixing import BRANCHES
 
 
 class Vectors(NamedTuple):
-    """What N mixtures give.
+    """Pooled latents and known factors of N mixtures.
 
     Attributes:
-      features: by (row, pool), [N, S, E], or [N, E] of a network without heads.
+      features: by (row, pool), [N, S, E], or [N, E] for a network without heads.
       labels: [N, S] int.
-      factors: what else is known of both images, [N, S] each, by name.
+      factors: other known factors of both images, [N, S] each, by name.
     """
 
     features: dict[tuple[str, str], np.ndarray]
@@ -26,14 +26,14 @@ class Vectors(NamedTuple):
 
 
 def pooled(latents: np.ndarray) -> dict[str, np.ndarray]:
-    """[..., 1 + K, E] latents as one vector, [..., E], by pool."""
+    """Pools [..., 1 + K, E] latents to [..., E], by name of the pool."""
     return {"mean": latents[..., 1:, :].mean(axis=-2), "class_token": latents[..., 0, :]}
 
 
 def rows(
     networks: Mapping[str, Network], batch: Batch, alphas: Sequence[float]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Each row's latents: [B, S, 1 + K, E], or [B, 1 + K, E] of a network without heads."""
+    """Yields each row's latents, [B, S, 1 + K, E], or [B, 1 + K, E] without heads."""
     for alpha in alphas:
         mixture = batch.mixture(alpha)
         for row, network in rows_of(networks, BASELINES).items():
@@ -49,14 +49,14 @@ def collect(
     pools: Sequence[str],
     alphas: Sequence[float],
 ) -> Vectors:
-    """Pools what networks make of a split's mixtures.
+    """Pools the networks' latents of a split's mixtures.
 
     Args:
-      networks: `student` and `teacher`, and any of the baselines.
-      batches: of the split.
-      selected: batch -> [B] bool, which of its mixtures are taken.
-      pools: which of those of `pooled`.
-      alphas: weights of the subordinate image, a row for each.
+      networks: `student`, `teacher`, and optionally baselines.
+      batches: batches of the split.
+      selected: batch -> [B] bool, the mixtures to use.
+      pools: names of pools, see `pooled`.
+      alphas: weights of the subordinate image, each in rows of its own.
     """
     features, labels, factors = {}, [], {}
     for batch in batches:
@@ -76,12 +76,12 @@ def collect(
 
 
 def questions(vectors: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
-    """What a row is asked.
+    """Yields the probes of a row: which image is predicted from which branch.
 
     Args:
-      vectors: [N, S, E], or [N, E] of a network without heads.
+      vectors: [N, S, E], or [N, E] for a network without heads.
     Yields:
-      (image s, how names of the answers begin, features [N, E] to answer from).
+      (image s, prefix of the metric, features [N, E] to predict from).
     """
     for s in range(len(BRANCHES)):
         if vectors.ndim == 2:  # one embedding for both images
@@ -93,10 +93,10 @@ def questions(vectors: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
 
 
 def prefixes(row: str, alpha: float, alphas: Sequence[float]) -> list[str]:
-    """What the names of a row's numbers begin with.
+    """Returns the prefixes under which a row's metrics are written; possibly two or none.
 
-    What was measured at `alpha`, or at none, goes without it; a sweep over `alphas` keeps
-    it, so that a number may have two names or none.
+    A row at `alpha`, or without one, is written without its alpha; a row of the sweep over
+    `alphas` is written with it.
     """
     own, swept = at(alpha=alpha), tuple(at(alpha=weight) for weight in alphas)
     found = []

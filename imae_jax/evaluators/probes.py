@@ -1,6 +1,6 @@
-"""What a frozen encoder knows about classes: linear probe, ridge probe, k-NN.
+"""Classification from a frozen encoder: linear probe, ridge probe and k-NN.
 
-Every network sees whole, unmasked images, without augmentation.
+On whole, unmasked images without augmentation.
 """
 
 import logging
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 POOLS = ("class_token", "mean")
 PROBES = ("linear", "ridge", "knn")
 
-# Of more raw pixels a fit would take longer than everything else together.
+# With more raw pixels, fitting would take longer than all other probes together.
 MAX_PIXELS = 4096
 
-# Rows beside the run's own, by network.
+# Baseline rows: row name -> network name.
 BASELINES = {
     "teacher": "teacher",
     "without_distillation": "without_distillation",
@@ -40,7 +40,7 @@ BASELINES = {
 def embedded(
     network: Network, held_out: HeldOut, split: str, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """A network's pooled features of a split's images, [N, D] by pool."""
+    """Returns a network's pooled features of a split's images, [N, D] by pool."""
     parts = [
         {pool: found[pool][valid] for pool in POOLS}
         for images, valid in held_out.images(split, batch_size=batch_size)
@@ -49,7 +49,7 @@ def embedded(
     return {pool: np.concatenate([part[pool] for part in parts]) for pool in POOLS}
 
 
-# Its parameters are the keys of its section.
+# The keyword parameters are the keys of the evaluator's section.
 def evaluate(
     networks: Mapping[str, Network],
     held_out: HeldOut,
@@ -61,21 +61,22 @@ def evaluate(
     temperature: float,
     lars: Mapping,
 ) -> Iterator[tuple[str, float]]:
-    """Accuracies of each probe on each network's features, and on raw pixels.
+    """Measures the accuracy of each probe on each network's features and on raw pixels.
 
     Args:
-      networks: `student`, and any of the baselines.
-      held_out: gives images and labels; strengths are chosen on `validation`.
-      split: what is scored; probes are trained on `train`.
-      batch_size: images embedded at a time.
-      seed: of the linear probe.
+      networks: `student`, and optionally baselines.
+      held_out: provides images and labels.
+      split: the split to score; probes are trained on `train`, strengths chosen on
+        `validation`.
+      batch_size: images per batch.
+      seed: random seed of the linear probe.
       neighbours, temperature: see `knn.votes`.
-      lars: options of `linear_probe.lars_accuracy`.
+      lars: options of `lars_probe.lars_accuracy`.
     Yields:
-      `{linear,ridge,knn}/<pool>/accuracy` and the linear probe's `linear/<pool>/blr`, for
-      baselines below `baselines/<row>/`; raw pixels have no pool, and are
-      left out where they are too many for a fit. `chance` is the accuracy
-      of always naming the majority class, `count` the number of images.
+      `{linear,ridge,knn}/<pool>/accuracy` and the chosen `linear/<pool>/blr`, baselines
+      under `baselines/<row>/`. Raw pixels have no pool; they are left out if there are too
+      many to fit. `chance` is the accuracy of always predicting the majority class, `count`
+      the number of images.
     """
     parts = ("train", "validation", split)
     labels = [held_out.dataset.splits[part].labels for part in parts]
@@ -109,14 +110,14 @@ def evaluate(
 
 
 def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
-    """Raises UserError unless the linear probe warms up for a part of its epochs."""
+    """Raises UserError unless the linear probe's warm-up is shorter than its training."""
     lars, key = section.lars, f"{key}.lars.warmup_epochs"
     is_shorter = lars.warmup_epochs < lars.epochs
     require(is_shorter, key, lars.warmup_epochs, f"less than the {lars.epochs} epochs")
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Accuracies of every probe and network."""
+    """Yields a table of accuracies of every probe and network, for each run."""
     columns = [(probe, pool) for pool in POOLS for probe in PROBES]
     for run, numbers in results.items():
         keys = [f"probes/{{row}}{probe}/{pool}/accuracy" for probe, pool in columns]

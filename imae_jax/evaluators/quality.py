@@ -1,7 +1,7 @@
 """PSNR and SSIM of both reconstructions over alpha and mask ratio.
 
-A reconstruction here is made of predictions of removed patches alone (`rebuild`): a window
-of SSIM never holds a pixel that was copied.
+Reconstructions consist of predictions of masked patches only (`rebuild`), so no SSIM window
+contains a copied pixel.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ SSIM_WINDOW = 11  # pixels (Wang et al. 2004), or the largest odd number that fi
 
 @jax.jit
 def compare(images: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """PSNR in dB and SSIM of each of [B, H, W, C] images with values in [0, 1]: [B]."""
+    """Returns PSNR in dB and SSIM, [B] each, of [B, H, W, C] images in [0, 1]."""
     side = min(*images.shape[1:3], SSIM_WINDOW)
     window = side - 1 + side % 2
     return {
@@ -46,19 +46,19 @@ def evaluate(
     batch_size: int,
     seed: int,
 ) -> Iterator[tuple[str, float]]:
-    """Means over images of PSNR and SSIM, pixels clipped to the range an image can have.
+    """Measures mean PSNR and SSIM over images, with pixels clipped to the valid range.
 
     Args:
       networks: `student`, an i-MAE.
-      held_out: makes the mixtures.
+      held_out: provides the mixtures.
       split, batch_size, seed: see `HeldOut.batches`.
       alphas: weights of the subordinate image.
-      mask_ratios: shares of patches removed.
+      mask_ratios: fractions of masked patches.
     Yields:
-      `alpha_<weight>/mask_<ratio>/<branch>/{psnr,ssim}`; what the mixture itself scores
-      as a guess below `alpha_<weight>/baselines/mixture/`, and the mean training image
-      below `baselines/train_mean/`. Nothing for a model trained with `norm_pix`: its
-      predictions have no scale of pixels, and to give them one would leak the target's.
+      `alpha_<weight>/mask_<ratio>/<branch>/{psnr,ssim}`. Baselines: the mixture itself as
+      prediction, under `alpha_<weight>/baselines/mixture/`, and the mean training image,
+      under `baselines/train_mean/`. Nothing for a model trained with `norm_pix`: its
+      predictions have no pixel scale, and taking the target's would leak it.
     """
     if held_out.norm_pix:
         logger.info("quality: left out, a model trained with norm_pix predicts no pixels")
@@ -89,7 +89,7 @@ def evaluate(
                 for s in range(rebuilt.shape[1]):
                     name = f"{where}{BRANCHES[s]}"
                     add(name, rebuilt[:, s], targets[:, s], batch.valid)
-    # Neither guess has a mask.
+    # Baselines, which do not depend on the mask ratio.
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         targets = unit(batch.sources)
         for s, branch in enumerate(BRANCHES):
@@ -102,7 +102,7 @@ def evaluate(
         yield key, total / counts[key]
 
 
-# Its numbers are a sweep, which the report draws.
+# No tables: the report draws the sweep as a chart.
 EVALUATOR = Evaluator(
     evaluate,
     needs_mixtures=True,

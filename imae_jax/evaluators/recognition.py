@@ -1,8 +1,7 @@
-"""Classes read from reconstructions, by a classifier that was trained on clean images.
+"""Classification of reconstructions, by a classifier trained on clean images.
 
-Beside it: that classifier shown the mixture itself, and one that was trained on mixtures to
-name both classes, which says what a mixture holds at best. Only mixtures of two different
-classes count.
+Baselines: the same classifier on the mixture itself, and a classifier trained to predict
+both classes of mixtures, as an upper bound. On mixtures of two different classes only.
 """
 
 import logging
@@ -27,7 +26,7 @@ from imae_jax.probing.pixel_classifier import train_classifier
 
 logger = logging.getLogger(__name__)
 
-# Images [B, H, W, C] -> their classes, [B, 1], or [B, S] of both images of a mixture.
+# Images [B, H, W, C] -> predicted classes [B, 1], or [B, S] for both images of a mixture.
 Reader = Callable[[np.ndarray], np.ndarray]
 
 
@@ -37,10 +36,11 @@ def train_readers(
     """Trains a classifier of clean images, and one of both classes of a mixture.
 
     Args:
-      held_out: has the images of `train`.
-      classifier: options of `pixel_classifier.train_classifier`, `epochs` for its steps.
+      held_out: provides the train images.
+      classifier: options of `pixel_classifier.train_classifier`, with `epochs` in place of
+        `steps`.
       alpha: weight of the subordinate image in the mixtures.
-      seed: of the classifiers, and of what they are shown.
+      seed: random seed of the classifiers and their batches.
     """
     train = held_out.dataset.splits["train"]
     options = {key: value for key, value in classifier.items() if key != "epochs"}
@@ -66,7 +66,7 @@ def train_readers(
 def score(
     network: Network, readers: tuple[Reader, Reader], held_out: HeldOut, batch: Batch, alpha
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each metric and whether each mixture's class is read right, [B] bool."""
+    """Yields each metric's name and which predictions are correct, [B] bool."""
     read, read_mixture = readers
     mixture = batch.mixture(alpha)
     patches, _ = rebuild(network, mixture, batch.mask)
@@ -93,21 +93,21 @@ def evaluate(
     seed: int,
     classifier: Mapping,
 ) -> Iterator[tuple[str, float]]:
-    """How often a classifier reads the right class from each reconstruction.
+    """Measures the accuracy of a classifier on each reconstruction.
 
     Args:
       networks: `student`, an i-MAE.
-      held_out: makes the mixtures; classifiers are trained on `train`.
-      split: what is read.
-      alpha: weight of the subordinate image, also of the mixtures trained on.
+      held_out: provides the mixtures; classifiers are trained on `train`.
+      split: the split to score.
+      alpha: weight of the subordinate image, also for the classifier of mixtures.
       batch_size, seed: see `HeldOut.batches`; the seed is also the classifiers'.
       classifier: see `train_readers`.
     Yields:
-      Below `<branch>/`: `accuracy` of reading the reconstruction, in which every patch was
-      masked when it was predicted; below `baselines/{mixture,mixture_classifier}/<branch>`
-      of reading the mixture with the same classifier, and with one trained on mixtures.
-      `clean_accuracy`: of reading the image itself. Nothing for a model trained with
-      `norm_pix`: it predicts no pixels.
+      `<branch>/accuracy` on the reconstruction, in which every patch was predicted while
+      masked; `baselines/{mixture,mixture_classifier}/<branch>/accuracy` on the mixture, by
+      the same classifier and by the one trained on mixtures; `clean_accuracy` on the image
+      itself; and `count`. Nothing for a model trained with `norm_pix`: it predicts no
+      pixels.
     """
     if held_out.norm_pix:
         logger.info(
@@ -129,12 +129,12 @@ def evaluate(
 
 
 def check(section: ConfigDict, key: str, model: IMAE) -> None:
-    """Raises UserError unless the classifier is trained on whole pairs."""
+    """Raises UserError unless the classifier's batches consist of whole pairs."""
     check_batch(section.classifier.batch_size, f"{key}.classifier.batch_size", 1)
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """How often reconstructions are read right."""
+    """Yields a table of accuracies on reconstructions and baselines, for each run."""
     for run, numbers in results.items():
         metrics = {
             f"{run}: what it reconstructed": "{branch}/accuracy",

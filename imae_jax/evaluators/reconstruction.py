@@ -1,4 +1,4 @@
-"""How well removed patches are rebuilt, beside predicting the train split's mean."""
+"""Reconstruction error on masked patches, relative to predicting the mean train image."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,11 +16,11 @@ from imae_jax.models.mae import MAE
 from imae_jax.objectives.losses import masked_patch_error, target_patches
 from imae_jax.objectives.mixing import BRANCHES
 
-CHUNK = 1000  # images that are standardised at a time
+CHUNK = 1000  # images normalized at a time
 
 
 def mean_target(held_out: HeldOut) -> np.ndarray:
-    """The mean of the train split's target patches, [L, P]."""
+    """Returns the mean of the train split's target patches, [L, P]."""
     images, total = held_out.dataset.splits["train"].images, 0.0
     for start in range(0, len(images), CHUNK):
         part = held_out.standardised(images[start : start + CHUNK])
@@ -38,16 +38,16 @@ def evaluate(
     seed: int,
     alpha: float | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Squared error on removed patches, in standardised units, per branch.
+    """Measures the squared error on masked patches, in normalized units, per branch.
 
     Args:
       networks: `student`, a MAE or an i-MAE.
-      held_out: makes the mixtures.
+      held_out: provides the mixtures.
       split, batch_size, seed: see `HeldOut.batches`.
-      alpha: weight of the subordinate image; None shows a MAE each image alone.
+      alpha: weight of the subordinate image; None for a MAE, on single images.
     Yields:
-      `mse`, `mse_train_mean` (what the mean image of the train split scores) and their
-      `ratio`, below each branch's name for mixtures.
+      `mse`, `mse_train_mean` (error of the mean train image) and their `ratio`, for
+      mixtures under each branch's name.
     """
     mean = mean_target(held_out)
     sums = {"mse": 0.0, "mse_train_mean": 0.0}
@@ -77,14 +77,18 @@ def evaluate(
 
 
 def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
-    """Raises UserError unless an i-MAE is shown mixtures, and a MAE images alone."""
+    """Raises UserError unless `alpha` is set for an i-MAE and absent for a MAE."""
     alpha = section.get("alpha")
     is_possible = model.is_fed_mixtures == (alpha is not None)
     require(is_possible, f"{key}.alpha", alpha, "a weight for an i-MAE, absent for a MAE")
 
 
 def _table(results: Results, title: str, targets: Mapping[str, str]) -> Table:
-    """Errors of the targets (prefix of their metrics: column head), a row for each run."""
+    """Makes a table of errors, one row per run.
+
+    Args:
+      targets: metric prefix -> column head.
+    """
     rows = []
     for run, numbers in results.items():
         if not rows:
@@ -107,7 +111,7 @@ def _table(results: Results, title: str, targets: Mapping[str, str]) -> Table:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Errors of MAE runs, on images alone, and of i-MAE runs, on both of a mixture."""
+    """Yields a table of MAE runs, on single images, and one of i-MAE runs, on mixtures."""
     yield _table(results, "Reconstruction of one image", {"": "error"})
     both = {f"{branch}/": branch for branch in BRANCHES}
     yield _table(results, "Reconstruction of both images from their mixture", both)

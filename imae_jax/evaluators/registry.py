@@ -10,7 +10,7 @@ from imae_jax.evaluators.evaluator import Evaluator
 
 @functools.cache
 def all_evaluators() -> dict[str, Evaluator]:
-    """Finds them by their files: a new evaluator needs no entry in any list."""
+    """Returns all evaluators, found by file: a new one needs no entry in a list."""
     names = [module.name for module in pkgutil.iter_modules(evaluators.__path__)]
     modules = [importlib.import_module(f"{evaluators.__name__}.{name}") for name in names]
     return {

@@ -1,4 +1,4 @@
-"""How alike two networks' representations are, and how many directions they use."""
+"""Similarity to the teacher's representation (CKA), and effective rank of the latents."""
 
 from collections.abc import Iterator, Mapping
 
@@ -21,7 +21,7 @@ from imae_jax.probing.similarity import effective_rank, linear_cka
 
 
 def layers(network: Network, held_out: HeldOut, split: str, batch_size: int) -> np.ndarray:
-    """Each image's mean patch token after each block, [N, depth, D]."""
+    """Returns each image's mean patch token after each encoder block, [N, depth, D]."""
     parts = [
         network.embed(images)["layers"][valid]
         for images, valid in held_out.images(split, batch_size=batch_size)
@@ -38,19 +38,19 @@ def evaluate(
     batch_size: int,
     seed: int,
 ) -> Iterator[tuple[str, float]]:
-    """CKA with the teacher layer by layer, and effective ranks.
+    """Measures CKA with the teacher, layer by layer, and effective ranks.
 
     Args:
-      networks: `student`, `teacher`, and any of `without_distillation` and `random`.
-      held_out: gives images and mixtures.
+      networks: `student`, `teacher`, and optionally `without_distillation` and `random`.
+      held_out: provides images and mixtures.
       split, batch_size, seed: see `HeldOut.batches`.
       alpha: weight of the subordinate image.
     Yields:
-      `cka/layer_<number>` and, for baselines, `baselines/<name>/cka/layer_<number>`: the
-      network's layer beside the teacher's of the same number, on whole images alone, as
-      far as both have one. `effective_rank/<branch>` of the latents of mixtures and
-      `baselines/teacher_on_image/effective_rank` of the teacher's latents of images alone,
-      over tokens, each position about its mean.
+      `cka/layer_<number>` and, for baselines, `baselines/<name>/cka/layer_<number>`: CKA
+      with the teacher's layer of the same number, on whole single images.
+      `effective_rank/<branch>` of the latents of mixtures and
+      `baselines/teacher_on_image/effective_rank` of the teacher's latents of single images,
+      over tokens centred by position.
     """
     target = layers(networks["teacher"], held_out, split, batch_size)
     for name in ("student", "without_distillation", "random"):
@@ -64,7 +64,7 @@ def evaluate(
     moments: dict[str, Moments] = {}
 
     def add(name, latents, batch):
-        """Latents [B, 1 + K, E]."""
+        """Adds latents [B, 1 + K, E] to the moments of `name`."""
         tokens = latents[batch.valid].reshape(-1, latents.shape[-1])
         empty = Moments.zeros(1 + held_out.num_patches, latents.shape[-1], 0)
         position = batch.position[batch.valid].reshape(-1)
@@ -113,7 +113,7 @@ def _rank_table(numbers: Numbers, run: str) -> Table:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """CKA by layer; effective ranks."""
+    """Yields each run's tables of CKA by layer and of effective ranks."""
     for run, numbers in results.items():
         yield _layer_table(numbers, run)
         yield _rank_table(numbers, run)

@@ -1,7 +1,7 @@
-"""Do a branch's latents name *its* image's class, and not the other image's?
+"""Linear probes of each image's class, on its branch's latents of the mixture.
 
-`attributes` of the class alone, on mixtures of two different classes: where both images are
-of one class, either branch would do.
+Like `attributes` for the class alone, on mixtures of two different classes: where both
+images have the same class, either branch would do.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from imae_jax.objectives.mixing import BRANCHES
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Accuracy of a probe on each branch."""
+    """Yields a table of the probe's accuracy on each branch, for each run."""
     keys = [
         f"semantics/{{row}}{branch}/{metric}"
         for metric in ("accuracy", "other_branch_accuracy")

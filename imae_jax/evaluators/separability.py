@@ -1,11 +1,11 @@
-"""Linear separability: does an affine map take a mixture's latents to each image's own?
+"""Linear separability: can an affine map predict each image's latents from the mixture's?
 
-The target is what a frozen MAE teacher makes of one image *alone*, under the same mask;
-the input is what a network makes of the mixture. A position says much by itself, so the
-train split's mean of each position is subtracted from both first.
+The targets are a frozen MAE teacher's latents of one image *alone*, under the same mask;
+the inputs are a network's latents of the mixture. The position alone explains much of
+either, so each position's mean over the train split is subtracted from both first.
 
-`evaluate` measures a trained run with all its baselines and controls. For plain arrays
-there is `linear_separability`, for any encoder `mixture_separability`.
+`evaluate` measures a trained run with all baselines and controls. See `linear_separability`
+for plain arrays and `mixture_separability` for any encoder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from imae_jax.probing.linear_separability import linear_separability
 
 __all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
 
-# Runs that are compared with the run itself.
+# Other runs that the run is compared with.
 BASELINE_RUNS = ("without_distillation",)
 
 RULES = {"teacher": text} | {f"baseline_runs.{name}": text for name in BASELINE_RUNS}
@@ -37,10 +37,10 @@ RULES = {"teacher": text} | {f"baseline_runs.{name}": text for name in BASELINE_
 def rows(
     networks: Mapping[str, Network], batch: Batch, alpha: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each row of the table: its prefix and its features [B, S, 1 + K, D or E].
+    """Yields the prefix and features [B, S, 1 + K, D or E] of each row of the table.
 
-    A network without heads offers one embedding to both branches: what its
-    `decoder_embed` gives and, as a row of its own, its tokens.
+    A network without heads gives both branches the same features: its latents (output of
+    `decoder_embed`) and, in a separate row, its tokens.
     """
     mixture = batch.mixture(alpha)
     for row, network in rows_of(networks, BASELINES).items():
@@ -58,7 +58,7 @@ def rows(
 def latents_of(
     networks: Mapping[str, Network], batch: Batch, alphas: Sequence[float]
 ) -> Latents:
-    """Every row's latents at every alpha, and the teacher's of each image alone."""
+    """Returns every row's latents at every alpha, and the teacher's of each image alone."""
     valid = batch.valid
     features = {
         f"{at(alpha=alpha)}{row}": latents[valid]
@@ -82,15 +82,17 @@ def evaluate(
     """Scores every row and branch, at `alpha` and over a sweep.
 
     Args:
-      networks: `student` (an i-MAE) and `teacher` (a MAE), and any of the baselines
-        `without_distillation` (an i-MAE) and `random` (a MAE of random weights).
-      held_out: makes the mixtures.
-      split: what is scored; the map is fitted on `train`, its ridge on `validation`.
+      networks: `student` (an i-MAE), `teacher` (a MAE), and optionally the baselines
+        `without_distillation` (an i-MAE) and `random` (a MAE with random weights).
+      held_out: provides the mixtures.
+      split: the split to score; the map is fitted on `train`, its ridge strength chosen on
+        `validation`.
       alpha: weight of the subordinate image.
-      alphas: weights of the sweep, below `alpha_<weight>/`.
+      alphas: weights of the sweep, whose metrics start with `alpha_<weight>/`.
       batch_size, seed: see `HeldOut.batches`.
     Yields:
-      The numbers of `separability_scores.measure`; a baseline's below `baselines/<row>/`.
+      The metrics of `separability_scores.measure`; those of baselines start with
+      `baselines/<row>/`.
     """
 
     weights = sorted({alpha, *alphas})
@@ -109,7 +111,7 @@ def evaluate(
 
 
 def check(section: ConfigDict, key: str, model: IMAE) -> None:
-    """Raises UserError for a baseline that has no row."""
+    """Raises UserError for an unknown baseline."""
     for name in section.get("baseline_runs") or ():
         allowed = f"one of {', '.join(BASELINE_RUNS)}"
         require(name in BASELINE_RUNS, f"{key}.baseline_runs", name, allowed)
@@ -163,7 +165,7 @@ def _control_table(numbers: Numbers, run: str) -> Table:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """R2 of every row and branch; then what keeps it honest."""
+    """Yields each run's table of R2 by row and branch, and its table of controls."""
     for run, numbers in results.items():
         yield _main_table(numbers, run)
         yield _control_table(numbers, run)

@@ -1,4 +1,4 @@
-"""Scores streams of latents: the engine of `separability`."""
+"""Scores of linear separability, computed on streams of latents."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -9,18 +9,18 @@ from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing import ridge
 from imae_jax.probing.ridge import AffineMap, Moments
 
-# Ends the rows that are a network's tokens [D], not latents in the targets' space [E].
+# Suffix of rows that are a network's tokens [D], not latents in the targets' space [E].
 TOKENS = "_tokens/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """What networks make of a batch of B mixtures, T tokens each.
+    """Features of B mixtures with T tokens each, and targets of their images.
 
     Attributes:
-      features: by row of the table, [B, S, T, D]; S is 1 where a model has one branch.
-      targets: [B, S, T, E], of each image alone.
-      position: [B, T] int; tokens of one position are centred together.
+      features: by row of the table, [B, S, T, D]; S is 1 for a model with one branch.
+      targets: [B, S, T, E], latents of each image alone.
+      position: [B, T] int; tokens of equal position are centred together.
     """
 
     features: Mapping[str, np.ndarray]
@@ -28,7 +28,7 @@ class Latents:
     position: np.ndarray
 
     def tokens(self, row: str, s: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(z [B T, D], both images' h side by side [B T, S E], position [B T])."""
+        """Returns z [B T, D], both images' h side by side [B T, S E], position [B T]."""
         z = self.features[row][:, s]
         h = np.moveaxis(self.targets, 1, 2)
         return (
@@ -43,7 +43,7 @@ Table = dict[tuple[str, int], Moments]
 
 
 def add_latents(table: Table, latents: Latents, num_positions: int) -> None:
-    """Adds a batch to every row and branch."""
+    """Adds a batch to the moments of every row and branch."""
     for row, features in latents.features.items():
         for s in range(features.shape[1]):
             z, h, position = latents.tokens(row, s)
@@ -52,7 +52,7 @@ def add_latents(table: Table, latents: Latents, num_positions: int) -> None:
 
 
 def fit_branches(train: Table, validation: Table) -> dict[tuple[str, int], AffineMap]:
-    """For each row and branch, the map to its own image's targets."""
+    """Fits, for each row and branch, the map to its own image's targets."""
     return {
         (row, s): ridge.fit(
             train[row, s].targets(own_columns(train[row, s], s)),
@@ -64,7 +64,7 @@ def fit_branches(train: Table, validation: Table) -> dict[tuple[str, int], Affin
 
 
 def own_columns(moments: Moments, s: int) -> slice:
-    """Where the targets of image `s` lie in `Latents.tokens`."""
+    """Returns the columns of image `s` among the targets of `Latents.tokens`."""
     width = moments.hh.size // len(BRANCHES)
     return slice(s * width, (s + 1) * width)
 
@@ -72,9 +72,9 @@ def own_columns(moments: Moments, s: int) -> slice:
 def assignments(
     latents: Latents, maps: Mapping[tuple[str, int], AffineMap]
 ) -> dict[str, float]:
-    """How many mixtures' two latents are nearer to their own images' targets than swapped.
+    """Counts the mixtures whose predictions are nearer to their own targets than swapped.
 
-    A tie counts half. Only rows with both branches.
+    Ties count half. Only rows with both branches are included.
     """
     batch_size, _, num_tokens, _ = latents.targets.shape
     correct = {}
@@ -95,7 +95,7 @@ def assignments(
 def score_branch(
     s: int, own: AffineMap, train: Moments, validation: Moments, test: Moments
 ) -> Iterator[tuple[str, float]]:
-    """The scores of one row and branch on test."""
+    """Yields the test scores of one row and branch."""
     yield from own.score(test.targets(own_columns(test, s))).items()
     other = [m.targets(own_columns(m, 1 - s)) for m in (train, validation, test)]
     yield "cross_r2", ridge.fit(*other[:2]).score(other[2])["r2"]
@@ -104,7 +104,7 @@ def score_branch(
 
 
 def raw_scores(s: int, train: Moments, test: Moments) -> Iterator[tuple[str, float]]:
-    """Distance between latents and targets as they are, with no map."""
+    """Yields the scores of latents compared directly with targets, without a map."""
     own = test.targets(own_columns(test, s))
     error = own.error(np.eye(len(own.zz)))
     yield "raw_mse", error
@@ -113,7 +113,7 @@ def raw_scores(s: int, train: Moments, test: Moments) -> Iterator[tuple[str, flo
 
 
 def position_only(s: int, train: Moments, test: Moments) -> float:
-    """Uncentred R2 of each position's training mean, whatever the latents."""
+    """Returns the uncentred R2 of predicting each position's training mean."""
     train, test = (m.targets(own_columns(m, s)) for m in (train, test))
     left = test.centred(*train.position_means()).variance()
     return 1 - left / test.pooled().centred(*train.pooled().position_means()).variance()
@@ -125,12 +125,12 @@ def measure(
     """Scores every row of a stream of latents.
 
     Args:
-      stream: gives the latents of "train", "validation" and "test".
-      num_positions: how many positions have a mean of their own.
+      stream: returns the batches of "train", "validation" or "test".
+      num_positions: number of positions, each centred by its own mean.
     Yields:
-      Below `<row><branch>/`: `mse` (M_ls) and `r2` after centring by position, `cross_r2`
-      (of the *other* image's targets), `r2_uncentred`, and, where the latents have the
-      targets' width, `raw_mse` and `raw_r2` (no map); `<row>assignment_accuracy`; and
+      Under `<row><branch>/`: `mse` (M_ls) and `r2` after centring by position, `cross_r2`
+      (for the *other* image's targets), `r2_uncentred`, and, where the latents have the
+      targets' width, `raw_mse` and `raw_r2` (no map). Also `<row>assignment_accuracy` and
       `position_only/<branch>/r2_uncentred`.
     """
     train, validation, test = {}, {}, {}

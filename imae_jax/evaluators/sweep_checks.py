@@ -1,4 +1,4 @@
-"""Checks of the sweeps over alpha and mask ratio that evaluators and the report have."""
+"""Checks of sweeps over alpha and mask ratio, for evaluators and the report."""
 
 from collections.abc import Iterable
 
@@ -13,14 +13,14 @@ ALPHA = within("(0, 0.5]")
 
 
 def check_alphas(alphas: Iterable[float], key: str) -> None:
-    """Raises UserError unless all are weights with names of their own."""
+    """Raises UserError unless all are in (0, 0.5] with distinct metric names."""
     for alpha in alphas:
         require(ALPHA.allows(alpha), key, alpha, ALPHA.allowed)
     check_names_differ(alphas, key)
 
 
 def check_mask_ratios(ratios: Iterable[float], key: str, model: MAE | IMAE) -> None:
-    """Raises UserError unless all are possible, with names of their own."""
+    """Raises UserError unless all are valid mask ratios with distinct metric names."""
     for ratio in ratios:
         require(is_number(ratio), key, ratio, "a number")
         check_mask_ratio(ratio, key, model.num_patches)
@@ -28,6 +28,6 @@ def check_mask_ratios(ratios: Iterable[float], key: str, model: MAE | IMAE) -> N
 
 
 def check_names_differ(numbers: Iterable[float], key: str) -> None:
-    """Raises UserError if two numbers of a sweep would share a metric's name."""
+    """Raises UserError if two values of a sweep would share a metric name."""
     distinct = len({at(alpha=number) for number in numbers}) == len(tuple(numbers))
     require(distinct, key, tuple(numbers), "numbers that differ in their first two digits")

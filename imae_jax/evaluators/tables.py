@@ -1,7 +1,7 @@
-"""Tables of metrics: rows of cells, and a sentence on how to read them.
+"""Tables of metrics for the report.
 
-Everywhere `results` are the numbers of several runs, by the run's name, and `numbers` those
-of one of them.
+Throughout, `results` are the metrics of several runs, by run name, and `numbers` are those
+of one run.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 Numbers = Mapping[str, float]
 Results = Mapping[str, Numbers]
 
-# Labels of the networks that are compared, by the prefix of their numbers.
+# Labels of the compared networks, by the prefix of their metrics.
 NETWORKS = {
     "": "{run}",
     "baselines/without_distillation/": "i-MAE without distillation",
@@ -25,12 +25,16 @@ NETWORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A title, a sentence on how to read it, column heads, and labelled rows of cells.
+    """A table of formatted metrics.
 
     Attributes:
-      run: the run it is about, whose row comes first; empty if it is about several.
-      is_control: whether it only backs up another table.
-      example: a key of its numbers, which stands for what all were measured on.
+      title: heading.
+      note: how to read it.
+      columns: column heads.
+      rows: (label, cells) of each row.
+      run: the run it describes, whose row comes first; empty for several runs.
+      is_control: True if it only supports another table.
+      example: key of one of its metrics, whose settings stand for the whole table.
     """
 
     title: str
@@ -43,14 +47,14 @@ class Table:
 
 
 def cell(value: float | None) -> str:
-    """A number as every table shows it."""
+    """Formats a number with three decimals; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def labelled_rows(
     numbers: Numbers, keys: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, list[str]]]:
-    """A row of the numbers at each label's keys; rows without any number are left out."""
+    """Returns one row per label, from its keys; rows without any number are left out."""
     return [
         (label, [cell(numbers.get(key)) for key in row])
         for label, row in keys.items()
@@ -61,7 +65,7 @@ def labelled_rows(
 def network_rows(
     numbers: Numbers, run: str, keys: Sequence[str]
 ) -> list[tuple[str, list[str]]]:
-    """A row for each of NETWORKS; `keys` have `{row}` where its prefix goes."""
+    """Returns one row per network of NETWORKS; `{row}` in `keys` becomes its prefix."""
     labels = {
         label.format(run=run): [key.format(row=row) for key in keys]
         for row, label in NETWORKS.items()
