@@ -26,7 +26,7 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns `accuracy`, `top5_accuracy` (if more than 5 classes), cross-entropy `loss`."""
+    """Returns `accuracy`, `top5_accuracy` (if over 5 classes), cross-entropy `loss`."""
     found = ranks(logits, labels)
     named = {"accuracy": float((found == 0).mean())}
     if logits.shape[1] > 5:
