@@ -1,8 +1,8 @@
-"""Arrays and numbers as users give them, checked and brought to one form.
+"""Checks and conversions of arrays and numbers given by users.
 
-They may be NumPy's, JAX's or PyTorch's (with gradient, on a GPU, bfloat16), or lists of
-arrays or pictures. All that cannot be meant raises a UserError that begins with the name of
-the argument. PyTorch itself is not needed: its tensors are told by their methods.
+Arrays may be from NumPy, JAX or PyTorch (with gradient, on a GPU, bfloat16), or lists of
+arrays or pictures. Invalid input raises a UserError that starts with the argument's name.
+PyTorch is not imported: its tensors are recognized by their methods.
 """
 
 import operator
@@ -15,31 +15,31 @@ from PIL import Image
 
 from imae_jax.errors import UserError
 
-# The largest magnitude of features lies between these: their squares, and sums of those,
-# are finite and not lost in float32.
+# Range of the largest magnitude of features: squares and their sums neither overflow nor
+# underflow in float32.
 SMALLEST, LARGEST = 1e-15, 1e15
 
-# A feature whose deviations are below this fraction of its size is constant: float64 rounds
-# at 1e-16.
+# A feature is constant if it deviates from its mean by less than this fraction of its size
+# (float64 rounds at 1e-16).
 ROUNDING = 1e-13
 
-# Modes of Pillow's pictures whose numbers are brightnesses or colours, not indices, opacity
-# or other colour spaces.
+# Pillow modes whose values are grey levels or RGB, not palette indices, opacity or other
+# colour spaces.
 PLAIN_MODES = ("1", "L", "I", "I;16", "F", "RGB")
 
 
 def as_text(array: np.ndarray) -> str:
-    """Type and shape, such as "float64 [3, 4]"."""
+    """Describes type and shape, such as "float64 [3, 4]"."""
     return f"{array.dtype} {list(array.shape)}"
 
 
 def as_array(given: Any, name: str) -> np.ndarray:
-    """Whatever holds numbers or labels, as a NumPy array of any type and shape.
+    """Converts numbers or labels in any container to a NumPy array.
 
     Args:
-      given: an array, a tensor, a picture, numbers, or a list of any of them; arrays and
-        pictures in a list are of one shape and type.
-      name: what messages call it.
+      given: an array, a tensor, a picture, numbers, or a list of these; arrays and
+        pictures in a list must have one shape and type.
+      name: argument's name, for messages.
     Raises:
       UserError: if it is none of these.
     """
@@ -63,7 +63,7 @@ def as_array(given: Any, name: str) -> np.ndarray:
                 given = given.float()  # NumPy has no bfloat16
             return given.numpy()
         return np.asarray(given)
-    # Each library has errors of its own for ragged lists, sparse or deleted arrays.
+    # Libraries raise different errors for ragged lists, sparse or deleted arrays.
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{name} cannot be read as an array: {reason}") from error
@@ -80,7 +80,7 @@ def _is_array(given: Any) -> bool:
 
 
 def _as_pixels(picture: Image.Image, name: str) -> np.ndarray:
-    """[H, W, C]; C is 1 for grey."""
+    """Returns a picture's pixels, [H, W, C]; C is 1 for grey."""
     if picture.mode not in PLAIN_MODES:
         raise UserError(
             f"{name} is a picture of mode {picture.mode!r}; it must be grey or RGB: "
@@ -91,7 +91,7 @@ def _as_pixels(picture: Image.Image, name: str) -> np.ndarray:
 
 
 def as_numbers(given: Any, name: str) -> np.ndarray:
-    """Real numbers of a type that NumPy has, without NaN or inf, and not empty."""
+    """Returns a non-empty NumPy array of finite real numbers."""
     array = as_array(given, name)
     if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float32)  # JAX's bfloat16 and smaller types
@@ -109,7 +109,7 @@ def as_numbers(given: Any, name: str) -> np.ndarray:
 
 
 def as_features(given: Any, name: str, axes: Sequence[str] = ("N", "D")) -> np.ndarray:
-    """Finite numbers as float32 or float64, whichever holds them, with the axes named."""
+    """Returns finite float32 or float64 numbers with the named axes."""
     array = as_numbers(given, name)
     if array.ndim != len(axes):
         hint = "; pool tokens, or take them as rows" if array.ndim == 3 else ""
@@ -128,7 +128,7 @@ def as_features(given: Any, name: str, axes: Sequence[str] = ("N", "D")) -> np.n
 
 
 def as_images(given: Any, name: str) -> np.ndarray:
-    """[N, H, W, C] finite numbers, of the type that was given."""
+    """Returns finite numbers [N, H, W, C], in the type that was given."""
     array = as_numbers(given, name)
     if array.ndim != 4:
         hint = ": images[..., None], if they are grey" if array.ndim == 3 else ""
@@ -162,7 +162,7 @@ def _impossible(given: Any, name: str, allowed: str) -> UserError:
 
 
 def as_count(given: Any, name: str, least: int, most: int | None = None) -> int:
-    """A whole number of at least `least`, and at most `most`."""
+    """Returns a whole number in least .. most."""
     try:
         if isinstance(given, bool | np.bool_):
             raise TypeError
@@ -178,7 +178,7 @@ def as_count(given: Any, name: str, least: int, most: int | None = None) -> int:
 def as_number(
     given: Any, name: str, allowed: str, is_possible: Callable[[float], bool]
 ) -> float:
-    """A number of which `is_possible`; NaN is none."""
+    """Returns a float for which `is_possible` holds."""
     try:
         if isinstance(given, bool | np.bool_ | str | bytes):
             raise TypeError
@@ -191,7 +191,7 @@ def as_number(
 
 
 def as_strengths(given: Any, name: str, *, zero: bool = False) -> list[float]:
-    """One or more finite numbers above 0, or, with `zero`, of at least 0."""
+    """Returns one or more finite numbers above 0, or, with `zero`, at least 0."""
     allowed = f"one or more numbers {'of at least' if zero else 'above'} 0"
     try:
         values = list(given)
@@ -207,9 +207,9 @@ def as_strengths(given: Any, name: str, *, zero: bool = False) -> list[float]:
 
 
 def centred(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """[N, D] arrays less the mean of the first, in float64.
+    """Subtracts the mean of the first of [N, D] arrays from all, in float64.
 
-    Columns that are constant in `train` but for rounding become 0, in `train` alone.
+    Columns that are constant in `train` up to rounding become 0, in `train` only.
     """
     x = train.astype(np.float64)
     mean = x.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Labels as users give them: of any kind that sorts, and no one-hot rows."""
+"""Checks of class labels given by users: any sortable type, but not one-hot."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from imae_jax.probing.arrays import as_array, as_numbers, as_text
 
 
 def as_labels(given: Any, name: str, count: int) -> np.ndarray:
-    """Labels [count] of any kind that sorts: int64, strings, or other objects.
+    """Returns labels [count] of any sortable type: int64, strings, or other objects.
 
-    Floating-point numbers must be whole; they and bools are the integers they equal.
+    Bools and floating-point numbers, which must be whole, become integers.
     """
     array = as_array(given, name)
     if array.ndim == 2 and array.shape[1] == 1:
@@ -28,7 +28,7 @@ def as_labels(given: Any, name: str, count: int) -> np.ndarray:
         )
     if array.dtype.kind == "O":
         array = _as_one_kind(array)
-    if array.dtype.kind == "V":  # types of JAX's, such as int4 and bfloat16
+    if array.dtype.kind == "V":  # JAX's types, such as int4 and bfloat16
         array = as_numbers(array, name)
     if array.dtype.kind in "buif":
         return _as_integers(array, name)
@@ -43,10 +43,10 @@ def as_labels(given: Any, name: str, count: int) -> np.ndarray:
 
 
 def class_ids(classes: np.ndarray, labels: np.ndarray, name: str) -> np.ndarray:
-    """Where `labels` [N] lie in sorted `classes` [C]; C for those that are not there.
+    """Returns the index of each label [N] in sorted `classes` [C]; C if it is not there.
 
     Raises:
-      UserError: if they are of another kind, such as numbers among strings.
+      UserError: if the types do not match, such as numbers and strings.
     """
     if labels.dtype.kind != classes.dtype.kind:
         raise UserError(
@@ -68,7 +68,7 @@ def _is_one_hot(array: np.ndarray) -> bool:
 
 
 def _as_one_kind(array: np.ndarray) -> np.ndarray:
-    """An array of objects that are all strings, or all numbers, as an array of those."""
+    """Converts an object array of strings, or of numbers, to an array of that type."""
     if all(isinstance(label, str) for label in array):
         return array.astype(str)
     if all(isinstance(label, bool | int | float | np.number | np.bool_) for label in array):
@@ -77,7 +77,7 @@ def _as_one_kind(array: np.ndarray) -> np.ndarray:
 
 
 def _as_integers(array: np.ndarray, name: str) -> np.ndarray:
-    """Whole numbers as int64."""
+    """Returns whole numbers as int64."""
     if array.dtype.kind == "f":
         bad = array[~(np.floor(array) == array)]  # NaN, too
         if len(bad):

@@ -1,4 +1,4 @@
-"""Weighted k-nearest neighbours, by cosine similarity."""
+"""Weighted k-nearest-neighbour classification, by cosine similarity."""
 
 import functools
 
@@ -19,7 +19,7 @@ from imae_jax.probing.linear_classifiers import Splits, accuracy, check_splits
 
 CHUNK = 1024  # queries compared with all neighbours at a time
 
-# No smaller differences of cosines exist in float32.
+# Smallest temperature: the resolution of cosines in float32.
 COLDEST = 1e-6
 
 
@@ -32,19 +32,19 @@ def votes(
     temperature: float,
     num_classes: int,
 ) -> jax.Array:
-    """Votes of each query's nearest neighbours for their classes.
+    """Returns the weighted votes of each query's nearest neighbours, by class.
 
     Args:
       queries: [M, D].
-      features, labels: [N, D] and [N] int in 0 .. C-1, the neighbours.
-      neighbours: k, how many vote.
-      temperature: the nearest has one vote; any other exp(-(how much less its cosine is) /
-        temperature).
+      features, labels: [N, D] and [N] int in 0 .. C-1, the training examples.
+      neighbours: k, the number of neighbours that vote.
+      temperature: the nearest has weight 1, the others exp(-d / temperature), d being the
+        difference of their cosines from the nearest's.
       num_classes: C.
     Returns:
       [M, C].
     Raises:
-      UserError: for other shapes, types or numbers, and for features without a direction.
+      UserError: for wrong shapes, types or values, and for features of zero norm.
     """
     queries, features = as_features(queries, "queries"), as_features(features, "features")
     check_columns(queries, "queries", features, "features")
@@ -58,7 +58,7 @@ def votes(
 
 
 def _checked(neighbours: int, temperature: float, count: int) -> dict:
-    """The options of `_votes` for `count` training examples."""
+    """Returns the options of `_votes`, checked for `count` training examples."""
     neighbours = as_count(neighbours, "neighbours", 1)
     if neighbours > count:
         raise UserError(
@@ -75,10 +75,10 @@ def _checked(neighbours: int, temperature: float, count: int) -> dict:
 def _directions(
     queries: np.ndarray, query_name: str, features: np.ndarray, name: str
 ) -> list[np.ndarray]:
-    """Directions of [M, D] queries and [N, D] features, less the features' mean direction.
+    """Returns unit vectors of queries [M, D] and features [N, D], less the features' mean.
 
     Raises:
-      UserError: for rows of zeros, and for features of a single direction.
+      UserError: for rows of zeros, and if all features have the same direction.
     """
     found = []
     for rows, what in ((queries, query_name), (features, name)):
@@ -106,24 +106,24 @@ def _votes(
     temperature: float,
     num_classes: int,
 ) -> jax.Array:
-    """As `votes`, of directions less a vector that is the same for all of them.
+    """Computes `votes` from unit vectors less a common vector.
 
-    Less their mean, nearly parallel features are told apart in float32 as well as others.
+    Subtracting the mean keeps nearly parallel features distinct in float32.
     """
-    # cos(a, b) = 1 - |a - b|^2 / 2, of which what depends on a alone changes no vote.
+    # cos(a, b) = 1 - |a - b|^2 / 2; terms that depend on a alone change no vote.
     dot = jnp.dot(queries, features.T, precision="highest")
     cosine = dot - 0.5 * jnp.square(features).sum(axis=1)
     nearest, ids = jax.lax.top_k(cosine, neighbours)
-    # Relative to the nearest's, so that no weight overflows and not all vanish.
+    # Relative to the nearest: no weight overflows, and not all underflow.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
     return jnp.einsum("mk,mkc->mc", weights, jax.nn.one_hot(labels[ids], num_classes))
 
 
 def knn_accuracy(splits: Splits, *, neighbours: int, temperature: float) -> float:
-    """Fraction of test examples whose neighbours in the train split vote for their class.
+    """Returns the test accuracy of k-NN classification.
 
     Args:
-      splits: the validation split is not looked at: nothing is chosen.
+      splits: features and labels; the validation split is not used.
       neighbours, temperature: see `votes`.
     Raises:
       UserError: see `Splits.checked` and `votes`; and if there are fewer training examples

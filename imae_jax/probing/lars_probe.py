@@ -1,6 +1,6 @@
-"""The linear probe by MAE's protocol: BatchNorm without affine, a linear layer, LARS.
+"""MAE's linear probe: BatchNorm without scale and bias, a linear layer, LARS.
 
-On features computed once, so without MAE's augmentation of the probe's training images.
+Works on precomputed features, so without MAE's augmentation of the training images.
 """
 
 import functools
@@ -17,14 +17,13 @@ from imae_jax.optim import lars, learning_rate
 from imae_jax.probing.arrays import as_count, as_strengths
 from imae_jax.probing.linear_classifiers import Labelled, Splits, check_splits
 
-# Deviations that a feature's mean may lie from zero: beyond, E[x^2] - E[x]^2 in float32
-# would lose more than 1 / 1000 of its variance. Of deviations below the second, less is
-# lost than epsilon adds.
+# Largest mean of a feature in units of its std: beyond it, E[x^2] - E[x]^2 in float32 loses
+# more than 1 / 1000 of the variance. For stds below FLAT, the loss is less than epsilon.
 FAR, FLAT = 100, 0.1
 
 
 class Probe(nn.Module):
-    """[B, D] features -> [B, classes] (MAE: head std 0.01, BatchNorm eps 1e-6)."""
+    """Linear probe, [B, D] -> [B, classes] (MAE: head std 0.01, BatchNorm eps 1e-6)."""
 
     num_classes: int
 
@@ -42,7 +41,7 @@ class Probe(nn.Module):
 
 
 def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) -> np.ndarray:
-    """Every step's examples, [steps, batch]; the rest of an epoch is dropped (MAE)."""
+    """Returns indices by step, [steps, batch]; incomplete batches are dropped (MAE)."""
     random = np.random.default_rng(seed)
     batch_size = min(batch_size, num_examples)
     whole = num_examples // batch_size * batch_size
@@ -59,8 +58,8 @@ def _fit_probe(
     Args:
       features, labels: [N, D] and [N].
       batches: [steps, batch] indices.
-      blr: lr = blr * batch / 256, after warm-up.
-      seed: of the initial weights.
+      blr: base learning rate; lr = blr * batch / 256 after warm-up.
+      seed: random seed of the initial weights.
       num_classes, warmup_steps: see `Probe` and `optim.learning_rate`.
     Returns:
       The variables of `Probe`.
@@ -98,14 +97,14 @@ def _fit_probe(
 
 @functools.partial(jax.jit, static_argnames=("num_classes",))
 def _hits(variables, features, labels, *, num_classes: int):
-    """Fraction of [N, D] features whose class a trained probe names; NaN if it diverged."""
+    """Returns a trained probe's accuracy on [N, D] features; NaN if it diverged."""
     logits = Probe(num_classes).apply(variables, features, train=False)
     right = jnp.mean(jnp.argmax(logits, axis=1) == labels)
     return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
 
 
 def _about_zero(splits: Splits) -> Splits:
-    """Without means so far from zero that BatchNorm, in float32, would lose the feature."""
+    """Subtracts means that are too large for BatchNorm in float32, see FAR."""
     x = splits.train.features.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     shift = np.where(np.abs(mean) > FAR * np.maximum(deviation, FLAT), mean, 0)
@@ -123,19 +122,19 @@ def lars_accuracy(
     warmup_epochs: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Test accuracy of the probe, at the learning rate that does best on validation.
+    """Returns the probe's test accuracy, at the learning rate that is best on validation.
 
     Args:
-      splits: features of a frozen encoder. BatchNorm's epsilon belongs to the protocol:
-        what varies by much less than 1e-3 is to be scaled up.
-      blrs: base learning rates tried, all trained side by side.
+      splits: features of a frozen encoder. BatchNorm's epsilon is part of the protocol:
+        scale up features with a std much below 1e-3.
+      blrs: base learning rates to try, all trained in parallel.
       batch_size, epochs, warmup_epochs: as in MAE; a batch is at most the train split.
-      seed: of initial weights and order.
+      seed: random seed of initial weights and order, in 0 .. 2**32 - 1.
     Returns:
       (accuracy, the chosen blr).
     Raises:
-      UserError: see `Splits.checked`; for numbers that are not possible, and if the probe
-        diverges at every rate.
+      UserError: see `Splits.checked`; for invalid numbers, and if the probe diverges at
+        every rate.
     """
     splits = _about_zero(check_splits(splits, "linear probe"))
     blrs = as_strengths(blrs, "blrs")

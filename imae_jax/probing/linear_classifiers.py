@@ -1,4 +1,4 @@
-"""Features and their classes, and the closed-form and convex classifiers on them."""
+"""Linear classifiers of labelled features: ridge regression and logistic regression."""
 
 import functools
 from typing import NamedTuple
@@ -22,41 +22,41 @@ from imae_jax.probing.arrays import (
 from imae_jax.probing.class_labels import as_labels, class_ids
 from imae_jax.probing.ridge import Moments
 
-# L2 strengths tried on the validation split, per example, for whitened features; ours.
+# L2 strengths per example, for whitened features; one is chosen on validation. Ours.
 L2_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
-# Whitened features of a part of the examples may vary this much more or less than of all.
+# Factor by which the scale of whitened features may differ from 1 on a subset of examples.
 MOST_OFF = 30
 
 
 class Labelled(NamedTuple):
-    """features [N, D] and labels [N], of any kind that sorts."""
+    """Features [N, D] and labels [N] of any sortable type."""
 
     features: np.ndarray
     labels: np.ndarray
 
 
 class Splits(NamedTuple):
-    """What a probe is fitted on, what chooses its strength, what it is scored on."""
+    """Labelled examples to fit a probe, to choose its strength, and to score it."""
 
     train: Labelled
     validation: Labelled
     test: Labelled
 
     def checked(self, what: str) -> "Splits":
-        """As `check_splits`."""
+        """Calls `check_splits`."""
         return check_splits(self, what)
 
     @property
     def num_classes(self) -> int:
-        """How many classes train has."""
+        """Number of classes of the train split."""
         return len(np.unique(self.train.labels))
 
     def whitened(self) -> "Splits":
-        """Features rotated and scaled so that train's are uncorrelated, of variance 1.
+        """Rotates and scales features so that train's are uncorrelated with variance 1.
 
-        A linear probe loses nothing by it, and converges in tens of steps. Directions in
-        which train does not vary are left out.
+        This loses no information for a linear probe, which then converges in tens of steps.
+        Directions in which train does not vary are left out.
         """
         splits = check_splits(self, "whitening")
         x = splits.train.features.astype(np.float64)
@@ -64,7 +64,7 @@ class Splits(NamedTuple):
         varies = deviation > ROUNDING * np.abs(x).max(axis=0)
         scale = np.ones_like(mean)
         if varies.any() and deviation.max() > 1e3 * deviation[varies].min():
-            # Else the cut below would take a small feature for one that does not vary.
+            # Otherwise the threshold below would drop features of small scale.
             scale[varies] = deviation[varies]
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x / scale, rowvar=False)))
         noise = (ROUNDING * np.abs(x / scale).max()) ** 2
@@ -74,16 +74,18 @@ class Splits(NamedTuple):
 
 
 def check_splits(splits: Splits, what: str) -> Splits:
-    """The same in one form: features float, labels as places among train's classes.
+    """Checks splits and converts them: features to float, labels to class indices.
 
-    Labels are any that sort: numbers, -1 among them, or strings. A class that train has not
-    gets the number of classes: no probe names it, so that it counts as wrong.
+    Labels may be any sortable values: numbers (also negative) or strings. A class that is
+    not in train gets the index `num_classes`, which no probe predicts, so it counts as
+    wrong.
 
     Args:
-      splits: what users give; `what` is to be learned of it, for messages.
+      splits: as given by users.
+      what: name of the probe, for messages.
     Raises:
-      UserError: for features that are not finite [N, D] of one width, for labels that are
-        not [N] or have no order, and if train has fewer than two classes.
+      UserError: for features that are not finite [N, D] of equal width, for labels that are
+        not [N] or not sortable, and if train has fewer than two classes.
     """
     found = {}
     for name, pair in zip(Splits._fields, _pairs(splits, what), strict=True):
@@ -108,7 +110,7 @@ def check_splits(splits: Splits, what: str) -> Splits:
 
 
 def _pairs(splits: Splits, what: str) -> list[tuple]:
-    """Features and labels of three splits, which may be plain tuples."""
+    """Returns features and labels of the three splits, which may be plain tuples."""
     try:
         train, validation, test = splits
         return [(features, labels) for features, labels in (train, validation, test)]
@@ -120,10 +122,10 @@ def _pairs(splits: Splits, what: str) -> list[tuple]:
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Fraction of [N, C] scores whose largest is the label's, labels [N] int.
+    """Returns the accuracy of the largest of [N, C] scores, given labels [N] int.
 
     Raises:
-      UserError: for other shapes, and for scores that are not finite.
+      UserError: for wrong shapes, and for scores that are not finite.
     """
     scores = as_numbers(scores, "scores")
     if scores.ndim != 2:
@@ -135,10 +137,10 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def chance(train: np.ndarray, test: np.ndarray) -> float:
-    """Accuracy on labels `test` [n] of always naming the commonest of `train` [n].
+    """Returns the accuracy on labels `test` [n] of the majority class of `train` [n].
 
     Raises:
-      UserError: for labels that are not [n], are none, or do not sort.
+      UserError: for labels that are not [n], empty, or not sortable.
     """
     found = []
     for name, labels in (("train", train), ("test", test)):
@@ -154,13 +156,15 @@ def chance(train: np.ndarray, test: np.ndarray) -> float:
 
 
 def ridge_accuracy(splits: Splits) -> float:
-    """Least squares on one-hot classes, in closed form; strength chosen on validation.
+    """Returns the test accuracy of ridge regression on one-hot classes.
+
+    Solved in closed form; the strength is chosen on validation.
 
     Raises:
       UserError: see `Splits.checked`.
     """
     splits = check_splits(splits, "ridge probe")
-    # Of a class that train has not, zeros.
+    # Zeros for a class that is not in train.
     one_hot = np.eye(splits.num_classes + 1, splits.num_classes)
     train, validation, test = centred(*(features for features, _ in splits))
     fitted = Moments.of(train, one_hot[splits.train.labels])
@@ -180,16 +184,17 @@ def _fit_logistic(
     max_steps: int = 100,
     tolerance: float = 1e-5,
 ) -> tuple[jax.Array, jax.Array]:
-    """Multinomial logistic regression by L-BFGS.
+    """Fits multinomial logistic regression by L-BFGS.
 
-    Minimises the mean cross-entropy plus l2 / 2 times the squared norm of the weights; the
-    bias is free. (scikit-learn's C is 1 / (l2 N).)
+    Minimizes the mean cross-entropy plus l2 / 2 times the squared norm of the weights; the
+    bias is not regularized. (scikit-learn's C is 1 / (l2 N).)
 
     Args:
       features, labels: [N, D] float and [N] int.
       l2: strength.
       num_classes: C.
-      max_steps, tolerance: stops there, or at this norm of the gradient.
+      max_steps: most steps.
+      tolerance: gradient norm at which to stop.
     Returns:
       weights [D, C] and bias [C].
     """
@@ -221,7 +226,7 @@ def _fit_logistic(
 
 
 def logistic_accuracy(splits: Splits) -> float:
-    """Logistic regression on whitened features; strength chosen on validation.
+    """Returns the test accuracy of logistic regression; strength chosen on validation.
 
     Raises:
       UserError: see `Splits.checked`.
@@ -230,7 +235,7 @@ def logistic_accuracy(splits: Splits) -> float:
 
 
 def whitened_accuracy(splits: Splits) -> float:
-    """As `logistic_accuracy`, of features that are whitened already.
+    """Returns `logistic_accuracy` of features that are already whitened.
 
     Raises:
       UserError: see `Splits.checked`; and for features that are not whitened.

@@ -1,4 +1,4 @@
-"""Linear separability on plain arrays of features, from any encoder."""
+"""Linear separability of plain feature arrays, from any encoder."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from imae_jax.probing.arrays import (
 )
 from imae_jax.probing.ridge import RIDGES, Moments, fit
 
-# Share of the training examples that choose the ridge where no validation split is given.
+# Fraction of training examples held out to choose the ridge strength.
 VALIDATION_SHARE = 0.2
 
 
@@ -28,23 +28,24 @@ def linear_separability(
     *,
     ridges: Sequence[float] = RIDGES,
 ) -> dict[str, float]:
-    """How well an affine map of the features predicts the targets; any encoder's.
+    """Measures how well an affine map of the features predicts the targets.
 
-    M_ls = mean ||W z + b - h||^2 and R2 = 1 - M_ls / Var(h), on the test arrays, the
-    variance about the training mean. Positions are not told apart (`evaluate` does).
-    Arrays may be NumPy's, JAX's or PyTorch's, or lists of rows; fewer rows than D are fine.
+    M_ls = mean ||W z + b - h||^2 and R2 = 1 - M_ls / Var(h), on the test arrays, with the
+    variance about the training mean. All rows are centred together (`evaluate` centres each
+    position). Arrays may be from NumPy, JAX or PyTorch, or lists of rows; there may be
+    fewer rows than D.
 
     Args:
       train_features, test_features: [N, D], such as tokens of mixtures.
       train_targets, test_targets: [N, E], such as tokens of one of the images alone.
-      ridges: strengths, relative to the features' mean variance; where there are several,
-        the last fifth of the training rows chooses, then all rows are fitted.
+      ridges: strengths, relative to the features' mean variance. If several are given, one
+        is chosen on the last fifth of the training rows, then all rows are fitted.
     Returns:
-      `mse` (M_ls, per row and channel), `r2`, and the `ridge` that was taken.
+      `mse` (M_ls, per row and channel), `r2`, and the chosen `ridge`.
     Raises:
-      UserError: for arrays that are not 2-D or do not match, for numbers that are not
-        finite, for fewer than three training rows (two, of one ridge), for strengths that
-        are not possible, and for targets that do not vary.
+      UserError: for arrays that are not 2-D or do not match, for values that are not
+        finite, for fewer than three training rows (two with a single ridge), for invalid
+        strengths, and for constant targets.
     """
     train_z = as_features(train_features, "train_features")
     train_h = as_features(train_targets, "train_targets", ("N", "E"))

@@ -1,4 +1,4 @@
-"""A small supervised classifier of pixels: the reader of what networks rebuild."""
+"""A small supervised classifier of pixels, used to classify reconstructions."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from imae_jax.optim import adamw, learning_rate
 
 
 class Classifier(nn.Module):
-    """A perceptron of two hidden layers: [B, H, W, C] pixels -> [B, heads, classes]."""
+    """An MLP with two hidden layers: [B, H, W, C] pixels -> logits [B, heads, classes]."""
 
     width: int
     heads: int
@@ -43,10 +43,15 @@ def train_classifier(
 
     Args:
       batch_at: step -> images [B, H, W, C] and labels [B, heads].
-      num_classes: of every head.
-      steps, batch_size, width, blr, weight_decay, seed: how.
+      num_classes: number of classes of each head.
+      steps: number of training steps.
+      batch_size: B.
+      width: size of the hidden layers.
+      blr: base learning rate; the peak rate is blr * batch_size / 256.
+      weight_decay: of AdamW.
+      seed: random seed of the initial weights.
     Returns:
-      images [N, H, W, C] -> the classes it names, [N, heads].
+      A function from images [N, H, W, C] to predicted classes [N, heads].
     """
     images, labels = batch_at(0)
     model = Classifier(width, labels.shape[1], num_classes)

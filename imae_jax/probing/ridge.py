@@ -1,4 +1,4 @@
-"""Linear least squares on streams of tokens, in float64 on the host."""
+"""Ridge regression on streams of tokens, in float64 on the host."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ import numpy as np
 from imae_jax.errors import UserError
 from imae_jax.probing.arrays import as_strengths, as_text
 
-# Ridge strengths tried on the validation split, relative to the inputs' mean variance.
+# Ridge strengths, relative to the inputs' mean variance; one is chosen on validation.
 RIDGES = tuple(10.0**power for power in range(-8, 2))
 
 
 @dataclasses.dataclass
 class Moments:
-    """Sums over tokens that a least-squares fit and its score need.
+    """Sums over tokens, sufficient for a least-squares fit and its score.
 
     Attributes:
-      count: [positions] tokens seen at each position.
+      count: [positions] number of tokens at each position.
       z, h: [positions, D] and [positions, E] sums of inputs and targets.
       zz, zh: [D, D] and [D, E] sums of products.
       hh: [E] sum of squared targets.
@@ -32,7 +32,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, positions: int, inputs: int, outputs: int) -> "Moments":
-        """Nothing seen yet."""
+        """Returns moments of no tokens."""
         shapes = (
             (positions,),
             (positions, inputs),
@@ -45,7 +45,7 @@ class Moments:
 
     @classmethod
     def of(cls, z: np.ndarray, h: np.ndarray) -> "Moments":
-        """Of all tokens at once, z [N, D] and h [N, E], positions not told apart.
+        """Returns the moments of z [N, D] and h [N, E], all at one position.
 
         Raises:
           UserError: see `add`.
@@ -63,10 +63,10 @@ class Moments:
     def add(self, z: np.ndarray, h: np.ndarray, position: np.ndarray) -> None:
         """Adds tokens: z [N, D], h [N, E], position [N] int.
 
-        NaN and inf are added, too: `fit` and `AffineMap.score` say so.
+        NaN and inf are accepted here; `fit` and `AffineMap.score` raise for them.
 
         Raises:
-          UserError: for other shapes and types, and positions that do not exist.
+          UserError: for wrong shapes or types, and positions out of range.
         """
         z, h, position = map(np.asarray, (z, h, position))
         for name, array, columns in (("z", z, len(self.zz)), ("h", h, len(self.hh))):
@@ -82,18 +82,18 @@ class Moments:
         self.count += at_position.sum(axis=1)
         self.z += at_position @ z
         self.h += at_position @ h
-        with np.errstate(invalid="ignore"):  # `fit` says what is not finite
+        with np.errstate(invalid="ignore"):  # `fit` checks for finite values
             self.zz += z.T @ z
             self.zh += z.T @ h
         self.hh += np.square(h).sum(axis=0)
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Of the tokens of both."""
+        """Returns the moments of both sets of tokens."""
         fields = (field.name for field in dataclasses.fields(self))
         return Moments(*(getattr(self, name) + getattr(other, name) for name in fields))
 
     def pooled(self) -> "Moments":
-        """The same tokens, positions no longer told apart."""
+        """Returns the moments of the same tokens with all positions merged."""
         return dataclasses.replace(
             self,
             count=self.count.sum(keepdims=True),
@@ -102,13 +102,13 @@ class Moments:
         )
 
     def targets(self, columns: slice) -> "Moments":
-        """The same tokens with only some of the targets' channels."""
+        """Returns the moments of the same tokens with a subset of target channels."""
         return dataclasses.replace(
             self, h=self.h[:, columns], zh=self.zh[:, columns], hh=self.hh[columns]
         )
 
     def centred(self, mean_z: np.ndarray, mean_h: np.ndarray) -> "Moments":
-        """The moments of z - mean_z and h - mean_h, means given per position."""
+        """Returns the moments of z - mean_z and h - mean_h, with means by position."""
         n = self.count[:, None]
 
         def cross(sum_a, mean_a, sum_b, mean_b):
@@ -124,7 +124,7 @@ class Moments:
         )
 
     def position_means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean input and target of each position."""
+        """Returns the means by position: [positions, D] and [positions, E]."""
         n = np.maximum(self.count, 1)[:, None]
         return self.z / n, self.h / n
 
@@ -134,18 +134,18 @@ class Moments:
             raise UserError(f"{what}: features or targets are not finite (NaN or inf)")
 
     def variance(self) -> float:
-        """Mean over tokens and channels of the squared target."""
+        """Returns the mean squared target over tokens and channels."""
         return float(self.hh.sum() / (self.count.sum() * self.hh.size))
 
     def error(self, weights: np.ndarray) -> float:
-        """Mean over tokens and channels of (z W - h)^2."""
+        """Returns the mean of (z W - h)^2 over tokens and channels."""
         explained = 2 * np.vdot(weights, self.zh)
         total = np.vdot(weights, self.zz @ weights) - explained + self.hh.sum()
         return float(total / (self.count.sum() * self.hh.size))
 
 
 def check_positions(position: np.ndarray, count: int, num_positions: int) -> None:
-    """Raises UserError unless it is [count] int in 0 .. num_positions - 1."""
+    """Raises UserError unless positions are [count] int in 0 .. num_positions - 1."""
     if position.shape != (count,) or position.dtype.kind not in "ui":
         raise UserError(f"position is {as_text(position)}; it must be [{count}] int")
     if count and not 0 <= position.min() <= position.max() < num_positions:
@@ -155,9 +155,9 @@ def check_positions(position: np.ndarray, count: int, num_positions: int) -> Non
 def solve_ridge(
     moments: Moments, ridges: Sequence[float], floor: float
 ) -> dict[float, np.ndarray]:
-    """By ridge, W [D, E] minimising ||z W - h||^2 + penalty ||W||^2.
+    """Returns, by ridge, the W [D, E] that minimizes ||z W - h||^2 + penalty ||W||^2.
 
-    The penalty is the ridge times the mean over channels of z's squared norm, and at least
+    The penalty is the ridge times the mean over channels of z's squared norm, at least
     `floor`.
     """
     values, vectors = np.linalg.eigh(moments.zz)
@@ -171,12 +171,12 @@ def solve_ridge(
 
 @dataclasses.dataclass(frozen=True)
 class AffineMap:
-    """h = (z - mean_z[position]) W + mean_h[position].
+    """The map h = (z - mean_z[position]) W + mean_h[position].
 
     Attributes:
       weights: W, [D, E].
       mean_z, mean_h: [positions, D] and [positions, E].
-      ridge: the strength it was fitted with.
+      ridge: strength used in the fit.
     """
 
     weights: np.ndarray
@@ -185,10 +185,10 @@ class AffineMap:
     ridge: float
 
     def __call__(self, z: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """[N, D] inputs at positions [N] -> [N, E].
+        """Maps [N, D] inputs at positions [N] to [N, E].
 
         Raises:
-          UserError: for other shapes, and positions that do not exist.
+          UserError: for wrong shapes, and positions out of range.
         """
         z, position = np.asarray(z), np.asarray(position)
         if z.ndim != 2 or z.shape[1] != len(self.weights):
@@ -197,11 +197,11 @@ class AffineMap:
         return (z - self.mean_z[position]) @ self.weights + self.mean_h[position]
 
     def score(self, test: Moments) -> dict[str, float]:
-        """`mse`, and `r2` = 1 - mse / Var(h), the variance about `mean_h`.
+        """Returns `mse`, and `r2` = 1 - mse / Var(h), with the variance about `mean_h`.
 
         Raises:
-          UserError: if there are no tokens, if the targets have no variance, or for numbers
-            that are not finite.
+          UserError: if there are no tokens, if the targets are constant, or for values that
+            are not finite.
         """
         if not test.count.sum():
             raise UserError("the linear map: there are no test tokens")
@@ -219,20 +219,20 @@ def fit(
     ridges: Sequence[float] = RIDGES,
     what: str = "the linear map",
 ) -> AffineMap:
-    """Least squares on `train`, with the ridge that does best on `validation`.
+    """Fits a map on `train`, with the ridge that is best on `validation`.
 
-    Fewer tokens than inputs are enough for a ridge above 0.
+    There may be fewer tokens than inputs if every ridge is above 0.
 
     Args:
-      ridges: strengths, relative to the inputs' mean variance; of at least 0.
-      what: is fitted, for messages.
+      ridges: strengths, relative to the inputs' mean variance, at least 0.
+      what: name of the fit, for messages.
     Raises:
-      UserError: if too few tokens leave nothing to fit, for strengths that are not
-        possible, and for numbers that are not finite.
+      UserError: for too few tokens, for invalid strengths, and for values that are not
+        finite.
     """
     ridges = as_strengths(ridges, "ridges", zero=True)
     count, width = int(train.count.sum()), len(train.zz)
-    # Each position's mean is subtracted: what is alone at its own is 0 afterwards.
+    # Centring by position uses up one token per position.
     free = count - np.count_nonzero(train.count)
     if free < 1 or not validation.count.sum():
         raise UserError(
@@ -249,7 +249,7 @@ def fit(
         moments.check_finite(what)
     means = train.position_means()
     centred, held = train.centred(*means), validation.centred(*means)
-    # What centring leaves of a constant is rounding, and must not be fitted.
+    # A constant leaves rounding errors after centring, which must not be fitted.
     floor = 1e-12 * np.trace(train.zz) / width + np.finfo(np.float64).tiny
     maps = solve_ridge(centred, ridges, floor)
     ridge = min(maps, key=lambda ridge: held.error(maps[ridge]))

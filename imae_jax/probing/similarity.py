@@ -1,23 +1,23 @@
-"""Similarity of two representations (CKA), and the effective rank of one."""
+"""Linear CKA of two representations, and effective rank of one."""
 
 import numpy as np
 
 from imae_jax.errors import UserError
 from imae_jax.probing.arrays import as_features, as_numbers, as_text, centred, check_rows
 
-# Of a covariance's size, how far rounding in float32 may take it from being one.
+# Tolerance for symmetry and eigenvalues, relative to the covariance's size (float32).
 TOLERANCE = 1e-5
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear centred kernel alignment of [N, D1] and [N, D2] features, in [0, 1].
+    """Returns the linear centred kernel alignment of [N, D1] and [N, D2] features.
 
-    ||Y'X||^2 / (||X'X|| ||Y'Y||) after centring (Kornblith et al. 2019): 1 for features
-    that are equal up to rotation and scale.
+    ||Y'X||^2 / (||X'X|| ||Y'Y||) after centring (Kornblith et al. 2019), in [0, 1]: 1 for
+    features that are equal up to rotation and scale.
 
     Raises:
-      UserError: for arrays that are not finite [N, D], rows that do not match or are fewer
-        than three (of which any two features are alike), and features that do not vary.
+      UserError: for arrays that are not finite [N, D], for unequal numbers of rows, for
+        fewer than three rows (two always give 1), and for constant features.
     """
     x, y = as_features(x, "x", ("N", "D1")), as_features(y, "y", ("N", "D2"))
     check_rows(y, "y", x, "x")
@@ -32,14 +32,14 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def effective_rank(covariance: np.ndarray) -> float:
-    """exp of the entropy of a [D, D] covariance's normalized eigenvalues, in [1, D].
+    """Returns the effective rank of a [D, D] covariance, in [1, D].
 
-    Roy and Vetterli 2007, on variances: D for white features, 1 where a single direction
-    varies.
+    The exponential of the entropy of its normalized eigenvalues (Roy and Vetterli 2007, on
+    variances): D for white features, 1 if a single direction varies.
 
     Raises:
-      UserError: for numbers that are not finite, and for what is no covariance: not square
-        and symmetric, with negative eigenvalues, or zero.
+      UserError: for values that are not finite, and for a matrix that is not a covariance:
+        not square and symmetric, with negative eigenvalues, or zero.
     """
     given = as_numbers(covariance, "covariance")
     matrix = given.astype(np.float64)
