@@ -1,6 +1,6 @@
 """Training objectives: random draws for the whole batch first, then a deterministic loss.
 
-So that a batch can be computed in microbatches and their sum be the same.
+So a batch computed in microbatches gives the same sum.
 """
 
 import abc
@@ -19,22 +19,22 @@ Metrics = dict[str, jax.Array]
 
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
-    """Splits a key into one for each purpose."""
+    """Splits a key into one per name."""
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
 def step_keys(seed: jax.Array, step: jax.Array, *names: str) -> dict[str, jax.Array]:
-    """A step's keys, one for each purpose: functions of (seed, step) alone."""
+    """Returns a step's keys, one per name, derived from (seed, step) alone."""
     key = named_keys(jax.random.key(seed), "init", "steps")["steps"]
     return named_keys(jax.random.fold_in(key, step), *names)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Augmentation:
-    """Random crops and flips on the device, and the statistics of pixels.
+    """Random crops and flips on the device, and normalization.
 
     Attributes:
-      mean, std: [C], of pixels in 0..255.
+      mean, std: [C], statistics of pixels in 0..255.
       pad, flip, crop_scale: see `augment.augment`.
     """
 
@@ -45,20 +45,20 @@ class Augmentation:
     crop_scale: tuple[float, float] | tuple[()] = ()
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """[B, H, W, C] uint8 images, cropped and flipped."""
+        """Crops and flips [B, H, W, C] uint8 images."""
         return augment.augment(key, images, self.pad, self.flip, self.crop_scale)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """[B, H, W, C] uint8 images in units of std, about the mean."""
+        """Normalizes [B, H, W, C] uint8 images: (x - mean) / std."""
         return augment.standardise(images, self.mean, self.std)
 
 
 class Objective(abc.ABC):
-    """A kind of run: its training loss, and all that differs between kinds of run.
+    """A kind of run: its training loss, and everything else that differs between kinds.
 
     Attributes:
-      title: its name in messages.
-      is_labelled: whether a batch has labels.
+      title: name in messages.
+      is_labelled: True if batches have labels.
     """
 
     title: ClassVar[str]
@@ -66,12 +66,12 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, batch, step: jax.Array, seed: jax.Array) -> Any:
-        """Everything random of a step, and the augmented batch.
+        """Makes all random draws of a step and augments its batch.
 
         Args:
-          batch: images [B, H, W, C] uint8, pairs side by side; with `is_labelled` images
+          batch: images [B, H, W, C] uint8, with pairs adjacent; if `is_labelled`, images
             and labels [B] int.
-          step, seed: all draws are functions of these.
+          step, seed: determine all draws.
         Returns:
           Examples, a pytree whose leaves are [B, ...].
         """
@@ -80,10 +80,10 @@ class Objective(abc.ABC):
     def loss(
         self, params, batch_stats, teacher_params, examples
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """(total, (metrics, batch_stats)), the first two means over the examples."""
+        """Returns (total, (metrics, batch_stats)); the first two are averaged over B."""
 
     def __call__(self, params, batch_stats, teacher_params, batch, step, seed):
-        """Draw and loss in one, of a batch as the input pipeline gives it."""
+        """Draws, then computes the loss of a batch from the input pipeline."""
         examples = self.draw(batch, step, seed)
         return self.loss(params, batch_stats, teacher_params, examples)
 
@@ -92,12 +92,12 @@ class Objective(abc.ABC):
     def from_config(
         cls, config: ConfigDict, model, teacher, augmentation: Augmentation
     ) -> Self:
-        """The objective of a checked config; `teacher` is a MAE or None."""
+        """Makes the objective of a checked config; `teacher` is a MAE or None."""
 
     @staticmethod
     @abc.abstractmethod
     def check(config: ConfigDict, dataset: Dataset) -> None:
-        """Checks that keys of a config fit each other and the data set.
+        """Checks that the keys of a config fit each other and the data set.
 
         Raises:
           UserError: naming the key, its value and what is allowed.
@@ -108,29 +108,29 @@ class Objective(abc.ABC):
     def optimizer(
         config: ConfigDict, model, schedule: optax.Schedule
     ) -> optax.GradientTransformation:
-        """The optimizer of a checked config."""
+        """Makes the optimizer of a checked config."""
 
     @staticmethod
     @abc.abstractmethod
     def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
-        """Parameters to start from, out of another run's.
+        """Returns initial parameters taken from another run.
 
         Args:
           like: the model's own parameters, or their shapes.
-          loaded: the other run's.
-          source: which run they are of, for messages.
+          loaded: the other run's parameters.
+          source: the other run, for messages.
         Returns:
-          Copies, by module: the state is donated, the other run may be a teacher.
+          Copies, by module: the state is donated, and the other run may be a teacher.
         Raises:
-          UserError: if they do not fit, with each difference.
+          UserError: if they do not fit, listing the differences.
         """
 
     @staticmethod
     def is_distilled(config: ConfigDict) -> bool:
-        """Whether a teacher takes part in training."""
+        """True if training uses a teacher."""
         return False
 
     @staticmethod
     def needs_init(config: ConfigDict) -> bool:
-        """Whether training starts from another run's parameters, always."""
+        """True if training must start from another run's parameters."""
         return False

@@ -1,7 +1,4 @@
-"""The objective of a classifier: whole images, augmented and mixed up, and their classes.
-
-And the encoder of another run that it starts from.
-"""
+"""Training objective of a classifier, and its initial encoder from another run."""
 
 import dataclasses
 import logging
@@ -23,7 +20,7 @@ from imae_jax.storage import pytrees
 
 logger = logging.getLogger(__name__)
 
-# Keys that a linear probe has no use for, and full training needs.
+# Keys required for full training, and not allowed for a linear probe.
 OF_FULL_TRAINING = (
     "mixup",
     "augment.randaugment",
@@ -39,16 +36,15 @@ OF_FULL_TRAINING = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassificationObjective(Objective):
-    """Images with labels, all patches visible: name the class.
+    """Supervised classification of whole, unmasked images.
 
-    Everything is drawn in timm's order: crop, shift and flip, RandAugment, erasing, mixup.
+    Augments in timm's order: crop, shift and flip, RandAugment, erasing, mixup.
 
     Attributes:
       model: the classifier.
       augmentation: crops and flips.
-      randaugment, erasing: options of `rand_augment` and `random_erasing`; without them,
-        or where they would do nothing, not done.
-      mixup: options of `mixup_cutmix`; without them labels are neither mixed nor smoothed.
+      randaugment, erasing: options of `rand_augment` and `random_erasing`, or None.
+      mixup: options of `mixup_cutmix`, or None (no mixing, no label smoothing).
     """
 
     title = "a classifier"
@@ -99,7 +95,7 @@ class ClassificationObjective(Objective):
             {"params": params, "batch_stats": batch_stats},
             images,
             is_training=True,
-            rngs={"drop_path": keys[0]},  # each microbatch has another first one
+            rngs={"drop_path": keys[0]},  # differs between microbatches
             mutable=["batch_stats"],
         )
         total, metrics = losses.classification_losses(logits, targets)
@@ -130,7 +126,7 @@ class ClassificationObjective(Objective):
 
     @staticmethod
     def optimizer(config, model, schedule):
-        """LARS for a probe's heads; else AdamW with layer decay, see `Objective`."""
+        """Makes LARS for a probe's heads, else AdamW with layer decay."""
         section = config.optim
         if model.is_probe:
             return optim.heads_only(optim.lars(schedule))
@@ -144,10 +140,10 @@ class ClassificationObjective(Objective):
 
     @staticmethod
     def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
-        """The encoder alone, see `Objective`; says what is not used and what is new."""
+        """Returns the encoder only, and logs which parameters are unused and new."""
         encoder = dict(loaded["encoder"])
         unused = sorted(loaded.keys() - {"encoder"})
-        # A mean of tokens before the final LayerNorm has no use for it.
+        # Mean pooling precedes the final LayerNorm, which is then unused.
         blocks = encoder["transformer"]
         if "norm" not in like["encoder"]["transformer"] and "norm" in blocks:
             encoder["transformer"] = {k: v for k, v in blocks.items() if k != "norm"}
@@ -161,7 +157,7 @@ class ClassificationObjective(Objective):
 
     @staticmethod
     def needs_init(config: ConfigDict) -> bool:
-        """Unless it is trained from scratch."""
+        """True unless it is trained from scratch."""
         return config.model.mode != "scratch"
 
 
@@ -174,7 +170,7 @@ def _has(config: ConfigDict, key: str) -> bool:
 
 
 def check_mode(config: ConfigDict) -> None:
-    """Raises UserError unless the keys, and the weights to start from, fit the mode."""
+    """Raises UserError unless the keys and `init` fit `model.mode`."""
     mode = config.model.mode
     for key in OF_FULL_TRAINING:
         if _has(config, key) == (mode == "linear"):

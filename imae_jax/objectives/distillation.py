@@ -1,4 +1,4 @@
-"""The teacher's side of distillation: what i-MAE's latents should look like."""
+"""Distillation targets: the teacher's latents of each image alone."""
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,16 @@ def teacher_latents(
     shared_mask: bool = False,
     num_sources: int = 2,
 ) -> jax.Array:
-    """A frozen MAE's latents, after its `decoder_embed`, under the mixtures' own masks.
+    """Returns a frozen MAE's latents, after its `decoder_embed`, under the mixtures' masks.
 
     Args:
-      teacher, teacher_params: the MAE; no gradient reaches its parameters.
+      teacher, teacher_params: the MAE; its parameters receive no gradient.
       mixtures: B mixtures.
-      teacher_input: "image" shows the teacher each source alone (paper, ours); "mixture"
-        shows it the mixture, as the released code does, which makes both targets equal.
-      shared_mask: whether both mixtures of a pair have one mask. The latents of an image
+      teacher_input: "image" to encode each source alone (paper, ours); "mixture" to encode
+        the mixture (released code), which makes both targets equal.
+      shared_mask: True if both mixtures of a pair have the same mask. An image's latents
         then serve in both its roles, and the teacher runs on B images instead of 2B.
-      num_sources: 2, or 1 where only the subordinate branch is trained.
+      num_sources: 2, or 1 if only the subordinate branch is trained.
     Returns:
       [B, S, 1 + K, E] with S = num_sources.
     """

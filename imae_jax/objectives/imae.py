@@ -1,7 +1,7 @@
-"""The objective of an i-MAE: mix, mask, predict both images, distil.
+"""Training objective of an i-MAE: mix, mask, reconstruct both images, distil.
 
-The paper's algorithm (section 3), put together from `mixing`, `models.masking`,
-`models.imae`, `distillation` and `losses`.
+The paper's algorithm (section 3), composed of `mixing`, `models.masking`, `models.imae`,
+`distillation` and `losses`.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from imae_jax.objectives.mixing import draw_mixtures, make_mixtures
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class IMAEObjective(MAEObjective):
-    """Pairs of images: reconstruct both from their mixture, with the teacher's latents.
+    """Reconstruction of both images from their mixture, and distillation of their latents.
 
     Attributes:
       alpha, per_batch, shared_mask: see `mixing.draw_mixtures`.
       teacher: the frozen MAE, or None.
       teacher_input: see `distillation.teacher_latents`.
-      distill_weight: weight of the distillation terms; 0: no teacher is needed.
+      distill_weight: weight of the distillation terms; 0 trains without a teacher.
     """
 
     title = "an i-MAE"
@@ -44,7 +44,7 @@ class IMAEObjective(MAEObjective):
     @classmethod
     def from_config(cls, config, model, teacher, augmentation):
         """See `Objective`."""
-        # (Pairs of one class are the input pipeline's.)
+        # The input pipeline handles `same_class_rate`.
         mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}
         return cls(
             model,
@@ -58,7 +58,7 @@ class IMAEObjective(MAEObjective):
         )
 
     def draw_masks(self, key, batch_size):
-        """Alphas and masks of B mixtures."""
+        """Draws alphas and masks of B mixtures."""
         return draw_mixtures(
             key,
             batch_size,
@@ -70,7 +70,7 @@ class IMAEObjective(MAEObjective):
         )
 
     def loss_of(self, params, teacher_params, images, draws):
-        """(total, metrics) of [B, H, W, C] normalized images lying in pairs."""
+        """Returns (total, metrics) of normalized images [B, H, W, C], pairs adjacent."""
         mixtures = make_mixtures(images, *draws)
         mask = mixtures.mask
         out = forward(self.model, params, mixtures.mixture, mask)
@@ -111,7 +111,7 @@ class IMAEObjective(MAEObjective):
 
     @staticmethod
     def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
-        """As of a MAE, whose `decoder_embed` becomes each of the heads (released code)."""
+        """Returns a MAE's parameters, its `decoder_embed` as each head (released code)."""
         if "decoder_embed" in loaded:
             heads = [name for name in like if name.startswith("disentangle_")]
             embed = loaded["decoder_embed"]
@@ -121,5 +121,5 @@ class IMAEObjective(MAEObjective):
 
     @staticmethod
     def is_distilled(config: ConfigDict) -> bool:
-        """Whether the weight of distillation is not 0."""
+        """True if the weight of distillation is above 0."""
         return config.loss.distill_weight > 0

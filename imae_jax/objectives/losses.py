@@ -1,7 +1,4 @@
-"""What i-MAE is trained on: both images' pixels and both images' teacher latents.
-
-And what MAE is trained on, and classifiers.
-"""
+"""Losses: reconstruction and distillation (i-MAE), reconstruction (MAE), classification."""
 
 from collections.abc import Mapping
 
@@ -13,7 +10,7 @@ from imae_jax.objectives.mixing import BRANCHES
 
 
 def normalise_patches(patches: jax.Array) -> jax.Array:
-    """Standardises each [..., P] patch by its own mean and unbiased variance (`norm_pix`).
+    """Normalizes each [..., P] patch by its own mean and unbiased variance (`norm_pix`).
 
     MAE's variance is PyTorch's default, divided by P - 1: for small patches dividing by P
     would change the loss noticeably (4 % at 2x2x3).
@@ -24,17 +21,17 @@ def normalise_patches(patches: jax.Array) -> jax.Array:
 
 
 def target_patches(images: jax.Array, patch_size: int, norm_pix: bool) -> jax.Array:
-    """What a model should predict of [..., H, W, C] standardised images: [..., L, P]."""
+    """Returns the target patches [..., L, P] of normalized images [..., H, W, C]."""
     patches = patchify(images, patch_size)
     return normalise_patches(patches) if norm_pix else patches
 
 
 def masked_patch_error(pred: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-    """Squared error, mean over a patch's pixels, then over the removed patches.
+    """Returns the squared error, averaged over each patch's pixels, then masked patches.
 
     Args:
       pred, target: [..., L, P].
-      mask: [..., L] bool, True = removed; visible patches do not count.
+      mask: [..., L] bool, True = masked; visible patches do not count.
     Returns:
       [...], the error of each image.
     Raises:
@@ -48,9 +45,9 @@ def masked_patch_error(pred: jax.Array, target: jax.Array, mask: jax.Array) -> j
 
 
 def latent_error(latents: jax.Array, teacher_latents: jax.Array) -> jax.Array:
-    """Mean squared error over tokens and channels: [..., 1 + K, E] -> [...].
+    """Returns the mean squared error over tokens and channels: [..., 1 + K, E] -> [...].
 
-    No feature normalisation (released code).
+    Without feature normalization (released code).
 
     Raises:
       ValueError: if the two differ in shape.
@@ -69,16 +66,17 @@ def imae_losses(
     teacher_latents: jax.Array | None,
     distill_weight: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The i-MAE objective: a sum over branches, each with weight 1 (released code).
+    """Returns the i-MAE loss: a sum over branches, each with weight 1 (released code).
 
     Args:
-      out: `IMAE`'s output, with `pred` [B, S, L, P] and `latents` [B, S, 1 + K, E].
+      out: `IMAE`'s output, with `pred` [B, S, L, P] and `latents` [B, S, 1 + K, E]; S is 1
+        with a single branch.
       target: [B, S, L, P] patches of the sources.
-      mask: [B, L] bool, True = removed.
+      mask: [B, L] bool, True = masked.
       teacher_latents: [B, S, 1 + K, E], or None to train without distillation.
       distill_weight: weight of the distillation terms.
     Returns:
-      The total, and every part by name. With a single branch S is 1.
+      The total, and all terms by name.
     """
     parts = {}
     reconstruction = masked_patch_error(out["pred"], target, mask[:, None]).mean(axis=0)
@@ -96,7 +94,7 @@ def imae_losses(
 def mae_losses(
     out: Mapping[str, jax.Array], target: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The MAE objective, by the same names: `pred`, `target` [B, L, P], `mask` [B, L]."""
+    """Returns the MAE loss of `pred` and `target` [B, L, P] with `mask` [B, L]."""
     loss = masked_patch_error(out["pred"], target, mask).mean()
     return loss, {"loss/total": loss, "loss/reconstruction": loss}
 
@@ -104,14 +102,14 @@ def mae_losses(
 def classification_losses(
     logits: Mapping[str, jax.Array], targets: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy of every pool's head, summed: the heads have no parameter in common.
+    """Returns the cross-entropy summed over heads, which share no parameters.
 
     Args:
       logits: [B, classes] by pool.
-      targets: [B, classes], each example's sum to 1.
+      targets: [B, classes], each row summing to 1.
     Returns:
-      The total, and by name it and the accuracies: the share of examples in which the
-      largest logit is the largest target's.
+      The total, and by name the total and the accuracies: the fraction of examples whose
+      largest logit is at the largest target.
     """
     total, parts = 0.0, {}
     for pool, found in logits.items():

@@ -1,4 +1,4 @@
-"""The objective of a MAE: mask an image, predict its masked patches."""
+"""Training objective of a MAE: reconstruct the masked patches of an image."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from imae_jax.storage import pytrees
 
 
 def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
-    """Raises UserError unless it leaves a patch visible and masks one."""
+    """Raises UserError unless the ratio leaves a patch visible and a patch masked."""
     require(0 <= ratio < 1, key, ratio, "in [0, 1)")
     try:
         visible = num_visible(num_patches, ratio)
@@ -51,13 +51,13 @@ def check_decoder(config: ConfigDict, image_shape: tuple[int, int, int]) -> None
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MAEObjective(Objective):
-    """Each image alone: reconstruct its masked patches.
+    """Reconstruction of the masked patches of each image.
 
     Attributes:
-      model: the network that is trained.
-      augmentation: of the images, before they are masked.
-      mask_ratio: fraction of patches that are masked.
-      norm_pix: whether targets are normalized patch by patch.
+      model: the network to train.
+      augmentation: crops and flips, before masking.
+      mask_ratio: fraction of masked patches, in [0, 1).
+      norm_pix: True to normalize each target patch.
     """
 
     title = "a MAE"
@@ -86,13 +86,13 @@ class MAEObjective(Objective):
         return total, (metrics, batch_stats)
 
     def draw_masks(self, key: jax.Array, batch_size: int):
-        """B masks, and whatever else is random of B normalized images."""
+        """Draws B masks (subclasses may add other draws)."""
         return random_mask(key, batch_size, self.model.num_patches, self.mask_ratio)
 
     def loss_of(
         self, params, teacher_params, images: jax.Array, draws
     ) -> tuple[jax.Array, Metrics]:
-        """(total, metrics) of [B, H, W, C] normalized images and what was drawn."""
+        """Returns (total, metrics) of normalized images [B, H, W, C] and their draws."""
         out = forward(self.model, params, images, draws)
         target = losses.target_patches(images, self.model.patch_size, self.norm_pix)
         return losses.mae_losses(out, target, draws.mask)
@@ -104,13 +104,13 @@ class MAEObjective(Objective):
 
     @staticmethod
     def optimizer(config, model, schedule):
-        """AdamW, see `Objective`."""
+        """Makes AdamW, see `Objective`."""
         section = config.optim
         settings = section.betas, section.weight_decay, section.clip_norm
         return optim.adamw(schedule, *settings)
 
     @staticmethod
     def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
-        """All of another run's, see `Objective`."""
+        """Returns all of another run's parameters, see `Objective`."""
         pytrees.check_same_tree(like, loaded, source)
         return jax.tree.map(lambda x: x.copy(), loaded)

@@ -1,4 +1,4 @@
-"""Two images become one mixture (METHOD: paper section 3, released code)."""
+"""Mixing of two images into one (METHOD: paper section 3, released code)."""
 
 import flax.struct
 import jax
@@ -12,13 +12,13 @@ BRANCHES = ("subordinate", "dominant")
 
 @flax.struct.dataclass
 class Mixtures:
-    """A batch of mixtures and what they were made of.
+    """A batch of mixtures and their sources.
 
     Attributes:
-      mixture: [B, H, W, C] float, what the encoder is fed.
+      mixture: [B, H, W, C] float, the encoder's input.
       sources: [B, S, H, W, C] float, the subordinate and the dominant image.
       alpha: [B] float in (0, 0.5], the weight of the subordinate image.
-      mask: one `Mask` per mixture; both sources and the teacher's passes share it.
+      mask: one mask per mixture, shared by both sources and the teacher's passes.
     """
 
     mixture: jax.Array
@@ -34,10 +34,10 @@ def swap_partners(x: jax.Array) -> jax.Array:
 
 
 def pair_sources(images: jax.Array) -> jax.Array:
-    """[B, ...] images (or latents) lying in pairs -> [B, S, ...], B mixtures' sources.
+    """Stacks adjacent pairs of images (or latents) [B, ...] as sources [B, S, ...].
 
-    Each pair makes two mixtures in which its images change roles: image j is the
-    subordinate of mixture j and the dominant of its partner's.
+    Each pair makes two mixtures in which its images swap roles: image j is the subordinate
+    of mixture j and the dominant of its partner's.
     """
     return jnp.stack([images, swap_partners(images)], axis=1)
 
@@ -45,11 +45,11 @@ def pair_sources(images: jax.Array) -> jax.Array:
 def sample_alpha(
     key: jax.Array, batch_size: int, alpha: float | None, per_batch: bool
 ) -> jax.Array:
-    """Weights of the subordinate images, [B] in (0, 0.5].
+    """Returns the weights of the subordinate images, [B] in (0, 0.5].
 
     `alpha=None` draws min(lam, 1 - lam) with lam ~ Beta(1, 1), which is uniform on
-    (0, 0.5]; one draw per sample (ours: lower-variance gradients) or, with `per_batch`,
-    one for the whole batch (released code). A number fixes it.
+    (0, 0.5]: one draw per sample (ours: lower-variance gradients) or, with `per_batch`, one
+    per batch (released code). A number is used as it is.
     """
     if alpha is not None:
         return jnp.full((batch_size,), alpha)
@@ -58,23 +58,23 @@ def sample_alpha(
 
 
 def mix(sources: jax.Array, alpha: jax.Array) -> jax.Array:
-    """mixture = alpha * subordinate + (1 - alpha) * dominant.
+    """Returns alpha * subordinate + (1 - alpha) * dominant.
 
     Args:
-      sources: [B, S, H, W, C] standardised pixels.
+      sources: [B, S, H, W, C] normalized pixels.
       alpha: [B] in (0, 0.5].
     Returns:
       [B, H, W, C].
     """
     weights = jnp.stack([alpha, 1 - alpha], axis=1)  # [B, S]
-    # Pixels in full precision: by default a TPU would round them to bfloat16.
+    # Full precision: by default a TPU rounds pixels to bfloat16.
     return jnp.einsum("bs,bshwc->bhwc", weights, sources, precision="highest")
 
 
 def pair_mask(
     key: jax.Array, batch_size: int, num_patches: int, mask_ratio: float, shared: bool
 ) -> Mask:
-    """One mask per mixture, or, if `shared`, one for both mixtures of a pair."""
+    """Draws one mask per mixture, or, if `shared`, one for both mixtures of a pair."""
     if not shared:
         return random_mask(key, batch_size, num_patches, mask_ratio)
     mask = random_mask(key, batch_size // 2, num_patches, mask_ratio)
@@ -91,16 +91,13 @@ def draw_mixtures(
     per_batch: bool = False,
     shared_mask: bool = False,
 ) -> tuple[jax.Array, Mask]:
-    """What is random of B mixtures: alphas [B] and masks.
-
-    See `sample_alpha` and `pair_mask` for the options.
-    """
+    """Draws alphas [B] and masks of B mixtures; see `sample_alpha` and `pair_mask`."""
     alpha_key, mask_key = jax.random.split(key)
     alphas = sample_alpha(alpha_key, batch_size, alpha, per_batch)
     return alphas, pair_mask(mask_key, batch_size, num_patches, mask_ratio, shared_mask)
 
 
 def make_mixtures(images: jax.Array, alpha: jax.Array, mask: Mask) -> Mixtures:
-    """B standardised images lying in pairs, [B, H, W, C], make B mixtures."""
+    """Makes B mixtures of normalized images [B, H, W, C], with pairs adjacent."""
     sources = pair_sources(images)
     return Mixtures(mix(sources, alpha), sources, alpha, mask)

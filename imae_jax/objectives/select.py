@@ -1,4 +1,4 @@
-"""The kinds of run by `model.name`."""
+"""Training objectives by `model.name`."""
 
 from imae_jax.objectives.base import Objective
 from imae_jax.objectives.classification import ClassificationObjective
