@@ -1,4 +1,4 @@
-"""`Classifier`: the encoder on whole images, and linear heads that name their class."""
+"""`Classifier`: an encoder of whole images with linear classification heads."""
 
 from typing import ClassVar
 
@@ -11,31 +11,32 @@ from imae_jax.models.mae import Encoder
 from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import Size, layer_norm
 
-# "linear": heads on a frozen encoder. "finetune": all is trained, from a run's encoder.
-# "scratch": all is trained, from random weights.
+# "linear": heads on a frozen encoder. "finetune": everything, from a run's encoder.
+# "scratch": everything, from random weights.
 MODES = ("linear", "finetune", "scratch")
-# What a head reads: the class token, or the mean of the patch tokens.
+# Input of a head: the class token, or the mean of the patch tokens.
 POOLS = ("class_token", "mean")
-# Deviation of a head's initial weights (MAE: a normal distribution cut off at +-2).
+# Std of a head's initial weights (MAE: a normal distribution truncated at +-2).
 PROBE_STD, FINETUNE_STD = 0.01, 2e-5
 
 
 class Classifier(nn.Module):
     """An encoder that sees all patches, and a head for each pool.
 
-    A probe reads the encoder's final tokens through a BatchNorm without scale and bias
-    (MAE). Otherwise the mean is taken of the tokens before the encoder's final LayerNorm,
-    which is not there, and goes through a new one, `fc_norm` (MAE); the class token is that
-    of the final LayerNorm (code).
+    A probe's input is the encoder's final tokens through a BatchNorm without scale and bias
+    (MAE). Otherwise the mean is taken over the tokens of an encoder without final
+    LayerNorm, and goes through a new one, `fc_norm` (MAE); the class token is taken after
+    the final LayerNorm (code).
 
     Attributes:
-      encoder_size, patch_size: of the encoder.
+      encoder_size: size of the encoder.
+      patch_size: p.
       image_size, channels: (H, W) and C.
-      num_classes: that heads tell apart.
-      pools: some of POOLS; only a probe has several, which learn side by side.
-      is_probe: whether the encoder is frozen.
+      num_classes: number of classes.
+      pools: some of POOLS; only a probe may have several, trained in parallel.
+      is_probe: True if the encoder is frozen.
       drop_path: see `Transformer`.
-      compute: types and forms of the encoder; heads are float32.
+      compute: dtypes and kernels of the encoder; heads are float32.
     """
 
     has_decoder: ClassVar[bool] = False
@@ -53,21 +54,21 @@ class Classifier(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """L."""
+        """Number of patches of an image, L."""
         rows, columns = grid_size(self.image_size, self.patch_size)
         return rows * columns
 
     def example_inputs(self, key: jax.Array) -> tuple[jax.Array, bool]:
-        """Arguments of a call: one image, not in training."""
+        """Returns example arguments of a call: one image, not in training."""
         return jnp.zeros((1, *self.image_size, self.channels)), False
 
     @nn.compact
     def __call__(self, images, is_training: bool):
-        """Names classes.
+        """Classifies images.
 
         Args:
-          images: [B, H, W, C] standardised pixels.
-          is_training: whether a BatchNorm takes the batch's statistics and updates its own.
+          images: [B, H, W, C] normalized pixels.
+          is_training: True for BatchNorm to use and track the batch's statistics.
         Returns:
           [B, classes] float32 logits, by pool.
         """

@@ -1,4 +1,4 @@
-"""Models from a config's sections."""
+"""Construction of models from config sections."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from imae_jax.models.transformer import Size, decode_variant
 
 
 def as_mae(model: MAE | IMAE) -> MAE:
-    """The MAE of the same encoder and decoder."""
+    """Returns the MAE with the same encoder and decoder."""
     fields = (field.name for field in dataclasses.fields(Autoencoder) if field.init)
     shared = {name: getattr(model, name) for name in fields}
     return MAE(**shared | {"parent": None, "name": None})
@@ -36,7 +36,7 @@ def build_autoencoder(
     Args:
       name: "mae" or "imae".
       variant: see `decode_variant`.
-      encoder: width, depth and heads; None leaves the variant's own.
+      encoder: width, depth and heads; None keeps the variant's value.
       decoder: width, depth and heads.
       image_shape: (H, W, C).
       compute: see `layers.choose`.
@@ -94,13 +94,13 @@ def build_model(
     num_classes: int = 0,
     platform: str | None = None,
 ) -> MAE | IMAE | Classifier:
-    """The model of a config that has been checked.
+    """Makes the model of a checked config.
 
     Args:
-      config: of a run.
+      config: a run's config.
       image_shape: (H, W, C).
-      num_classes: only a classifier needs it.
-      platform: where it will be computed, "cpu", "gpu" or "tpu"; None: here.
+      num_classes: number of classes, for a classifier.
+      platform: target platform, "cpu", "gpu" or "tpu"; None for the current one.
     """
     form = layers.choose(**config.compute, platform=platform or jax.default_backend())
     fields = dict(config.model) | dict(image_shape=image_shape, compute=form)

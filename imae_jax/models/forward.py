@@ -16,21 +16,20 @@ from imae_jax.models.transformer import Block
 def forward(
     model: MAE | IMAE, params, images: jax.Array, mask: Mask
 ) -> dict[str, jax.Array]:
-    """The model's named outputs; what a caller leaves unused, jit does not compute."""
+    """Returns the model's named outputs; under jit, unused ones are not computed."""
     return model.apply({"params": params}, images, mask.ids_keep, mask.ids_restore)
 
 
 def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
-    """What the encoder makes of whole images; deterministic.
+    """Encodes whole images to pooled features; deterministic.
 
     Args:
-      images: [B, H, W, C] standardised pixels.
+      images: [B, H, W, C] normalized pixels.
     Returns:
-      A dict of `class_token` [B, D], `mean` [B, D] of the patch tokens, and `layers`
-      [B, depth, D], the mean of the patch tokens after each block, before the final
-      LayerNorm.
+      A dict of `class_token` [B, D], `mean` [B, D] (mean patch token), and `layers`
+      [B, depth, D] (mean patch token after each block, before the final LayerNorm).
     """
-    # A loop on the device shows no layers.
+    # Intermediates cannot be captured from a scan.
     model = model.clone(compute=model.compute._replace(scan=False, remat="none"))
     tokens, state = model.apply(
         {"params": params},
@@ -51,25 +50,25 @@ def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
 
 
 def classify(model: Classifier, variables, images: jax.Array) -> dict[str, jax.Array]:
-    """[B, classes] logits of [B, H, W, C] standardised images, by pool; deterministic."""
+    """Returns logits [B, classes] of normalized images, by pool; deterministic."""
     return model.apply(variables, images, is_training=False)
 
 
 def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Array:
-    """What the encoder of any model makes of whole images.
+    """Encodes whole images to tokens, with the encoder of any model.
 
     Args:
       model: a MAE, an i-MAE or a classifier.
-      params: its own.
-      images: [B, H, W, C] standardised pixels.
+      params: the model's parameters.
+      images: [B, H, W, C] normalized pixels.
     Returns:
-      [B, 1 + L, D] float32 tokens, the class token first, patches in raster order.
+      [B, 1 + L, D] float32 tokens: the class token, then patches in raster order.
     """
     encoder = Encoder(
         **model.encoder_size._asdict(),
         patch_size=model.patch_size,
         compute=model.compute,
-        # Not where a fine-tuned classifier has another one behind its pooling.
+        # A fine-tuned classifier may have its norm after pooling instead.
         final_norm="norm" in params["encoder"]["transformer"],
     )
     return encoder.apply({"params": params["encoder"]}, images).astype(jnp.float32)
@@ -78,9 +77,9 @@ def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Ar
 def predictors(
     model: Autoencoder | Classifier, params, batch_stats=None
 ) -> dict[str, tuple[Callable, Any]]:
-    """The functions that apply to a model, by name, and their variables.
+    """Returns the forward functions of a model with their variables, by name.
 
-    Each is called with (model, variables, *inputs).
+    Each function is called as function(model, variables, *inputs).
     """
     if model.has_decoder:
         return {"predict": (forward, params), "embed": (embed, params)}

@@ -1,4 +1,4 @@
-"""`IMAE`: a MAE's encoder and decoder, and two linear heads between them."""
+"""`IMAE`: a MAE's encoder and decoder with two linear heads between them."""
 
 from typing import ClassVar
 
@@ -9,15 +9,15 @@ from imae_jax.models.mae import Autoencoder, _as_float32
 
 
 class IMAE(Autoencoder):
-    """Pulls the two images of a mixture apart (paper, section 3).
+    """Separates the two images of a mixture (paper, section 3).
 
-    Two independent linear heads stand where MAE has its single `decoder_embed`; head 0 is
-    always the subordinate image's and head 1 the dominant's, which makes an unordered
-    pair identifiable. One decoder, shared by both branches, rebuilds both images.
+    Two independent linear heads replace MAE's single `decoder_embed`; head 0 is always the
+    subordinate image's and head 1 the dominant's, which makes an unordered pair
+    identifiable. One decoder, shared by both branches, reconstructs both images.
 
     Attributes:
       branches: "both", or "subordinate" for the mode of the paper's first version, which
-        rebuilds only the weaker image (axis S then has length 1).
+        reconstructs only the weaker image (axis S then has length 1).
     """
 
     is_fed_mixtures: ClassVar[bool] = True
@@ -26,7 +26,7 @@ class IMAE(Autoencoder):
 
     @property
     def num_sources(self) -> int:
-        """S."""
+        """Number of reconstructed sources, the length of axis S."""
         return 2 if self.branches == "both" else 1
 
     def setup(self):
@@ -36,17 +36,17 @@ class IMAE(Autoencoder):
             self.disentangle_dominant = dense(self.decoder_size.width, self.compute)
 
     def disentangle(self, tokens):
-        """[B, 1 + K, D] tokens of mixtures -> [B, S, 1 + K, E] latents of their sources."""
+        """Maps tokens of mixtures [B, 1 + K, D] to latents of sources [B, S, 1 + K, E]."""
         latents = [self.disentangle_subordinate(tokens)]
         if self.branches == "both":
             latents.append(self.disentangle_dominant(tokens))
         return jnp.stack(latents, axis=1)
 
     def decode(self, latents, ids_restore):
-        """[B, S, 1 + K, E] latents, [B, L] ids_restore -> [B, S, L, P] predicted pixels.
+        """Predicts pixels [B, S, L, P] from latents [B, S, 1 + K, E].
 
-        Both branches go through the decoder as one batch. S is the inner axis, so that
-        merging it with a B that is sharded over devices moves nothing between them.
+        Both branches are decoded as one batch. S is the inner axis, so merging it with a B
+        that is sharded over devices moves no data.
         """
         batch_size, sources, *token_shape = latents.shape
         pred = self.decoder(
@@ -56,10 +56,10 @@ class IMAE(Autoencoder):
         return pred.reshape(batch_size, sources, *pred.shape[1:])
 
     def __call__(self, mixture, ids_keep, ids_restore):
-        """Encodes the visible patches of the mixture, rebuilds both sources.
+        """Encodes the visible patches of the mixture and reconstructs both sources.
 
         Args:
-          mixture: [B, H, W, C] standardised pixels.
+          mixture: [B, H, W, C] normalized pixels.
           ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`

@@ -1,6 +1,6 @@
-"""How a model is computed: types, products and attention in the form each backend likes.
+"""Layers with dtypes and kernels chosen for each backend.
 
-None of this is architecture: the same parameters serve every choice.
+These choices are independent of the architecture: parameters are the same for all.
 """
 
 import functools
@@ -15,23 +15,23 @@ from jax import lax
 from jax.typing import DTypeLike
 
 DTYPES = ("float32", "bfloat16")
-AUTO = "auto"  # the one of these that a machine computes faster
+AUTO = "auto"  # whichever of these is faster on the machine
 ATTENTIONS = ("xla", "cudnn")
 REMATS = ("none", "products", "blocks")
 LAYER_NORM_EPSILON = 1e-6  # MAE
 
 
 class Compute(NamedTuple):
-    """Choices that change speed and memory, and results by rounding only.
+    """Choices that affect speed and memory, and results up to rounding only.
 
     Attributes:
-      activations: type of what passes between layers. Parameters, softmax, LayerNorm
-        statistics and losses are float32 always.
-      operands: type of what enters a matrix product; its sums are float32.
-      attention: "xla", or "cudnn" for the flash attention of NVIDIA's library.
-      scan: whether the blocks of a Transformer are a loop on the device, compiled once.
-      remat: what the backward pass computes again instead of keeping it: "none"; all but
-        the matrix products' results ("products"); whole blocks ("blocks").
+      activations: dtype between layers. Parameters, softmax, LayerNorm statistics and
+        losses are always float32.
+      operands: dtype of the operands of matrix products; sums are float32.
+      attention: "xla", or "cudnn" for cuDNN's flash attention.
+      scan: True to run the blocks of a Transformer as a loop, compiled once.
+      remat: values recomputed in the backward pass instead of stored: "none"; all but
+        results of matrix products ("products"); whole blocks ("blocks").
     """
 
     activations: DTypeLike = jnp.float32
@@ -42,11 +42,15 @@ class Compute(NamedTuple):
 
 
 def choose(dtype: str, attention: str, scan: bool, remat: str, *, platform: str) -> Compute:
-    """What a config's `compute` section means on a platform ("cpu", "gpu", "tpu").
+    """Returns the choices of a config's `compute` section on a platform.
 
-    bfloat16 is stored as such on accelerators. On a CPU only the operands of products are:
-    XLA calls its fast bfloat16 kernels for products with a float32 result, and the rest
-    is no faster in bfloat16.
+    On accelerators bfloat16 applies to activations. On a CPU it applies to the operands of
+    products only: XLA's fast bfloat16 kernels are for products with a float32 result, and
+    nothing else is faster in bfloat16.
+
+    Args:
+      dtype, attention, scan, remat: values of the section.
+      platform: "cpu", "gpu" or "tpu".
     """
     dtype = fastest_type(platform) if dtype == AUTO else dtype
     activations = "float32" if platform == "cpu" else dtype
@@ -55,11 +59,11 @@ def choose(dtype: str, attention: str, scan: bool, remat: str, *, platform: str)
 
 @functools.cache
 def fastest_type(platform: str) -> str:
-    """The one of `DTYPES` that a platform ("cpu", "gpu", "tpu") computes faster.
+    """Returns the faster of `DTYPES` on a platform ("cpu", "gpu" or "tpu").
 
-    Of TPUs it is bfloat16; of NVIDIA GPUs from compute capability 8.0 on, since older ones
-    have no units for it. A CPU's flags tell; where they do not, a tenth of a second of
-    products does. Ours.
+    bfloat16 on TPUs, and on NVIDIA GPUs of compute capability 8.0 or higher (older ones
+    have no units for it). For a CPU its flags decide, or else a timing of a tenth of a
+    second. Ours.
     """
     if platform == "cpu":
         return "bfloat16" if _cpu_is_faster_in_bfloat16(_cpu_flags()) else "float32"
@@ -71,7 +75,7 @@ def fastest_type(platform: str) -> str:
 
 
 def _cpu_flags() -> set[str]:
-    """The processor's flags, from Linux; empty elsewhere."""
+    """Returns the processor's flags on Linux; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -81,7 +85,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _cpu_is_faster_in_bfloat16(flags: set[str]) -> bool:
-    if "sse2" in flags:  # x86, where the flags tell which kernels XLA has
+    if "sse2" in flags:  # x86, where the flags determine XLA's kernels
         return not flags.isdisjoint(("avx512_bf16", "amx_bf16"))
     if flags and "bf16" not in flags:
         return False
@@ -101,7 +105,7 @@ def _cpu_is_faster_in_bfloat16(flags: set[str]) -> bool:
 
 
 def dense(features: int, compute: Compute, name: str | None = None) -> nn.Dense:
-    """A linear layer as MAE initialises it: Xavier-uniform kernel, zero bias."""
+    """Makes a linear layer with MAE's initialization: Xavier-uniform kernel, zero bias."""
     is_ours = compute.activations == jnp.float32
     return nn.Dense(
         features,
@@ -113,17 +117,17 @@ def dense(features: int, compute: Compute, name: str | None = None) -> nn.Dense:
 
 
 def _dot_general(operands, x, kernel, dimension_numbers, **_):
-    """`lax.dot_general` for a layer's product, x [..., I] by kernel [I, O]."""
+    """Replaces `lax.dot_general` for a layer's product, x [..., I] by kernel [I, O]."""
     assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
     return float32_matmul(x, kernel, operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def float32_matmul(x: jax.Array, kernel: jax.Array, operands: DTypeLike) -> jax.Array:
-    """[..., I] x [I, O] -> [..., O], operands rounded to `operands`, result float32.
+    """Multiplies [..., I] by [I, O], with operands in `operands` and a float32 result.
 
-    The gradient's two products are computed in the same way. (That of `lax.dot_general`
-    would multiply float32 by bfloat16, which on a CPU is a float32 product.)
+    The gradient's two products are computed in the same way. (`lax.dot_general`'s gradient
+    multiplies float32 by bfloat16, which on a CPU is a float32 product.)
     """
     return _matmul_forward(x, kernel, operands)[0]
 
@@ -139,8 +143,8 @@ def _matmul_backward(operands, saved, grad):
     grad = grad.astype(operands)
     last, batch = (x.ndim - 1,), tuple(range(x.ndim - 1))
     grad_x = _float32_sum(grad, kernel, ((last, (1,)), ((), ())))
-    # bfloat16 over all batch axes at once: with them merged XLA has no fast kernel on a
-    # CPU. float32 over the merged ones: otherwise XLA transposes `grad` first.
+    # bfloat16: contract all batch axes, since XLA has no fast CPU kernel for merged ones.
+    # float32: contract merged axes, since otherwise XLA transposes `grad` first.
     if operands == jnp.float32:
         x, grad = (array.reshape(-1, array.shape[-1]) for array in (x, grad))
         batch = (0,)
@@ -156,7 +160,7 @@ float32_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU. (`jax.nn.gelu` goes by erfc, which takes twice as long on a CPU.)"""
+    """Exact GELU. (`jax.nn.gelu` uses erfc, which takes twice as long on a CPU.)"""
     return 0.5 * x * (1 + lax.erf(x * 0.5**0.5))
 
 
@@ -164,7 +168,7 @@ def gelu(x: jax.Array) -> jax.Array:
 def float32_layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """LayerNorm over the last axis of float32 [..., width], with MAE's epsilon.
 
-    The gradient is written out, so that XLA reads and writes less than in the derived one.
+    The hand-written gradient makes XLA read and write less memory than the automatic one.
     """
     return _layer_norm_forward(x, scale, bias)[0]
 
@@ -195,8 +199,8 @@ def attention(
 ) -> jax.Array:
     """Softmax attention; all arguments and the result are [N, T, heads, width / heads].
 
-    `float32_attention` where that is the type between layers, since it is faster than the
-    library's on a CPU; otherwise the library's.
+    Uses `float32_attention` for float32 activations, since it is faster than JAX's on a
+    CPU; otherwise JAX's.
     """
     if compute.activations == jnp.float32 and compute.attention == "xla":
         heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
@@ -211,8 +215,8 @@ def float32_attention(
 ) -> jax.Array:
     """Softmax attention over axis -2 of [N, heads, T, width / heads] float32 arrays.
 
-    Products are of `operands`, with float32 sums. The gradient is written out so that its
-    products are too, and the weights, the largest array, are kept in that type.
+    Products have operands in `operands` and float32 sums. The hand-written gradient does
+    the same, and stores the weights, the largest array, in that dtype.
     """
     return _attention_forward(query, key, value, operands)[0]
 
@@ -240,7 +244,7 @@ def _attention_backward(operands, saved, grad):
 
 
 def _transposed(x):
-    # In memory: XLA's products over the last axis but one take longer than the copy.
+    # A copy in memory: XLA's products over the second-to-last axis are slower than copying.
     return lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
 
 

@@ -1,4 +1,4 @@
-"""`MAE`, the teacher, and `IMAE`: the same encoder and decoder, and two heads between."""
+"""`MAE`, the teacher of i-MAE, and the encoder and decoder that both share."""
 
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from imae_jax.models.transformer import Size, Transformer
 
 
 def _as_float32(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """For losses and metrics."""
+    """Casts outputs to float32, for losses and metrics."""
     return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
 
@@ -27,8 +27,8 @@ class Encoder(nn.Module):
     """ViT over the visible patches only.
 
     Attributes:
-      width, depth, heads, patch_size, compute: see `Autoencoder`.
-      drop_path, final_norm: see `Transformer`; fine-tuning has choices there.
+      width, depth, heads, patch_size, compute: see `Size` and `Autoencoder`.
+      drop_path, final_norm: see `Transformer`; used in fine-tuning.
     """
 
     width: int
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         grid = grid_size((height, width), self.patch_size)
         positions = jnp.asarray(sincos_position_embedding(self.width, grid))[None]
         if ids_keep is not None:
-            # Gathered before they are embedded: removed patches cost nothing.
+            # Gathered before embedding: masked patches cost nothing.
             patches = take_patches(patches, ids_keep)
             positions = positions[0][ids_keep]
         x = dense(self.width, self.compute, "patch_embed")(patches) + positions
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Rebuilds every patch from the visible latents and mask tokens."""
+    """Transformer that predicts all patches from the visible latents and mask tokens."""
 
     width: int
     depth: int
@@ -86,14 +86,15 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """What `MAE` and `IMAE` share.
+    """Base class of `MAE` and `IMAE`.
 
     Attributes:
-      encoder_size, decoder_size: of the two Transformers.
+      encoder_size, decoder_size: sizes of the two Transformers.
       patch_size: p.
       image_size, channels: (H, W) and C.
-      compute: types and forms; outputs are float32 always.
-      has_decoder, is_fed_mixtures: what tells kinds of models apart.
+      compute: dtypes and kernels; outputs are always float32.
+      has_decoder: True for a MAE or an i-MAE, False for a classifier.
+      is_fed_mixtures: True for an i-MAE.
     """
 
     has_decoder: ClassVar[bool] = True
@@ -119,21 +120,21 @@ class Autoencoder(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """L."""
+        """Number of patches of an image, L."""
         rows, columns = grid_size(self.image_size, self.patch_size)
         return rows * columns
 
     def example_inputs(self, key: jax.Array) -> tuple[jax.Array, ...]:
-        """Arguments of a call, one image with a mask that the key decides."""
+        """Returns example arguments of a call: one image with a random mask."""
         image = jnp.zeros((1, *self.image_size, self.channels))
         mask = random_mask(key, 1, self.num_patches, 0.5)
         return image, mask.ids_keep, mask.ids_restore
 
     def encode(self, images, ids_keep=None):
-        """Encodes the patches at `ids_keep`; without it all of them, in raster order.
+        """Encodes the patches at `ids_keep`, or all of them in raster order.
 
         Args:
-          images: [B, H, W, C] standardised pixels.
+          images: [B, H, W, C] normalized pixels.
           ids_keep: [B, K] int, or None.
         Returns:
           [B, 1 + K, D] tokens, the class token first.
@@ -149,14 +150,14 @@ class MAE(Autoencoder):
         self.decoder_embed = dense(self.decoder_size.width, self.compute)
 
     def __call__(self, images, ids_keep, ids_restore):
-        """Encodes the visible patches, rebuilds all of them.
+        """Encodes the visible patches and predicts all patches.
 
         Args:
-          images: [B, H, W, C] standardised pixels.
+          images: [B, H, W, C] normalized pixels.
           ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
-          A dict of `tokens` [B, 1 + K, D], `latents` [B, 1 + K, E] (what the decoder is
-          given, and the target of distillation) and `pred` [B, L, P].
+          A dict of `tokens` [B, 1 + K, D], `latents` [B, 1 + K, E] (the decoder's input and
+          the target of distillation) and `pred` [B, L, P].
         """
         tokens = self.encode(images, ids_keep)
         latents = self.decoder_embed(tokens)

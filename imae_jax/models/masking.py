@@ -1,4 +1,4 @@
-"""Random masks: which patches the encoder sees."""
+"""Random masks of patches."""
 
 import flax.struct
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """K = int(L * (1 - mask_ratio)); raises ValueError unless 1 <= K <= L."""
+    """Returns K = int(L * (1 - mask_ratio)); raises ValueError unless 1 <= K <= L."""
     visible = int(num_patches * (1 - mask_ratio))
     if not 1 <= visible <= num_patches:
         raise ValueError(
@@ -18,12 +18,12 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 @flax.struct.dataclass
 class Mask:
-    """Which patches the encoder sees, for a batch.
+    """Masks of a batch of images.
 
     Attributes:
       ids_keep: [B, K] int32, raster index of each visible patch, in the encoder's order.
-      ids_restore: [B, L] int32, place of each patch in (visible..., removed...).
-      mask: [B, L] bool, True = removed.
+      ids_restore: [B, L] int32, index of each patch in (visible..., masked...).
+      mask: [B, L] bool, True = masked.
     """
 
     ids_keep: jax.Array
@@ -49,10 +49,10 @@ def random_mask(
 
 
 def covering_masks(mask: Mask) -> list[Mask]:
-    """Masks of the same size, the given one first, that remove every patch at least once.
+    """Returns masks of equal size, the given one first, that together mask every patch.
 
-    For pictures: what a model predicts of a patch means something only where it was
-    removed, so a whole image needs several passes.
+    For full reconstructions: predictions are meaningful for masked patches only, so a whole
+    image needs several passes.
     """
     num_patches, visible = mask.ids_restore.shape[1], mask.ids_keep.shape[1]
     removed = num_patches - visible

@@ -1,4 +1,4 @@
-"""Images as patches: cutting, positions, and the random mask."""
+"""Patches of images: cutting, reordering and position embedding."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def grid_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     """Cuts [..., H, W, C] images into [..., L, P] patches.
 
-    Patches are in raster order; the values of one are ordered (row, column, channel),
-    as in MAE.
+    Patches are in raster order, and their values in the order (row, column, channel), as in
+    MAE.
     """
     *batch, height, width, channels = images.shape
     rows, columns = grid_size((height, width), patch_size)
@@ -41,11 +41,11 @@ def unpatchify(
 
 
 def sincos_position_embedding(width: int, grid: tuple[int, int]) -> np.ndarray:
-    """MAE's fixed 2-D position embedding of the patches, [L, width] float32.
+    """Returns MAE's fixed 2-D position embedding of the patches, [L, width] float32.
 
     The first half of the channels encodes the column, the second the row; in each half
-    sines come before cosines. (MAE's released code; other formulas are in circulation.)
-    The class token has none: its row is zero in MAE.
+    sines come before cosines (MAE's released code; other formulas exist). The class token
+    has none: its row is zero in MAE.
 
     Raises:
       ValueError: if width is not divisible by 4.
@@ -69,10 +69,7 @@ def take_patches(patches: jax.Array, ids: jax.Array) -> jax.Array:
 def restore_order(
     visible: jax.Array, filler: jax.Array, ids_restore: jax.Array
 ) -> jax.Array:
-    """Puts [B, K, E] visible tokens back in raster order, `filler` [E] elsewhere.
-
-    Returns [B, L, E].
-    """
+    """Puts visible tokens [B, K, E] in raster order [B, L, E], else `filler` [E]."""
     batch_size, num_kept, width = visible.shape
     removed = (batch_size, ids_restore.shape[1] - num_kept, width)
     tokens = jnp.concatenate([visible, jnp.broadcast_to(filler, removed)], axis=1)

@@ -1,4 +1,4 @@
-"""The Transformer that encoder and decoder share, and its named sizes."""
+"""The Transformer of encoder and decoder, and its named sizes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from imae_jax.models.layers import (
     gelu,
 )
 
-# What the backward pass finds kept, see `Compute.remat`.
+# Values stored for the backward pass, see `Compute.remat`.
 REMAT_POLICIES = {
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "blocks": jax.checkpoint_policies.nothing_saveable,
@@ -25,7 +25,7 @@ REMAT_POLICIES = {
 
 
 class Size(NamedTuple):
-    """The size of a Transformer."""
+    """Size of a Transformer: channels, number of blocks, and attention heads."""
 
     width: int
     depth: int
@@ -43,14 +43,14 @@ VARIANTS = {
 
 
 def check_size(size: Mapping[str, int], key: str) -> None:
-    """Raises UserError unless `width` suits the positions and the number of heads."""
+    """Raises UserError unless `width` is divisible by 4 and by the number of heads."""
     width, heads = size["width"], size["heads"]
     allowed = f"divisible by 4 (positions) and by the number of heads, {heads}"
     require(width % heads == 0 and width % 4 == 0, f"{key}.width", width, allowed)
 
 
 def decode_variant(variant: str) -> tuple[Size, int]:
-    """ "Ti/2" -> (Size(192, 12, 3), 2), the encoder's size and the patch size.
+    """Returns encoder size and patch size: "Ti/2" -> (Size(192, 12, 3), 2).
 
     Raises:
       ValueError: if the variant is not NAME/PATCH with a known name.
@@ -65,7 +65,7 @@ def decode_variant(variant: str) -> tuple[Size, int]:
 
 
 class Float32LayerNorm(nn.Module):
-    """`compute.float32_layer_norm` with Flax's parameters."""
+    """`layers.float32_layer_norm` with Flax's parameters."""
 
     @nn.compact
     def __call__(self, x):
@@ -76,7 +76,7 @@ class Float32LayerNorm(nn.Module):
 
 
 def layer_norm(compute: Compute, name: str) -> nn.Module:
-    """LayerNorm with MAE's epsilon; statistics are float32 always."""
+    """Makes a LayerNorm with MAE's epsilon; statistics are always float32."""
     if compute.activations == jnp.float32:
         return Float32LayerNorm(name=name)
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=compute.activations, name=name)
@@ -98,10 +98,9 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): leaves a residual branch out, or scales it up.
+    """Stochastic depth (Huang et al. 2016): drops a residual branch, or scales it up.
 
-    Drawn for each example of [B, ...], and only where a key `drop_path` is given, in
-    training: without one nothing is left out.
+    Drawn per example of [B, ...], and only if an rng `drop_path` is given (in training).
     """
 
     rate: float
@@ -116,7 +115,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-LN Transformer block with an MLP of four times the width and exact GELU."""
+    """Pre-LN Transformer block; its MLP has four times the width and exact GELU."""
 
     heads: int
     compute: Compute
@@ -138,7 +137,7 @@ class Transformer(nn.Module):
       depth, heads, compute: see `Size` and `Compute`.
       drop_path: rate of the last block; it rises linearly from 0 (timm, MAE). Not with
         `compute.scan`.
-      final_norm: whether the LayerNorm is there.
+      final_norm: False to leave out the final LayerNorm.
     """
 
     depth: int
@@ -156,8 +155,8 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=policy, prevent_cse=not scan)
         if scan:
             assert not self.drop_path, "the blocks of a loop draw nothing"
-            # Parameters are stored block by block either way: stacked here, they make one
-            # loop, and a checkpoint does not tell which way it was trained.
+            # Parameters are always stored by block and stacked here, so checkpoints do not
+            # depend on `scan`.
             params = [self.variables["params"][name] for name in names]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
             one = block(self.heads, self.compute, parent=None)
