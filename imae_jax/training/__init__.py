@@ -1,1 +1,1 @@
-"""Training: set-up, step, loop, and runs opened again."""
+"""Training: setup, step, loop, and trained runs on disk."""

@@ -1,4 +1,4 @@
-"""`train(config, workdir)`: the training loop, its logs and its checkpoints."""
+"""The training loop, `train(config, workdir)`, with logging and checkpoints."""
 
 import dataclasses
 import functools
@@ -38,18 +38,18 @@ def train(
 ) -> TrainState:
     """Trains a MAE, an i-MAE or a classifier.
 
-    It goes on where the workdir's last checkpoint stands.
+    Resumes from the workdir's last checkpoint if there is one.
 
     Args:
       config: see `configs/`.
       workdir: the run's folder.
-      stop_at: saves and returns after this step, for a run that is to go on later.
+      stop_at: step after which to save and return, for a run to be resumed later.
     Returns:
       The final state.
     Raises:
-      UserError: for bad input, before anything is compiled, and if the loss stays not
-        finite for `optim.max_skipped` steps.
-      Terminated: after SIGTERM, once what was reached has been saved.
+      UserError: for bad input, before anything is compiled, and after `optim.max_skipped`
+        steps in a row with a loss or gradient that is not finite.
+      Terminated: after SIGTERM, once the state has been saved.
     """
     workdir = open_workdir(workdir)
     setup = set_up(config, workdir)
@@ -107,12 +107,12 @@ def _train(
 
 @dataclasses.dataclass
 class Cadence:
-    """When a run logs and saves.
+    """Decides when a run logs and saves.
 
     Attributes:
-      config: the run's.
-      last_step: the run's, at which both are due.
-      saved_at: time of the last save, `time.monotonic`.
+      config: the run's config.
+      last_step: the run's last step, at which both are due.
+      saved_at: time of the last save, in seconds of `time.monotonic`.
     """
 
     config: ConfigDict
@@ -120,18 +120,18 @@ class Cadence:
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def next_stop(self, step: int) -> int:
-        """The step at which a dispatch ends: where something is to be logged or saved."""
+        """Returns the last step of a dispatch, at most the next one to log or save."""
         ends = [step + self.config.train.steps_per_dispatch, self.last_step]
         for period in (self.config.log.every_steps, self.config.checkpoint.every_steps):
             ends += [step - step % period + period] if period else []
         return min(ends)
 
     def is_log_due(self, step: int) -> bool:
-        """Whether the step's metrics are logged."""
+        """True if the step's metrics are to be logged."""
         return step == self.last_step or step % self.config.log.every_steps == 0
 
     def is_save_due(self, step: int) -> bool:
-        """Whether the step's state is saved; the first process looks at the clock."""
+        """True if the step's state is to be saved, by the first process's clock."""
         every = self.config.checkpoint
         if every.every_steps and step % every.every_steps == 0:
             return True
@@ -143,21 +143,21 @@ class Cadence:
 
 @dataclasses.dataclass
 class SkipGuard:
-    """Tells of skipped steps, and ends a run that skips too many in a row.
+    """Reports skipped steps, and ends a run that skips too many in a row.
 
     Attributes:
-      max_skipped: in a row.
-      told: skipped steps that have been told of.
+      max_skipped: most skipped steps in a row.
+      told: number of skipped steps reported so far.
     """
 
     max_skipped: int
     told: int
 
     def check(self, step: int, metrics: dict, checkpoints: Checkpoints) -> str:
-        """Text about steps that were skipped since the last call; empty without any.
+        """Returns a message if steps were skipped since the last call, else "".
 
         Raises:
-          UserError: if the last `max_skipped` steps could not be used.
+          UserError: if the last `max_skipped` steps were skipped.
         """
         skipped, in_a_row = metrics["skipped_steps"], int(metrics["skipped_in_a_row"])
         if in_a_row >= self.max_skipped:
@@ -176,7 +176,7 @@ class SkipGuard:
 
 @dataclasses.dataclass
 class _Loop:
-    """Runs the compiled step up to the last one, or to SIGTERM; logs and saves."""
+    """Runs the compiled step until the last one or SIGTERM, with logs and checkpoints."""
 
     setup: Setup
     feed: Resident | Streaming
@@ -187,7 +187,7 @@ class _Loop:
     termination: preemption.Termination
 
     def run(self, state: TrainState) -> TrainState:
-        """The state after the last step that was made; it is saved."""
+        """Trains from `state`; returns the last state, which has been saved."""
         setup, config = self.setup, self.setup.config
         teacher_params = setup.teacher.params if setup.is_distilled else None
         meta = run_meta(setup)
@@ -231,7 +231,7 @@ class _Loop:
         return state
 
     def log_line(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """The finite metrics of a step, its learning rate and its epoch."""
+        """Returns the finite metrics of a step, its learning rate and its epoch."""
         line = {name: value for name, value in metrics.items() if math.isfinite(value)}
         del line["skipped_in_a_row"]
         counted = step - 1 - int(metrics["skipped_steps"])  # skipped steps do not count

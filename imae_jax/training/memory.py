@@ -1,6 +1,6 @@
-"""Memory: how much of it is free, and whether a compiled step fits into it.
+"""Memory checks: free memory, and whether a compiled step fits.
 
-Asked for before it is taken: a system that runs out kills the process without a word.
+Checked in advance, since a system that runs out of memory kills the process silently.
 """
 
 import ctypes
@@ -15,17 +15,17 @@ from imae_jax.errors import UserError
 
 
 class Room(NamedTuple):
-    """Memory that a process can still take, in bytes, and whose limit that is."""
+    """Free memory, in bytes, and the limit that it is measured against, in words."""
 
     free: int
     limited_by: str
 
 
 def room(device: jax.Device) -> Room | None:
-    """The memory that is free on a device; None where nothing says so.
+    """Returns the free memory of a device; None if unknown.
 
-    Of a CPU that is the machine's memory, or what the limits of the process's cgroups
-    leave of it, and what the process itself has freed and kept.
+    For a CPU, the machine's available memory or what the process's cgroups allow, plus
+    memory that the process has freed but not returned.
     """
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -48,7 +48,7 @@ def _of_machine(meminfo: Path = Path("/proc/meminfo")) -> Room | None:
 def _of_cgroups(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[Room]:
-    """The room in each memory cgroup that the process is in, its own and those above."""
+    """Returns the free memory of the process's memory cgroup and its ancestors."""
     found = []
     for line in _text(own).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -58,13 +58,13 @@ def _of_cgroups(
         names = ("memory.max", "memory.current")
         if controllers:  # version 1
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        # In a container the path may be that of the host, which is not there.
+        # In a container the path may be the host's, which does not exist.
         below = [base / path.lstrip("/"), *(base / path.lstrip("/")).parents]
         for folder in below[: below.index(base) + 1]:
             limit, used = (_text(folder / name).strip() for name in names)
             if not (limit.isdecimal() and used.isdecimal()):
                 continue
-            # Cached files are given up for the asking.
+            # The kernel reclaims cached files when needed.
             stat = _text(folder / "memory.stat")
             cached = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)
             free = int(limit) - int(used) + int(cached[1] if cached else 0)
@@ -73,9 +73,9 @@ def _of_cgroups(
 
 
 def _kept(status: Path = Path("/proc/self/status")) -> int:
-    """Bytes that the process has freed but not given back, which it takes again first.
+    """Returns the bytes that the process has freed but not returned to the system.
 
-    See `startup.keep_memory`. 0 where the C library does not tell.
+    They are reused first, see `runtime.keep_memory`. 0 if the C library does not tell.
     """
     resident = re.search(r"^RssAnon:\s+(\d+) kB", _text(status), re.MULTILINE)
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
@@ -96,7 +96,7 @@ def _text(path: Path) -> str:
 
 
 def new_bytes(compiled: jax.stages.Compiled) -> int:
-    """Bytes that a compiled step takes on each device beside its arguments."""
+    """Returns the bytes that a compiled step needs per device, besides its arguments."""
     found = compiled.memory_analysis()
     if found is None:
         return 0
@@ -105,7 +105,7 @@ def new_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def over_limit(error: jax.errors.JaxRuntimeError) -> tuple[int, int] | None:
-    """(bytes needed, bytes there are), where a TPU's compiler refuses a step for them."""
+    """Returns (bytes needed, bytes available) from a TPU compiler's out-of-memory error."""
     used = re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", str(error))
     if used is None:
         return None
@@ -115,9 +115,9 @@ def over_limit(error: jax.errors.JaxRuntimeError) -> tuple[int, int] | None:
 
 
 class Fitting:
-    """A jitted training step that is compiled, and held against memory, at its first call.
+    """A training step that is compiled, and checked to fit into memory, at its first call.
 
-    Its result is the step's.
+    Takes the step's arguments and returns its result.
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class Fitting:
         accumulate: int,
         may_accumulate: bool,
     ):
-        """Compiles nothing yet.
+        """Stores the arguments; compiles nothing yet.
 
         Args:
-          make_step: `train.accumulate` -> the jitted step.
-          devices: of the mesh.
-          batch_size, accumulate: of `train`.
-          may_accumulate: whether more of it computes the same update.
+          make_step: number of microbatches -> the jitted step.
+          devices: devices of the mesh.
+          batch_size, accumulate: see the config's `train` section.
+          may_accumulate: True if more microbatches give the same update.
         """
         self._make_step, self._devices = make_step, devices
         self._batch_size, self._accumulate = batch_size, accumulate
@@ -143,7 +143,7 @@ class Fitting:
         self._compiled = None
 
     def __call__(self, *arguments):
-        """A step; raises UserError before the first that would not fit."""
+        """Runs a step; raises UserError before the first one if it does not fit."""
         if self._compiled is None:
             self._compiled = self._checked(arguments)
         return self._compiled(*arguments)
@@ -151,7 +151,7 @@ class Fitting:
     def _checked(self, arguments) -> jax.stages.Compiled:
         own = [x for x in self._devices if x.process_index == jax.process_index()]
         available = room(own[0])
-        # Those of a CPU share its memory, from which a save takes a copy of the state, too.
+        # CPU devices share memory, in which saving also makes a copy of the state.
         shared = len(own) if own[0].platform == "cpu" else 1
         copy = 0
         if own[0].platform == "cpu":
@@ -180,10 +180,10 @@ class Fitting:
         )
 
     def _remedy(self, need: int, free: int, needed) -> str:
-        """Says with which microbatch a step fits, found by compiling."""
+        """Returns a hint on the microbatch that fits, found by compiling."""
         whole = self._batch_size // (2 * len(self._devices))
         for parts in range(self._accumulate + 1, whole + 1):
-            # Temporaries grow with the microbatch, at the most.
+            # Temporaries grow at most linearly with the microbatch.
             if whole % parts or need * self._accumulate / parts > free and parts < whole:
                 continue
             taken, _ = needed(parts)
@@ -203,6 +203,6 @@ class Fitting:
 
 
 def in_words(nbytes: int) -> str:
-    """Bytes as people read them: "1.3 GiB", "47.0 MiB"."""
+    """Formats bytes, such as "1.3 GiB" or "47.0 MiB"."""
     size, unit = (2**30, "GiB") if nbytes >= 2**30 else (2**20, "MiB")
     return f"{nbytes / size:,.1f} {unit}"

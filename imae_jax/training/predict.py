@@ -1,4 +1,4 @@
-"""Trained models as predict functions, compiled once per form."""
+"""Trained models as compiled predict functions."""
 
 import functools
 
@@ -15,8 +15,8 @@ from imae_jax.models.mae import MAE
 
 @functools.cache
 def _compiled(function, model: MAE | IMAE | Classifier, mesh: Mesh):
-    # Cached: networks of the same form, such as a teacher and a random one, share it.
-    # Copied to every device and process, which all go on with the same numbers.
+    # Cached: networks of equal architecture, such as teacher and random, share it.
+    # Outputs are copied to every device, so all processes compute with the same values.
     copies = sharding.replicated(mesh)
     return jax.jit(functools.partial(function, model), out_shardings=copies)
 
@@ -31,7 +31,7 @@ def _run(function, model, variables, mesh: Mesh, *inputs):
 def make_network(
     model: MAE | IMAE | Classifier, params, mesh: Mesh, batch_stats=None
 ) -> Network:
-    """The model as evaluators see it; batches are split over the devices."""
+    """Makes a model's predict functions; batches are split over the devices."""
     return Network(
         **{
             name: functools.partial(_run, function, model, variables, mesh)

@@ -1,4 +1,4 @@
-"""Where training begins or resumes: checkpoints, weights, random parameters."""
+"""The state that training starts or resumes from."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +14,9 @@ def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> Non
     """Raises UserError if the data set is not the one that a run was trained on.
 
     Args:
-      found, stored: what is known of the one and of the other, see `setup.run_meta`.
-      what: must be equal.
+      found, stored: metadata of the current data set and of the run's, see
+        `setup.run_meta`.
+      what: entries that must be equal.
     """
     for name in what:
         if found[name] != stored.get(name):
@@ -27,7 +28,7 @@ def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> Non
 
 
 def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
-    """Raises UserError if a run to be resumed was distilled from another teacher."""
+    """Raises UserError if a resumed run was distilled from another teacher."""
     if teacher.digest != digest:
         raise UserError(
             f"teacher.init={str(teacher.workdir)!r} has digest {teacher.digest[:12]}, but "
@@ -37,9 +38,9 @@ def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
 
 
 def starting_params(setup: Setup):
-    """The parameters that `config.init` names, or None for random ones.
+    """Returns the initial parameters named by `config.init`; None for random ones.
 
-    For a classifier those of its encoder only.
+    For a classifier, those of its encoder only.
     """
     config = setup.config
     if not config.init:
@@ -54,9 +55,10 @@ def starting_params(setup: Setup):
 
 
 def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> TrainState:
-    """The state to go on from; the first that exists counts:
+    """Returns the state to start or resume from.
 
-    the workdir's newest checkpoint; what `config.init` names; random parameters.
+    This is, in order of preference, the workdir's newest checkpoint, the parameters named
+    by `config.init`, or random parameters.
     """
     fresh = setup.model, optimiser, setup.config.seed, setup.mesh
     if not checkpoints.steps():

@@ -1,4 +1,4 @@
-"""What a run is made of: data, devices, model, teacher, loss and starting state."""
+"""Setup of a run from its config: data, devices, model, teacher and objective."""
 
 import dataclasses
 import logging
@@ -35,7 +35,15 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """All that training and evaluation share, built from a checked config."""
+    """Components of a training run, built from a checked config.
+
+    Attributes:
+      config, workdir: the run's config and folder.
+      dataset: all splits.
+      mesh: the devices.
+      model: the network to train.
+      teacher: the teacher's run, or None.
+    """
 
     config: ConfigDict
     workdir: Path
@@ -46,30 +54,30 @@ class Setup:
 
     @property
     def train_split(self) -> Split:
-        """What is trained on."""
+        """The train split of the data set."""
         return self.dataset.splits["train"]
 
     @property
     def kind(self) -> type[Objective]:
-        """The kind of run."""
+        """Class of the run's objective."""
         return OBJECTIVES[self.config.model.name]
 
     @property
     def is_resident(self) -> bool:
-        """Whether training images live on the devices."""
+        """True if training images are stored on the devices."""
         return is_resident(self.config, self.train_split, self.mesh.size)
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the teacher takes part in training."""
+        """True if training uses the teacher."""
         return self.teacher is not None and self.kind.is_distilled(self.config)
 
 
 def is_resident(config: ConfigDict, split: Split, num_devices: int) -> bool:
-    """Whether images live on the devices, or are sent step by step, see `data.feed`."""
+    """True to store images on the devices, False to stream batches, see `data.feed`."""
     if config.data.feed != "auto":
         return config.data.feed == "resident"
-    # Crops of encoded images are cut out of the whole image, not of a shrunk one.
+    # Encoded images are cropped at full size, before they are scaled down.
     if isinstance(split.images, EncodedImages) and config.augment.crop_scale:
         return False
     num_parts = num_devices if config.data.sharded else 1
@@ -77,9 +85,9 @@ def is_resident(config: ConfigDict, split: Split, num_devices: int) -> bool:
 
 
 def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
-    """Checks all that can be said before the teacher is there; returns data and devices.
+    """Checks everything that does not need the teacher; returns data set and mesh.
 
-    `compute.dtype` has been settled, see `workdir.settle_dtype`.
+    Expects `compute.dtype` to be settled, see `workdir.settle_dtype`.
     """
     checks.check_keys(config)
     check_same_config(config, workdir)
@@ -104,7 +112,7 @@ def _build_model(config: ConfigDict, dataset: Dataset) -> MAE | IMAE | Classifie
 
 
 def load_data(config: ConfigDict) -> Dataset:
-    """Opens the data set of a config, after checking what is said about it."""
+    """Opens the data set of a config, after checking the config's keys."""
     checks.check_keys(config)
     return load(
         config.data.name,
@@ -116,7 +124,7 @@ def load_data(config: ConfigDict) -> Dataset:
 
 
 def open_files(config: ConfigDict) -> image_files.Opened:
-    """The same for images of any size that lie in files, none of them decoded yet."""
+    """Opens the image files of a config's data set, without decoding them."""
     checks.check_keys(config)
     data = config.data
     check_known(data.name, data.get("files"))
@@ -125,7 +133,7 @@ def open_files(config: ConfigDict) -> image_files.Opened:
 
 
 def set_up(config: ConfigDict, workdir: Path) -> Setup:
-    """Checks the config, loads data and teacher; nothing is compiled yet."""
+    """Checks the config, and loads data and teacher; nothing is compiled yet."""
     config = config.copy_and_resolve_references()
     settle_dtype([config], [workdir])
     dataset, mesh = check(config, workdir)
@@ -140,21 +148,21 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
 
 
 def make_objective(setup: Setup) -> Objective:
-    """The objective that a config asks for."""
+    """Makes the objective of a run."""
     config, dataset = setup.config, setup.dataset
     section = config.augment
     augmentation = Augmentation(
         dataset.mean, dataset.std, section.pad, section.flip, section.crop_scale
     )
     if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
-        # The input pipeline has cropped them already.
+        # The input pipeline has already cropped them.
         augmentation = dataclasses.replace(augmentation, crop_scale=())
     teacher = setup.teacher and setup.teacher.model
     return setup.kind.from_config(config, setup.model, teacher, augmentation)
 
 
 def make_feed(setup: Setup) -> Resident | Streaming:
-    """What brings the train split's images to the devices."""
+    """Makes the input pipeline of the train split."""
     config, split = setup.config, setup.train_split
     data, batch_size = config.data, config.train.batch_size
     num_images = len(split.images)
@@ -191,7 +199,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
 
 
 def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
-    """Says so where the classes do not allow the wanted share of pairs of one class."""
+    """Logs if the classes do not allow the wanted fraction of pairs of equal class."""
     achieved = pairs.same_class_rate(0)
     if abs(achieved - wanted) * pairs.per_epoch >= 1:
         logger.info(
@@ -201,12 +209,12 @@ def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
 
 
 def take_of(setup: Setup, feed: Resident | Streaming):
-    """The feed's function that gives a step what its loss is computed on."""
+    """Returns the feed's function that makes a step's batch from its inputs."""
     return feed.take_labelled if setup.kind.is_labelled else feed.take
 
 
 def run_meta(setup: Setup) -> dict:
-    """What a checkpoint says about itself."""
+    """Returns the metadata stored with each checkpoint of a run."""
     teacher, dataset = setup.teacher, setup.dataset
     return {
         "image_shape": list(dataset.image_shape),

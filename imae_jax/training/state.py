@@ -1,4 +1,4 @@
-"""The state that training changes."""
+"""Training state, and its initialization."""
 
 import functools
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ from imae_jax.objectives.base import named_keys
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes while training; keys are derived from (seed, step), not kept.
+    """State of a training run. Random keys are derived from (seed, step), not stored.
 
     Attributes:
-      seed: of the run, uint32. It does not change, but is no constant of a compiled step,
-        which so serves every seed.
-      step: steps made, those skipped included.
+      seed: uint32, the run's seed. It is constant, but part of the state so that one
+        compiled step serves every seed.
+      step: number of steps made, including skipped ones.
       params, opt_state: pytrees.
-      batch_stats: the statistics of BatchNorms, which only a probe has; else empty.
-      skipped: steps that changed nothing, since their loss or gradient was not finite.
-      skipped_in_a_row: of these, up to now without a good one between them.
+      batch_stats: statistics of BatchNorms, which only a probe has; else empty.
+      skipped: number of steps skipped because loss or gradient was not finite.
+      skipped_in_a_row: number of steps skipped since the last good one.
     """
 
     seed: jax.Array
@@ -42,7 +42,7 @@ class TrainState:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The pytrees that a checkpoint holds, by name; nothing that is empty."""
+        """The non-empty pytrees that a checkpoint stores, by name."""
         trees = dict(
             params=self.params, opt_state=self.opt_state, batch_stats=self.batch_stats
         )
@@ -52,14 +52,14 @@ class TrainState:
 def init_variables(
     model: MAE | IMAE | Classifier, seed: int | jax.Array
 ) -> tuple[Any, Any]:
-    """Random parameters, and fresh statistics of BatchNorms if there are any."""
+    """Returns random parameters, and initial statistics of BatchNorms (may be empty)."""
     key = named_keys(jax.random.key(seed), "init", "steps")["init"]
     variables = model.init(key, *model.example_inputs(key))
     return variables["params"], variables.get("batch_stats", {})
 
 
 def init_params(model: MAE | IMAE | Classifier, seed: int):
-    """Random parameters, the same for the same seed and model."""
+    """Returns random parameters, determined by seed and model."""
     return init_variables(model, seed)[0]
 
 
@@ -69,7 +69,7 @@ def fresh_state(
     seed: int | jax.Array,
     start: Mapping | None = None,
 ) -> TrainState:
-    """Where training begins: random parameters, except for the modules in `start`."""
+    """Makes an initial state: random parameters, except for the modules in `start`."""
     params, batch_stats = init_variables(model, seed)
     params = params | (start or {})
     zero, opt_state = jnp.int32(0), optimiser.init(params)
@@ -83,7 +83,7 @@ def init_state(
     mesh: Mesh,
     start: Mapping | None = None,
 ) -> TrainState:
-    """A fresh state, born where it stays, see `sharding.shares`."""
+    """Makes an initial state directly on its devices, see `sharding.shares`."""
     init = functools.partial(fresh_state, model, optimiser)
     inputs = np.uint32(seed), start
     places = sharding.shares(jax.eval_shape(init, *inputs), mesh)

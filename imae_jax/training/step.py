@@ -1,4 +1,4 @@
-"""The jitted training step: gradients, accumulated over microbatches, and the update."""
+"""The jitted training step: gradients accumulated over microbatches, and the update."""
 
 import functools
 
@@ -13,7 +13,7 @@ from imae_jax.training.state import TrainState
 
 
 def accumulate_gradients(gradient_of, examples, accumulate: int, mesh: Mesh):
-    """The mean over microbatches, one after the other, of what `gradient_of` gives.
+    """Returns the mean of `gradient_of` over microbatches, computed one after another.
 
     Args:
       gradient_of: examples -> a pytree of means over them.
@@ -41,10 +41,10 @@ def apply_if_finite(
     batch_stats,
     max_skipped: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The next state, and the step's own metrics.
+    """Returns the next state and the update's metrics.
 
     A step whose loss or gradient is not finite changes neither parameters nor statistics
-    nor the optimizer's state, and neither does any after `max_skipped` of these in a row.
+    nor optimizer state; nor does any step after `max_skipped` of these in a row.
     """
     norm = optax.tree.norm(grads)
     is_good = jnp.isfinite(total) & jnp.isfinite(norm)
@@ -70,23 +70,25 @@ def make_train_step(
     accumulate: int = 1,
     max_skipped: int,
 ):
-    """Compiles `step(state, teacher_params, inputs, num_steps) -> (state, metrics)`.
+    """Makes the jitted training step.
+
+    It is called as step(state, teacher_params, inputs, num_steps) -> (state, metrics).
 
     The state is donated. The teacher's parameters are an argument: not closed over, not
-    optimized, not donated. Steps that are not finite are skipped, see `apply_if_finite`:
-    after too many in a row nothing changes any more, so that the run can be ended there
-    whenever that is noticed.
+    optimized, not donated. Steps that are not finite are skipped, see `apply_if_finite`;
+    after too many in a row the state no longer changes, so the run can be ended there even
+    if that is noticed later.
 
     Args:
-      objective: its `draw` and `loss` are used.
+      objective: provides `draw` and `loss`.
       optimizer: turns gradients into updates.
       mesh: the devices.
-      take: (inputs, number) -> the `number`-th step's batch, see `data.input_pipeline`.
-      state: one that stays where it lies, or what it looks like there.
-      looped: whether a call makes `num_steps` steps, in a loop on the device, or one. The
-        metrics are the last step's.
-      accumulate: number of microbatches that a batch is computed in.
-      max_skipped: steps in a row, at least 1.
+      take: (inputs, number) -> batch of the `number`-th step, see `data.input_pipeline`.
+      state: a state, or its shapes and types, with the sharding to keep.
+      looped: True to make `num_steps` steps per call, in a loop on the device, and return
+        the last step's metrics; False to make one.
+      accumulate: number of microbatches per batch.
+      max_skipped: most skipped steps in a row, at least 1.
     """
 
     def loss_of(params, batch_stats, teacher_params, examples):

@@ -1,4 +1,4 @@
-"""Runs on disk: their config, model and parameters; a teacher, a baseline, a start."""
+"""Trained runs on disk: config, model and parameters; teachers and baselines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -27,15 +27,16 @@ from imae_jax.training.state import fresh_state, init_params, init_variables
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run's newest checkpoint.
+    """A trained run, loaded from one of its checkpoints.
 
     Attributes:
-      workdir, config: where it lies and how it was trained.
-      model, params, batch_stats: the network; see `state.TrainState`. Where an average of
-        the parameters is kept (`optim.ema_decay`), that is what counts.
-      step: of the checkpoint.
-      meta: what was saved beside it, see `setup.run_meta`.
+      workdir, config: the run's folder and config.
+      model: the network.
+      params: its parameters; their moving average if there is one (`optim.ema_decay`).
+      step: step of the checkpoint.
+      meta: metadata of the checkpoint, see `setup.run_meta`.
       digest: SHA-256 of the parameters.
+      batch_stats: statistics of BatchNorms, see `state.TrainState`.
     """
 
     workdir: Path
@@ -49,7 +50,7 @@ class TrainedRun:
 
     @property
     def kind(self) -> type[Objective]:
-        """The kind of run."""
+        """Class of the run's objective."""
         return OBJECTIVES[self.config.model.name]
 
 
@@ -59,11 +60,11 @@ def load_run(
     """Loads a run's checkpoint onto the mesh.
 
     Args:
-      workdir: the run.
-      key: the config key that named it, for messages.
+      workdir: the run's folder.
+      key: config key that names it, for messages.
       mesh: the devices; parameters are copied to each.
-      step: which checkpoint; "best": that of the lowest loss; None: the newest that is not
-        damaged.
+      step: step of the checkpoint; "best" for that of lowest loss; None for the newest that
+        is not damaged.
     Raises:
       UserError: if there is no run, no checkpoint, or its parameters do not fit its config.
     """
@@ -105,7 +106,7 @@ def _load_variables(
     network: MAE | IMAE | Classifier,
     mesh: Mesh,
 ) -> tuple[Any, Any]:
-    """A checkpoint's parameters, or their average where one is kept, and statistics."""
+    """Loads a checkpoint's parameters (their average if there is one) and statistics."""
     kind = OBJECTIVES[config.model.name]
     optimizer = kind.optimizer(config, network, lambda step: 0.0)
     like = _abstract(lambda: fresh_state(network, optimizer, seed=0), mesh).arrays
@@ -117,7 +118,7 @@ def _load_variables(
 
 
 def _abstract(function: Callable[[], Any], mesh: Mesh):
-    """Shapes, types and sharding of what it returns, without computing it."""
+    """Returns shapes, types and sharding of a function's result, without computing it."""
     copies = sharding.replicated(mesh)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
@@ -126,18 +127,18 @@ def _abstract(function: Callable[[], Any], mesh: Mesh):
 
 
 def abstract_variables(network: MAE | IMAE | Classifier) -> dict[str, Any]:
-    """What a model's arrays look like, by the names in `checkpoint.ARRAYS`."""
+    """Returns shapes and types of a model's arrays, by the names in `checkpoint.ARRAYS`."""
     params, batch_stats = jax.eval_shape(lambda: init_variables(network, seed=0))
     return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
 
 
 def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh):
-    """What a model's parameters look like."""
+    """Returns shapes, types and sharding of a model's parameters."""
     return _abstract(lambda: init_params(network, seed=0), mesh)
 
 
 def check_same_patches(run: TrainedRun, student: IMAE, key: str) -> None:
-    """Raises UserError if a run's model cannot be shown the student's masked images."""
+    """Raises UserError unless a run's model has the student's image and patch sizes."""
     for what, theirs, ours in (
         ("image size", run.model.image_size, student.image_size),
         ("channels", run.model.channels, student.channels),
@@ -171,7 +172,7 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
 
 
 def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
-    """Loads an i-MAE run that was trained without distillation, to compare `student` with.
+    """Loads an i-MAE run trained without distillation, as a baseline of `student`.
 
     Raises:
       UserError: if it is another kind of run, or its patches differ from the student's.
@@ -189,6 +190,6 @@ def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> T
 
 
 def _computed_like(run: TrainedRun, student: IMAE) -> TrainedRun:
-    """The run with its model in the student's types and forms."""
+    """Returns the run with its model's compute choices replaced by the student's."""
     network = run.model.clone(compute=student.compute)
     return dataclasses.replace(run, model=network)
