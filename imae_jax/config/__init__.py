@@ -1,1 +1,1 @@
-"""Configs of runs: rules for single keys, and checks that keys fit each other."""
+"""Checks of a run's config: rules for single keys, and checks across keys."""

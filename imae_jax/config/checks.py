@@ -1,4 +1,4 @@
-"""Checks of a run's config, before anything is compiled."""
+"""Checks of a run's config across keys, before anything is compiled."""
 
 from ml_collections import ConfigDict
 
@@ -13,11 +13,11 @@ from imae_jax.storage.local_paths import check_paths
 
 
 def check_keys(config: ConfigDict) -> None:
-    """Holds every key of a run's config against its rule.
+    """Checks every key of a run's config against its rule.
 
     Raises:
-      UserError: for the first key that breaks its rule, for an address with a scheme in
-        place of a path, and if the config is not a run's, such as that of a demo.
+      UserError: for the first key that breaks its rule, for a URL in place of a path, and
+        if the config does not describe a run (such as a demo's).
     """
     for section in ("data", "model", "train", "optim"):
         if section not in config:
@@ -28,7 +28,7 @@ def check_keys(config: ConfigDict) -> None:
 
 
 def patch_size(config: ConfigDict) -> int:
-    """p; raises UserError for an unknown variant."""
+    """Returns the patch size p; raises UserError for an unknown variant."""
     try:
         return decode_variant(config.model.variant)[1]
     except ValueError as error:
@@ -36,7 +36,7 @@ def patch_size(config: ConfigDict) -> int:
 
 
 def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
-    """The encoder's size, and whether patches fit the image."""
+    """Raises UserError unless the encoder's size is valid and patches fit the image."""
     size, patch = decode_variant(config.model.variant)
     given = {k: v for k, v in config.model.encoder.items() if v is not None}
     check_size(size._asdict() | given, "model.encoder")
@@ -50,7 +50,7 @@ def check_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
 
 
 def check_compute(config: ConfigDict, platform: str) -> None:
-    """Whether the platform ("cpu", "gpu", "tpu") can compute as it is told to."""
+    """Raises UserError unless `compute` fits the platform ("cpu", "gpu" or "tpu")."""
     section = config.compute
     if section.attention == "cudnn":
         possible = platform == "gpu" and section.dtype == "bfloat16"
@@ -59,7 +59,7 @@ def check_compute(config: ConfigDict, platform: str) -> None:
 
 
 def check_mesh(fsdp: int, num_devices: int) -> None:
-    """Raises UserError unless equal groups of devices can share a copy."""
+    """Raises UserError unless the devices divide into groups of `fsdp`."""
     divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
     allowed = f"-1 (all), or a divisor of the {num_devices} devices: "
     allowed += ", ".join(map(str, divisors))
@@ -67,7 +67,14 @@ def check_mesh(fsdp: int, num_devices: int) -> None:
 
 
 def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> None:
-    """Raises UserError unless whole pairs of every part fall on every device."""
+    """Raises UserError unless every device gets whole pairs in every microbatch.
+
+    Args:
+      batch_size: B.
+      key: config key, for messages.
+      num_devices: number of devices that a batch is split over.
+      parts: number of microbatches.
+    """
     require(
         batch_size >= 2 and batch_size % 2 == 0,
         key,
@@ -85,7 +92,13 @@ def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> 
 
 
 def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
-    """Raises UserError if a batch, of `parts` of whole pairs, exceeds the train split."""
+    """Raises UserError if a batch exceeds the train split.
+
+    Args:
+      batch_size: B.
+      num_examples: number of images in the train split.
+      parts: devices times microbatches, each of whole pairs.
+    """
     largest = num_examples // (2 * parts) * (2 * parts)
     allowed = f"at most {largest}: the train split holds {num_examples:,} images"
     if not largest:
@@ -97,7 +110,7 @@ def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
 
 
 def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
-    """Whether batch, number of steps and learning rates fit each other."""
+    """Raises UserError unless batch, number of steps and learning rates fit each other."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     check_batch(batch_size, "train.batch_size", num_devices, accumulate)
     check_enough(batch_size, num_examples, num_devices * accumulate)
@@ -111,9 +124,10 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str)
     """Checks that the keys of a config fit each other, its data set and its devices.
 
     Args:
-      config: of a run, whose single keys have been checked.
+      config: a run's config, whose single keys have been checked.
       dataset: its data set.
-      num_devices, platform: and devices; "cpu", "gpu" or "tpu".
+      num_devices: number of devices.
+      platform: "cpu", "gpu" or "tpu".
     Raises:
       UserError: naming the key, its value and what is allowed.
     """

@@ -1,7 +1,7 @@
 """Rules for single keys of a run's config.
 
-`RULES` is walked once, before data are opened; `checks` holds what several keys together
-must fulfil. Evaluators' options have rules of their own, beside each evaluator.
+`RULES` are applied once, before data are opened; `checks` has the conditions on several
+keys. Rules for an evaluator's options are defined with the evaluator.
 """
 
 import math
@@ -23,8 +23,8 @@ class Rule(NamedTuple):
     """Allowed values of a key.
 
     Attributes:
-      allows: whether a value is allowed; it may be of any type.
-      allowed: which are, in words, after "must be".
+      allows: returns True for allowed values; accepts any type.
+      allowed: describes the allowed values, after "must be".
     """
 
     allows: Callable[[Any], bool]
@@ -32,33 +32,33 @@ class Rule(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number: no NaN, no infinity, no bool."""
+    """True for a finite real number that is not a bool."""
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is a whole number."""
+    """True for an int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def at_least(low: float) -> Rule:
-    """Finite numbers from `low` on."""
+    """Allows finite numbers of at least `low`."""
     return Rule(lambda x: is_number(x) and x >= low, f"at least {low:g}")
 
 
 def count_from(low: int) -> Rule:
-    """Whole numbers from `low` on."""
+    """Allows whole numbers of at least `low`."""
     return Rule(lambda x: is_count(x) and x >= low, f"a whole number, at least {low}")
 
 
 def above(low: float) -> Rule:
-    """Finite numbers above `low`."""
+    """Allows finite numbers above `low`."""
     return Rule(lambda x: is_number(x) and x > low, f"above {low:g} and finite")
 
 
 def within(text: str) -> Rule:
-    """Numbers in an interval as mathematics writes it, such as "[0, 1)" or "(0, 0.5]"."""
+    """Allows numbers in an interval, such as "[0, 1)" or "(0, 0.5]"."""
     low, high = map(float, text[1:-1].split(","))
 
     def allows(x):
@@ -69,18 +69,18 @@ def within(text: str) -> Rule:
 
 
 def one_of(*values: Any) -> Rule:
-    """Some values."""
+    """Allows the given values."""
     *first, last = map(repr, values)
     return Rule(lambda x: x in values, f"{', '.join(first)} or {last}")
 
 
 def unset_or(rule: Rule) -> Rule:
-    """None, or as `rule`."""
+    """Allows None and whatever `rule` allows."""
     return Rule(lambda x: x is None or rule.allows(x), f"{rule.allowed}, or unset")
 
 
 def two_numbers(text: str, allows: Callable[[float, float], bool]) -> Rule:
-    """A pair of finite numbers."""
+    """Allows pairs of finite numbers for which `allows` holds; `text` describes them."""
 
     def is_pair(x):
         is_sequence = isinstance(x, list | tuple) and len(x) == 2
@@ -90,7 +90,7 @@ def two_numbers(text: str, allows: Callable[[float, float], bool]) -> Rule:
 
 
 def some_of(*known: str) -> Rule:
-    """Sequences of known names, each once at most."""
+    """Allows sequences of known names without repetition."""
 
     def allows(values):
         if not isinstance(values, list | tuple):
@@ -113,7 +113,7 @@ fraction = within("[0, 1]")
 _box = two_numbers("0 < low <= high <= 1", lambda low, high: 0 < low <= high <= 1)
 _colour = "a colour, such as 'white', '#8080ff' or 'rgb(128, 128, 255)'"
 
-# Keys that a kind of run has not are passed over.
+# Keys that a config does not have are skipped.
 RULES = {
     "augment.crop_scale": Rule(
         lambda x: x in ((), []) or _box.allows(x), f"() or {_box.allowed}"
@@ -202,12 +202,12 @@ RULES = {
 
 
 def hold(config: ConfigDict, rules: Mapping[str, Rule], prefix: str = "") -> None:
-    """Holds the keys that are there against their rules.
+    """Checks the keys that exist against their rules.
 
     Args:
-      config: a run's, or a section of it.
-      rules: by key, its sections before it with dots between.
-      prefix: stands before the key in messages.
+      config: a run's config, or a section of it.
+      rules: by dotted key, such as `optim.blr`.
+      prefix: put before the key in messages.
     Raises:
       UserError: for the first key that breaks its rule.
     """
