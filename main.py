@@ -39,7 +39,7 @@ DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
 
 def import_weights(given: SimpleNamespace) -> None:
-    """Imports weights, which were trained on ImageNet, into runs of these presets."""
+    """Imports weights trained on ImageNet, as runs of these presets."""
     from configs import imae, mae, transfer
 
     presets = {
@@ -147,14 +147,14 @@ COMMANDS = (
 
 
 def read(command: Command, arguments: list[str]) -> SimpleNamespace:
-    """The flags of a command, with the config in the place of its file's name."""
+    """Returns the flags of a command, with `config` loaded from its file."""
     given, rest = command_line.parse(command, arguments, COMMANDS)
     names = {flag.name for flag in command.flags}
     if CONFIG in names:
         given.config_file = given.config
         given.config = config_overrides.load(given.config_file)
     elif OVERRIDE in names:
-        from imae_jax.storage import workdir  # late, as in `run`
+        from imae_jax.storage import workdir  # imported late, as in `run`
 
         given.config = workdir.read_config(given.workdir)
     if OVERRIDE in names:
@@ -165,15 +165,15 @@ def read(command: Command, arguments: list[str]) -> SimpleNamespace:
 
 
 def run(command: Command, given: SimpleNamespace) -> None:
-    """Carries a command out, in one of several processes if there are several."""
-    # Late: help and mistakes are answered at once, without loading JAX.
+    """Runs a command, possibly as one of several processes."""
+    # Imported late: help and errors appear at once, without loading JAX.
     from imae_jax import runtime
     from imae_jax.distributed import processes
 
     runtime.show_log()
     runtime.keep_memory()
     runtime.quiet_tpu_compiler()
-    # (Programs for TPUs cannot be read back without one.)
+    # Compiled TPU programs cannot be loaded without a TPU.
     if command.name != "compile":
         runtime.keep_compiled()
     processes.join(
@@ -189,7 +189,7 @@ def run(command: Command, given: SimpleNamespace) -> None:
 
 
 def answer(arguments: list[str]) -> int:
-    """Carries a command line out; returns the exit status."""
+    """Runs a command line; returns the exit status."""
     if not arguments or arguments[0] in HELP:
         print(__doc__.format(commands=command_line.help_of_all(COMMANDS)).strip())
         return 0 if arguments else 1
@@ -209,7 +209,7 @@ def answer(arguments: list[str]) -> int:
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Runs the command line, and turns errors into messages; returns the exit status."""
     try:
         return answer(sys.argv[1:])
     except BrokenPipeError:  # whoever read the output, such as `head`, has enough

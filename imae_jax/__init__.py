@@ -2,16 +2,16 @@
 
 The idea of the paper, in reading order:
 
-* `objectives.mixing`        two images become one mixture
-* `models.masking`           which patches of the mixture the encoder sees
+* `objectives.mixing`        mixes two images into one
+* `models.masking`           random masks of the mixture's patches
 * `models.imae`              one encoder, two linear heads, one decoder
 * `objectives.distillation`  the teacher's latents of each image alone
 * `objectives.losses`        reconstruction of both images, distillation of both latents
-* `objectives.imae`          the training objective, which puts these together
+* `objectives.imae`          the training objective, composed of these
 * `evaluators.separability`  are the two images' latents linearly separable?
 
-Packages, from the bottom up; a module imports only from its own package and those above
-it in this list (tests/test_imports.py):
+Packages, from the bottom up; a module imports only from its own package and those earlier
+in this list (tests/test_imports.py):
 
 * `errors`, `runtime`   exceptions; memory and caches, before JAX starts
 * `models`              layers, MAE, i-MAE, the classifier, forward passes
@@ -20,13 +20,13 @@ it in this list (tests/test_imports.py):
 * `probing`             probes on arrays, for any encoder
 * `storage`             checkpoints, run folders, atomic files
 * `data`                data sets and the input pipeline
-* `objectives`          what a training step minimizes, for each kind of run
-* `config`              rules for a config's keys, and checks of them together
+* `objectives`          training objectives of each kind of run
+* `config`              rules for single keys of a config, and checks across keys
 * `evaluators`          metrics of trained networks
 * `report`              tables, charts and the HTML page
-* `training`            set-up, step, loop, and trained runs opened again
-* `interop`             weights of other projects, and ours for them
-* `evaluation`, `aot`, `commands`   what main.py runs; `pretrained` holds `load`
+* `training`            setup, step, loop, and trained runs on disk
+* `interop`             import and export of weights
+* `evaluation`, `aot`, `commands`   the commands of main.py; `pretrained` holds `load`
 
 Shape key, used in every docstring:
 
@@ -58,7 +58,7 @@ __all__ = [
     "train",
 ]
 
-# Imported where first asked for: `import imae_jax` alone loads no JAX.
+# Imported on first access: `import imae_jax` alone does not load JAX.
 _MODULES = {
     "evaluate": "imae_jax.evaluation",
     "linear_separability": "imae_jax.probing.linear_separability",

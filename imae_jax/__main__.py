@@ -1,4 +1,4 @@
-"""`python -m imae_jax`, which is no command line: it says where that is."""
+"""`python -m imae_jax`: exits with a hint to `main.py`, the command line."""
 
 import sys
 

@@ -1,18 +1,18 @@
-"""What ends a command early: a user's mistake, or a wish to stop."""
+"""Exceptions that end a command without a traceback."""
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: what, which value, what would be right.
+    """Invalid input. The message is one line: the name, its value, and what is allowed.
 
-    `main.py` prints it without a traceback and exits with status 1. Whoever calls the
-    library may catch it as the ValueError that it is.
+    `main.py` prints it without a traceback and exits with status 1. Users of the library
+    can catch it as a ValueError.
     """
 
 
 class Terminated(BaseException):
-    """SIGTERM has come, and what was there has been saved.
+    """Raised after SIGTERM, once the state has been saved.
 
-    No failure: as KeyboardInterrupt, it is not what `except Exception` is for.
+    Not an error: like KeyboardInterrupt, it is not caught by `except Exception`.
     """
 
 

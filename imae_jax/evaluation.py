@@ -1,4 +1,4 @@
-"""`evaluate(config, workdir)`: every evaluator of a config on a run's newest checkpoint."""
+"""Evaluation of a run, `evaluate(config, workdir)`: all evaluators of its config."""
 
 import dataclasses
 import logging
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedRun:
-    """A trained run and what it is evaluated with.
+    """A trained run, with networks and data for its evaluation.
 
     Attributes:
-      config, workdir: of the run; paths resolved, options as they are for this evaluation.
-      step: of its checkpoint.
-      networks: what evaluators compare, see `networks_of`.
-      held_out: the images that they are shown.
+      config, workdir: the run's config, with the options of this evaluation, and folder.
+      step: step of the checkpoint.
+      networks: the run and the networks compared with it, see `networks_of`.
+      held_out: images and mixtures.
     """
 
     config: ConfigDict
@@ -56,14 +56,14 @@ class EvaluatedRun:
 def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Runs every evaluator in `config.evals` on the run's newest checkpoint.
 
-    Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir, once
-    everything is measured.
+    Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir after the last
+    evaluator.
 
     Returns:
-      The numbers of `eval.json`, by name.
+      The metrics of `eval.json`, by name.
     Raises:
       UserError: if the run, its teacher or a baseline run is missing or does not fit, and
-        if an evaluator refuses or finds what is not finite.
+        if an evaluator fails or returns a value that is not finite.
     """
     run = open_run(config, workdir)
     results, settings = {}, {}
@@ -78,7 +78,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
 
 def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
-    """Loads a run, its data and the networks it is compared with, and checks that all fit.
+    """Loads a run, its data and the networks to compare with, and checks that they fit.
 
     Raises:
       UserError: see `evaluate`.
@@ -99,7 +99,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
     shown = dict(
         image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
     )
-    # Weights from elsewhere name no classes.
+    # Imported weights have no class names.
     known = [name for name in shown if trained.meta[name] or name != "class_names"]
     check_same_data(shown, trained.meta, known)
     return EvaluatedRun(
@@ -114,14 +114,14 @@ def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
 def held_out_of(
     config: ConfigDict, trained: trained_run.TrainedRun, dataset: Dataset
 ) -> HeldOut:
-    """The data set in three parts, in the units and patches of a run."""
+    """Returns held-out data with a run's normalization and patches."""
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
     mean, std = (np.array(trained.meta[name], np.float32) for name in ("mean", "std"))
     return HeldOut(
         dataset=dataclasses.replace(dataset, mean=mean, std=std),
         patch_size=trained.model.patch_size,
         num_patches=trained.model.num_patches,
-        # A classifier has neither mask nor decoder.
+        # A classifier's config has no `mask`, and no `loss`.
         mask_ratio=config.mask.ratio if "mask" in config else None,
         norm_pix="loss" in config and config.loss.norm_pix,
     )
@@ -131,11 +131,11 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
     """Runs one evaluator.
 
     Returns:
-      What it adds to `eval.json` and to `eval_settings.json`; nothing, if it needs labels
-      and there are none.
+      Its entries of `eval.json` and of `eval_settings.json`; empty if it needs labels and
+      there are none.
     Raises:
-      UserError: if a number is not finite.
-      Terminated: if the process has been asked to end.
+      UserError: if a value is not finite.
+      Terminated: after SIGTERM.
     """
     evaluator, held_out = all_evaluators()[name], run.held_out
     num_classes = len(held_out.dataset.class_names)
@@ -151,7 +151,7 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
     section = run.config.evals[name]
     options = evaluator.options(section)
     found = evaluator.evaluate(run.networks, held_out, **options)
-    # Python's numbers, where an evaluator gives NumPy's: JSON knows no others.
+    # Python numbers for JSON, in place of NumPy's.
     numbers = {metric: np.asarray(value).item() for metric, value in found}
     for metric, value in numbers.items():
         if not math.isfinite(value):
@@ -171,7 +171,7 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
 
 
 def draw(run: EvaluatedRun) -> None:
-    """Draws the pictures of reconstructions, and the report's panel, into `figures/`."""
+    """Draws reconstructions and the report's interactive panel into `figures/`."""
     config, folder = run.config, run.workdir / "figures"
     given = run.networks["student"], run.held_out, folder
     if "reconstruction" in config.evals:
@@ -187,11 +187,11 @@ def draw(run: EvaluatedRun) -> None:
 def networks_of(
     config: ConfigDict, run: trained_run.TrainedRun, mesh: Mesh
 ) -> dict[str, Network]:
-    """The networks that evaluators compare; a baseline without a run is left out.
+    """Collects the networks that evaluators compare.
 
     Returns:
-      `student`, the run itself, which a classifier is alone; `random`, untrained; where an
-      evaluator needs one, the `teacher`; and those of `evals.separability.baseline_runs`
+      By name: `student`, the run itself; unless it is a classifier, `random` (untrained), the
+      `teacher` if an evaluator needs one, and those of `evals.separability.baseline_runs`
       that are given.
     Raises:
       UserError: if a run is missing or does not fit.
@@ -212,7 +212,7 @@ def networks_of(
     networks = {
         name: make_network(other.model, other.params, mesh) for name, other in found.items()
     }
-    # The student's encoder under a MAE's `decoder_embed`; no run began with this seed.
+    # The student's encoder with a MAE's `decoder_embed`; no run used this seed.
     untrained = as_mae(run.model)
     seed = 1 + max(other.config.seed for other in found.values())
     params = jax.jit(
@@ -223,17 +223,17 @@ def networks_of(
 
 
 def need_teacher(config: ConfigDict) -> list[str]:
-    """The evaluators of a config that compare with a teacher."""
+    """Returns the names of a config's evaluators that compare with a teacher."""
     return [name for name in sorted(config.evals) if all_evaluators()[name].needs_teacher]
 
 
 def load_teacher(
     config: ConfigDict, run: trained_run.TrainedRun, mesh: Mesh
 ) -> trained_run.TrainedRun:
-    """The MAE whose latents of each image alone are the evaluators' targets.
+    """Loads the MAE whose latents of each image alone are the evaluators' targets.
 
     Raises:
-      UserError: if none is named, or it does not fit.
+      UserError: if no teacher is named, or it does not fit.
     """
     options = config.evals.get("separability") or {}
     key, path = "evals.separability.teacher", options.get("teacher")

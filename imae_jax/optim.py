@@ -1,4 +1,4 @@
-"""Updates: durations in steps, the learning-rate schedule, AdamW, LARS, an average."""
+"""Optimization: durations, learning-rate schedule, AdamW, LARS, parameter average."""
 
 import re
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ def duration_steps(
     num_examples: int,
     total_steps: int | None = None,
 ) -> int:
-    """Reads `name` from `section` in whichever unit it is given, in steps.
+    """Returns a duration in steps, from whichever unit it is given in.
 
-    Looks for NAME_steps, NAME_examples, NAME_epochs and NAME_fraction (of `total_steps`)
-    in this order, from exact to derived: the first that is set counts.
+    Looks for NAME_steps, NAME_examples, NAME_epochs and NAME_fraction (of `total_steps`) in
+    `section`, and uses the first that is set.
 
     Raises:
       UserError: if none of them is set.
@@ -50,7 +50,7 @@ def learning_rate(
     total_steps: int,
     min_lr: float = 0.0,
 ) -> optax.Schedule:
-    """Linear warm-up to blr * batch_size / 256, then cosine to `min_lr` (MAE)."""
+    """Makes a linear warm-up to blr * batch_size / 256, then a cosine to `min_lr` (MAE)."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=blr * batch_size / 256,
@@ -61,7 +61,7 @@ def learning_rate(
 
 
 def decay_mask(params):
-    """True where weight decay applies: not on biases and other 1-D parameters (MAE)."""
+    """Returns True for parameters with weight decay: all but 1-D ones like biases (MAE)."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
@@ -71,7 +71,7 @@ def adamw(
     weight_decay: float,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW with `decay_mask`, on gradients of at most the norm `clip_norm`."""
+    """Makes AdamW with `decay_mask`, and gradients clipped to norm `clip_norm`."""
     b1, b2 = betas
     update = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask)
     if clip_norm is None:
@@ -80,18 +80,18 @@ def adamw(
 
 
 def lars(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """LARS as MAE's linear probe has it: no weight decay, momentum before the rate.
+    """Makes LARS as in MAE's linear probe: no weight decay, momentum before the rate.
 
-    Weights take steps in proportion to their own norm (trust coefficient 0.001); biases
-    are plain momentum SGD. (`optax.lars` multiplies by the rate before the momentum, which
-    differs while the rate changes.)
+    Weights take steps proportional to their norm (trust coefficient 0.001); biases use
+    plain momentum SGD. (`optax.lars` applies the rate before the momentum, which differs
+    while the rate changes.)
     """
     trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask)
     return optax.chain(trust, optax.trace(0.9), optax.scale_by_learning_rate(schedule))
 
 
 def heads_only(update: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Updates all but the encoder, which is left as it is."""
+    """Restricts an optimizer to the parameters outside the encoder, which stays frozen."""
 
     def kinds(params):
         return {name: "frozen" if name == "encoder" else "trained" for name in params}
@@ -101,15 +101,15 @@ def heads_only(update: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def layer_factors(params, decay: float, depth: int):
-    """What each parameter's learning rate is multiplied by (MAE's `lr_decay.py`).
+    """Returns the factor of each parameter's learning rate (MAE's `lr_decay.py`).
 
-    `decay ** (depth + 1 - layer)`: the embedding is layer 0, block i layer i + 1, and what
-    comes after the blocks is the last one, whose factor is 1.
+    `decay ** (depth + 1 - layer)`: the embedding is layer 0, block i is layer i + 1, and
+    everything after the blocks has factor 1.
 
     Args:
-      params: of a classifier.
-      decay: in (0, 1].
-      depth: blocks of its encoder.
+      params: a classifier's parameters.
+      decay: factor per layer, in (0, 1].
+      depth: number of encoder blocks.
     Returns:
       A float for each leaf.
     """
@@ -128,7 +128,7 @@ def layer_factors(params, decay: float, depth: int):
 
 
 def by_layer(decay: float, depth: int) -> optax.GradientTransformation:
-    """Multiplies updates, the weight decay in them included, by `layer_factors` (MAE)."""
+    """Multiplies updates, including their weight decay, by `layer_factors` (MAE)."""
 
     def scale(updates, _):
         factors = layer_factors(updates, decay, depth)
@@ -138,16 +138,16 @@ def by_layer(decay: float, depth: int) -> optax.GradientTransformation:
 
 
 class Averaged(NamedTuple):
-    """The moving average of the parameters, itself a tree like them."""
+    """State of `averaging`: the moving average, a tree like the parameters."""
 
     average: Any
 
 
 def averaging(decay: float) -> optax.GradientTransformation:
-    """Keeps a moving average of the parameters; stands last, and changes no update.
+    """Keeps a moving average of the parameters; comes last, and leaves updates unchanged.
 
-    As a part of the optimiser's state the average is saved, restored, and left alone by
-    a step that is skipped, like everything else there.
+    As part of the optimizer's state, the average is saved and restored with it, and is
+    unchanged by skipped steps.
     """
 
     def init(params):
@@ -164,7 +164,7 @@ def averaging(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(opt_state):
-    """The average that `averaging` has kept."""
+    """Returns the parameters' average from the state of an optimizer with `averaging`."""
     return optax.tree.get(opt_state, "average")
 
 
@@ -175,7 +175,7 @@ def finetuning(
     layer_decay: float,
     ema_decay: float | None,
 ) -> optax.GradientTransformation:
-    """`update` with a rate for each layer and, if it has a decay, an average."""
+    """Adds layer-wise learning rates and, if `ema_decay` is given, an average."""
     parts = [update, by_layer(layer_decay, depth)]
     return optax.chain(*parts, *([averaging(ema_decay)] if ema_decay is not None else []))
 

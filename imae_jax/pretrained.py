@@ -1,4 +1,4 @@
-"""`imae_jax.load`: a trained model as a notebook or another project uses it."""
+"""Trained models for use in notebooks and other projects, opened by `imae_jax.load`."""
 
 import dataclasses
 import functools
@@ -32,15 +32,15 @@ from imae_jax.training.predict import make_network
 
 
 class Separated(NamedTuple):
-    """A mixture pulled apart; pixels are float32 in [0, 1].
+    """A mixture and its two separated images; pixels are float32 in [0, 1].
 
-    Without the axis B where single images were given.
+    Without the axis B if single images were given.
 
     Attributes:
       mixture: [B, H, W, C].
-      mask: [B, L] bool, True: patches of the mixture that the first pass did not see.
-      subordinate, dominant: [B, H, W, C], both images rebuilt, each patch as predicted in
-        a pass in which it was removed. `dominant` is None for a model that rebuilds the
+      mask: [B, L] bool, True = masked in the first pass.
+      subordinate, dominant: [B, H, W, C], the reconstructed images, with each patch from a
+        pass in which it was masked. `dominant` is None for a model that reconstructs the
         subordinate image only.
     """
 
@@ -63,11 +63,11 @@ class Pretrained:
     """A trained MAE, i-MAE or encoder; computes in float32 on the first device.
 
     Attributes:
-      config: of the run that made it.
-      params: a tree of arrays.
-      network: the linen module that `params` belong to.
-      image_shape: (H, W, C) of its images.
-      mean, std: [C] float32, of pixels in 0..255, which it is shown standardised.
+      config: config of the run that trained it.
+      params: pytree of parameters.
+      network: linen module of the parameters.
+      image_shape: (H, W, C).
+      mean, std: [C] float32, statistics of pixels in 0..255, for normalization.
     """
 
     config: ConfigDict
@@ -78,15 +78,15 @@ class Pretrained:
     std: np.ndarray
 
     def encode(self, images) -> np.ndarray:
-        """What the encoder makes of whole images: unmasked and deterministic.
+        """Encodes whole images, unmasked and deterministic.
 
         Args:
-          images: [B, H, W, C], or [H, W, C], uint8 or float in [0, 1].
+          images: [B, H, W, C] or [H, W, C], uint8 or float in [0, 1].
         Returns:
-          [B, 1 + L, D] tokens (or without B): the class token, then patches in raster
-          order. Of a fine-tuned classifier, those before its pooling.
+          [B, 1 + L, D] tokens (without B for a single image): the class token, then patches
+          in raster order. For a fine-tuned classifier, the tokens before pooling.
         Raises:
-          UserError: for another shape, type or range.
+          UserError: for a wrong shape, type or range.
         """
         images, is_single = self._checked(images, "images")
         tokens = _encode(self.network, self.params, self._standardised(images))
@@ -101,18 +101,18 @@ class Pretrained:
         mask_ratio: float | None = None,
         seed: int = 0,
     ) -> Separated:
-        """Mixes `alpha * image_a + (1 - alpha) * image_b` and pulls them apart again.
+        """Mixes `alpha * image_a + (1 - alpha) * image_b` and separates the images again.
 
         Args:
           image_a: the subordinate image, [H, W, C] or [B, H, W, C], uint8 or float in
             [0, 1].
           image_b: the dominant image, of the same shape.
           alpha: weight of `image_a`, in (0, 0.5].
-          mask_ratio: share of patches that are removed; None: as in training.
-          seed: of the mask.
+          mask_ratio: fraction of masked patches, in [0, 1); None for that of training.
+          seed: random seed of the mask.
         Raises:
-          UserError: for other images or numbers, and for a model that is no i-MAE or
-            predicts no pixels.
+          UserError: for invalid images or numbers, and for a model that is not an i-MAE or
+            does not predict pixels.
         """
         if not self.network.is_fed_mixtures:
             kind = OBJECTIVES[self.config.model.name].title
@@ -150,16 +150,16 @@ class Pretrained:
         return Separated(*found, *[None] * (2 - len(parts)))
 
     def forward(self, mixture, ids_keep, ids_restore) -> Mapping[str, np.ndarray]:
-        """The model's own outputs, for exact comparisons.
+        """Returns the model's raw outputs, for exact comparisons.
 
         Args:
-          mixture: [B, H, W, C] float, standardised; for a MAE an image.
+          mixture: [B, H, W, C] float, normalized; single images for a MAE.
           ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
-          [B, S, L, P]; of a MAE, without S.
+          [B, S, L, P]; without S for a MAE.
         Raises:
-          UserError: for an encoder alone, and for other shapes, types or indices.
+          UserError: for an encoder without decoder, and for wrong shapes, types or indices.
         """
         if not self.network.has_decoder:
             raise UserError("this is an encoder without a decoder; it has `encode` only")
@@ -190,7 +190,7 @@ class Pretrained:
             raise UserError(f"{name} is {list(images.shape)}; it must be [B, {shape}]")
 
     def _checked(self, images, name: str) -> tuple[np.ndarray, bool]:
-        """([B, H, W, C] float32 pixels in 0..255, whether B was not there)."""
+        """Returns [B, H, W, C] float32 pixels in 0..255, and True for a single image."""
         images = np.asarray(images)
         self._check_shape(images, name, images.ndim in (3, 4))
         if images.dtype == np.uint8:
@@ -219,11 +219,11 @@ class Pretrained:
 
 
 def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pretrained:
-    """Opens a run's checkpoint, or a safetensors file that was exported from one.
+    """Loads a model from a run's checkpoint, or from a safetensors file exported from one.
 
     Args:
       path: a workdir or a file.
-      step: of a workdir, see `trained_run.load_run`.
+      step: step of the checkpoint in a workdir, see `trained_run.load_run`.
     Raises:
       UserError: if it is neither, or damaged.
     """
