@@ -171,11 +171,11 @@ def run(command: Command, given: SimpleNamespace) -> None:
     from imae_jax.distributed import processes
 
     runtime.show_log()
-    runtime.keep_memory()
+    runtime.tune_malloc()
     runtime.quiet_tpu_compiler()
     # Compiled TPU programs cannot be loaded without a TPU.
     if command.name != "compile":
-        runtime.keep_compiled()
+        runtime.enable_compilation_cache()
     processes.join(
         given.coordinator,
         given.num_processes,
@@ -184,7 +184,7 @@ def run(command: Command, given: SimpleNamespace) -> None:
     )
     if not processes.is_first():
         runtime.show_log(logging.WARNING)
-    with processes.ending_together():
+    with processes.abort_all_on_error():
         command.run(given)
 
 

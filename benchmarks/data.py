@@ -118,7 +118,7 @@ def measure_resident(seconds: float) -> dict:
     @jax.jit
     def batch(inputs, step):
         key = jax.random.fold_in(jax.random.key(0), step)
-        return augment.augment(key, feed.take(inputs, 0), **options)
+        return augment.augment(key, feed.get_batch(inputs, 0), **options)
 
     found = {"batch_size": batch_size}
     found["alone"] = rate_of(
@@ -139,7 +139,9 @@ def measure_resident(seconds: float) -> dict:
     augmentation = Augmentation(mean=127.0, std=64.0, **options)
     objective = MAEObjective(network, augmentation, mask_ratio=0.75, norm_pix=False)
     state = init_state(network, optimiser, 0, mesh)
-    train = make_train_step(objective, optimiser, mesh, feed.take, state, max_skipped=1)
+    train = make_train_step(
+        objective, optimiser, mesh, feed.get_batch, state, max_skipped=1
+    )
     waited = []
 
     def step(number):

@@ -72,7 +72,7 @@ def apply_batched(function, images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def train_classifier(network, params, standardise, images, labels, epochs):
+def train_classifier(network, params, normalize, images, labels, epochs):
     """Trains with labels, on randomly mirrored images; returns the parameters."""
     steps_per_epoch = len(images) // BATCH
     steps = epochs * steps_per_epoch
@@ -87,7 +87,7 @@ def train_classifier(network, params, standardise, images, labels, epochs):
     )
 
     def loss(params, images, labels):
-        logits = network.apply(params, standardise(images))
+        logits = network.apply(params, normalize(images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -139,14 +139,14 @@ def main() -> None:
     print(f"raw pixels: {result['raw_pixels']:.3f}", flush=True)
 
     pixels = images.astype(np.float64)
-    standardise = functools.partial(
-        augment.standardise,
+    normalize = functools.partial(
+        augment.normalize,
         mean=pixels.mean(axis=(0, 1, 2)).astype(np.float32),
         std=pixels.std(axis=(0, 1, 2)).astype(np.float32),
     )
     network = Classifier(arguments.width, arguments.depth, arguments.heads)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    features = jax.jit(lambda x: network.apply(params, standardise(x), method="features"))
+    features = jax.jit(lambda x: network.apply(params, normalize(x), method="features"))
     result["untrained_vit"] = probe(
         LogisticRegression(max_iter=1000),
         (apply_batched(features, images), labels),
@@ -155,11 +155,9 @@ def main() -> None:
     print(f"untrained ViT: {result['untrained_vit']:.3f}", flush=True)
 
     start = time.perf_counter()
-    trained = train_classifier(
-        network, params, standardise, images, labels, arguments.epochs
-    )
+    trained = train_classifier(network, params, normalize, images, labels, arguments.epochs)
     result["training_seconds"] = round(time.perf_counter() - start)
-    predict = jax.jit(lambda x: network.apply(trained, standardise(x)).argmax(axis=-1))
+    predict = jax.jit(lambda x: network.apply(trained, normalize(x)).argmax(axis=-1))
     result["supervised_vit"] = float(
         (apply_batched(predict, test_images) == test_labels).mean()
     )

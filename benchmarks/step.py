@@ -140,7 +140,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
 def serve() -> None:
     """Worker process: reads a step's specification, then runs the step for each line."""
     specification = json.loads(sys.stdin.readline())
-    runtime.keep_memory()
+    runtime.tune_malloc()
     run, known = make_step(Work(**specification.pop("work")), **specification)
     print(json.dumps(known), flush=True)
     for _ in sys.stdin:

@@ -145,7 +145,7 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
             f"{run.workdir.name}: {name} is left out, the images are of {count} class"
         )
         return {}, {}
-    if preemption.are_told_to_end():
+    if preemption.preemption_requested():
         raise Terminated(f"{run.workdir} is not measured yet")
     logger.info(f"{run.workdir.name}: measuring {name}")
     section = run.config.evals[name]
@@ -190,7 +190,7 @@ def networks_of(
     """Collects the networks that evaluators compare.
 
     Returns:
-      By name: `student`, the run itself; unless it is a classifier, `random` (untrained), the
+      By name: `student`, the run itself; unless that is a classifier, `random`, the
       `teacher` if an evaluator needs one, and those of `evals.separability.baseline_runs`
       that are given.
     Raises:

@@ -211,10 +211,10 @@ class Pretrained:
         return pixels[None] if is_single else pixels, is_single
 
     def _standardised(self, pixels: np.ndarray) -> jax.Array:
-        return augment.standardise(jnp.asarray(pixels), self.mean, self.std)
+        return augment.normalize(jnp.asarray(pixels), self.mean, self.std)
 
     def _pixels(self, images: jax.Array) -> np.ndarray:
-        pixels = augment.unstandardise(images, self.mean, self.std) / 255
+        pixels = augment.unnormalize(images, self.mean, self.std) / 255
         return np.clip(np.asarray(pixels), 0, 1)
 
 

@@ -23,7 +23,7 @@ ALONE = {
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX, MADV_HUGEPAGE = -1, -4, -8, 14
 
 
-def keep_memory() -> bool:
+def tune_malloc() -> bool:
     """Tunes glibc malloc to keep freed memory between steps, in huge pages.
 
     No effect on other C libraries. A training step on a CPU allocates gigabytes. By default
@@ -75,7 +75,7 @@ def show_log(level: int = logging.INFO) -> None:
     package.handlers = [_Terminal()]
 
 
-def keep_compiled() -> None:
+def enable_compilation_cache() -> None:
     """Enables JAX's compilation cache, unless JAX_COMPILATION_CACHE_DIR has done so."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))

@@ -92,7 +92,7 @@ def test_mae_is_transformers_vitmae(parity, size, norm_pix, tmp_path):
     np.testing.assert_allclose(out["pred"], expected.logits.numpy(), atol=TOLERANCE)
     target = patches.patchify(jnp.asarray(images), patch_size)
     if norm_pix:
-        target = losses.normalise_patches(target)
+        target = losses.normalize_patches(target)
     loss, _ = losses.mae_losses(out, target, mask.mask)
     np.testing.assert_allclose(loss, expected.loss.numpy(), rtol=TOLERANCE)
 

@@ -38,7 +38,7 @@ def test_a_workdir_and_its_file_are_the_same(pretrained, evaluated, tmp_path):
 
 def test_encode_sees_every_patch_in_raster_order(pretrained, evaluated):
     run = run_of(evaluated)
-    x = augment.standardise(
+    x = augment.normalize(
         IMAGES, *(np.array(run.meta[k], np.float32) for k in ("mean", "std"))
     )
     network = run.model.clone(compute=Compute())
@@ -84,12 +84,12 @@ def test_separate_mixes_and_rebuilds_from_removed_patches(pretrained):
     both = pretrained.separate(IMAGES[:2], IMAGES[1:] / 255)
     assert both.dominant.shape == (2, 8, 8, 1)
     # Removed patches are those that the model predicts in the first pass.
-    x = augment.standardise(255 * found.mixture, pretrained.mean, pretrained.std)
+    x = augment.normalize(255 * found.mixture, pretrained.mean, pretrained.std)
     mask = masking.random_mask(jax.random.key(1), 1, 16, 0.25)
     np.testing.assert_array_equal(mask.mask[0], found.mask)
     pred = pretrained.forward(x[None], mask.ids_keep, mask.ids_restore)["pred"][0, 1]
     rebuilt = patches.unpatchify(pred, 2, (8, 8))
-    rebuilt = augment.unstandardise(rebuilt, pretrained.mean, pretrained.std) / 255
+    rebuilt = augment.unnormalize(rebuilt, pretrained.mean, pretrained.std) / 255
     is_removed = patches.unpatchify(np.repeat(found.mask[:, None], 4, 1), 2, (8, 8))
     wanted = np.clip(rebuilt, 0, 1)[is_removed]
     np.testing.assert_allclose(found.dominant[is_removed], wanted, atol=1e-4)

@@ -31,7 +31,7 @@ def run(*arguments, **environment):
 
 MEMORY = """
 from imae_jax import runtime
-print(runtime.keep_memory())
+print(runtime.tune_malloc())
 import jax.numpy as jnp
 print(float(jnp.ones((1000, 1000)).sum()))
 maps = open('/proc/self/smaps').read()
@@ -53,7 +53,7 @@ def test_memory_is_kept_in_huge_pages_unless_the_user_has_said_otherwise():
 COMPILE = """
 import jax
 from imae_jax import runtime
-runtime.keep_compiled()
+runtime.enable_compilation_cache()
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 jax.jit(lambda x: x * 2 + 1)(1.0)

@@ -66,7 +66,7 @@ def placed(tree, places):
     )
 
 
-class Step(NamedTuple):
+class TracedStep(NamedTuple):
     """A traced training step on streamed batches.
 
     Attributes:
@@ -82,15 +82,15 @@ class Step(NamedTuple):
     resident: int
 
 
-def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
+def trace(config: ConfigDict, mesh: Mesh, platform: str) -> TracedStep:
     """Traces the training step of a checked config."""
     setup = unseen_setup(config, mesh, platform)
     optimizer = setup.kind.optimizer(config, setup.model, lambda step: jnp.float32(1e-4))
     fresh = functools.partial(fresh_state, setup.model, optimizer, seed=0)
     state = jax.eval_shape(fresh)
-    state = placed(state, sharding.shares(state, mesh))
+    state = placed(state, sharding.fsdp_shardings(state, mesh))
     teacher = setup.teacher and setup.teacher.params
-    teacher = placed(teacher, sharding.shares(teacher, mesh))
+    teacher = placed(teacher, sharding.fsdp_shardings(teacher, mesh))
     size, shape = config.train.batch_size, setup.dataset.image_shape
     images = jax.ShapeDtypeStruct((size, *shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
@@ -110,7 +110,7 @@ def trace(config: ConfigDict, mesh: Mesh, platform: str) -> Step:
     if setup.is_resident:
         parts = mesh.size if config.data.sharded else 1
         resident = setup.train_split.images.nbytes // parts
-    return Step(step.trace(state, teacher, batch, 1), state, teacher, batch, resident)
+    return TracedStep(step.trace(state, teacher, batch, 1), state, teacher, batch, resident)
 
 
 def bytes_each(tree) -> int:
@@ -121,7 +121,7 @@ def bytes_each(tree) -> int:
     )
 
 
-class Need(NamedTuple):
+class MemoryUse(NamedTuple):
     """Memory of a compiled step on each device, in bytes; None: unknown.
 
     Attributes:
@@ -142,8 +142,10 @@ class Need(NamedTuple):
         return self.peak <= self.limit
 
 
-def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, Need]:
-    """Compiles a step; returns it, or None if it does not fit, and its `Need`."""
+def compile_step(
+    step: TracedStep, memory: int
+) -> tuple[jax.stages.Compiled | None, MemoryUse]:
+    """Compiles a step; returns it, or None if it does not fit, and its `MemoryUse`."""
     try:
         compiled = step.traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -151,14 +153,14 @@ def compile_step(step: Step, memory: int) -> tuple[jax.stages.Compiled | None, N
         if used is None:
             raise
         peak, limit = used
-        return None, Need(None, None, peak + step.resident, limit)
+        return None, MemoryUse(None, None, peak + step.resident, limit)
     found = compiled.memory_analysis()
     # The compiler counts padding but not unused arguments (the teacher's decoder).
     arguments = max(found.argument_size_in_bytes, bytes_each(step[1:4])) + step.resident
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     temporaries = found.temp_size_in_bytes
     peak = arguments + new + temporaries + found.generated_code_size_in_bytes
-    return compiled, Need(arguments, temporaries, peak, memory)
+    return compiled, MemoryUse(arguments, temporaries, peak, memory)
 
 
 def count_flops(config: ConfigDict) -> float:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imae_jax.aot import compile_step, hlo_collectives, tpu_slices
-from imae_jax.aot.compile_step import Need, Step
+from imae_jax.aot.compile_step import MemoryUse, TracedStep
 from imae_jax.config import checks
 from imae_jax.data.load import check_known
 from imae_jax.distributed import sharding
@@ -115,7 +115,7 @@ def cheapest_remat(
 
 
 def largest_batch(
-    config: ConfigDict, mesh: Mesh, platform: str, step: Step, need: Need
+    config: ConfigDict, mesh: Mesh, platform: str, step: TracedStep, need: MemoryUse
 ) -> int:
     """Finds a batch size close to the largest that fits, by compiling.
 
@@ -137,7 +137,7 @@ def largest_batch(
     return 0
 
 
-def least_sent(step: Step, config: ConfigDict, mesh: Mesh) -> float:
+def least_sent(step: TracedStep, config: ConfigDict, mesh: Mesh) -> float:
     """Minimum of bytes sent per device in a step, counted as in `Collective.sent`.
 
     Sharded parameters, including the teacher's up to its latents, are gathered once; their
@@ -165,7 +165,7 @@ def least_sent(step: Step, config: ConfigDict, mesh: Mesh) -> float:
     )
 
 
-def traffic(compiled, step: Step, config: ConfigDict, mesh: Mesh) -> dict:
+def traffic(compiled, step: TracedStep, config: ConfigDict, mesh: Mesh) -> dict:
     """Collectives of a step, bytes sent per device, and their lower bound."""
     exchanged = hlo_collectives.read(compiled.as_text())
     sent = sum(x.sent for x in exchanged)

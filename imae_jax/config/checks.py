@@ -81,13 +81,13 @@ def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> 
         batch_size,
         "even and at least 2: images are fed in pairs",
     )
-    in_parts = f", in each of {parts} parts (train.accumulate)" if parts > 1 else ""
+    in_each = f", in each of {parts} parts (train.accumulate)" if parts > 1 else ""
     divisor = 2 * num_devices * parts
     require(
         batch_size % divisor == 0,
         key,
         batch_size,
-        f"divisible by {divisor}: whole pairs on each of {num_devices} devices{in_parts}",
+        f"divisible by {divisor}: whole pairs on each of {num_devices} devices{in_each}",
     )
 
 

@@ -188,11 +188,11 @@ def augment(
     return random_flip(flip_key, images) if flip else images
 
 
-def standardise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     """Normalizes [..., C] pixels in 0..255 to float32 with the [C] `mean` and `std`."""
     return (images.astype(jnp.float32) - mean) / std
 
 
-def unstandardise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Inverse of `standardise`: float32 pixels on the 0..255 scale, not clipped."""
+def unnormalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Inverse of `normalize`: float32 pixels on the 0..255 scale, not clipped."""
     return images * std + mean

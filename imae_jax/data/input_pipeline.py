@@ -134,17 +134,17 @@ class Resident(Feed):
         batch = sharding.batch_sharding(self._mesh)
         return array[jax.lax.with_sharding_constraint(indices, batch)]
 
-    def take(self, inputs, number) -> jax.Array:
+    def get_batch(self, inputs, number) -> jax.Array:
         """Returns the images [B, H, W, C] of the `number`-th step, inside jit."""
         images, indices = inputs[0], self._indices(inputs, number)
         if self._sharded:
             return sharding.gather_from_shards(images, indices, self._mesh)
         return self._look_up(images, indices)
 
-    def take_labelled(self, inputs, number) -> tuple[jax.Array, jax.Array]:
+    def get_labelled_batch(self, inputs, number) -> tuple[jax.Array, jax.Array]:
         """Returns images [B, H, W, C] and labels [B], inside jit."""
         labels = self._look_up(inputs[-1], self._indices(inputs, number))
-        return self.take(inputs, number), labels
+        return self.get_batch(inputs, number), labels
 
 
 class Streaming(Feed):
@@ -201,11 +201,11 @@ class Streaming(Feed):
                 self._batches[ahead] = self._sender.submit(self._make, ahead)
         return self._batches.pop(step).result()
 
-    def take(self, inputs, number) -> jax.Array:
+    def get_batch(self, inputs, number) -> jax.Array:
         """Returns the images [B, H, W, C] of the step, inside jit."""
-        return self.take_labelled(inputs, number)[0]
+        return self.get_labelled_batch(inputs, number)[0]
 
-    def take_labelled(self, inputs, number) -> tuple[jax.Array, jax.Array]:
+    def get_labelled_batch(self, inputs, number) -> tuple[jax.Array, jax.Array]:
         """Returns images [B, H, W, C] and labels [B], inside jit."""
         del number
         return jax.lax.with_sharding_constraint(inputs, (self._sharding, self._sharding))

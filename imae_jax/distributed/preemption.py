@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 _looks = itertools.count(1)
 
 
-def are_told_to_end() -> bool:
+def preemption_requested() -> bool:
     """True if any of several processes has received SIGTERM; False in a single process.
 
     All processes must call it equally often; the same call returns True in each, once.
@@ -42,10 +42,10 @@ class Termination:
 
 
 @contextlib.contextmanager
-def noticing_termination() -> Iterator[Termination]:
+def catch_sigterm() -> Iterator[Termination]:
     """Context in which SIGTERM does not end the process but is recorded."""
     if jax.distributed.is_initialized():  # JAX handles the signal
-        yield Termination(are_told_to_end)
+        yield Termination(preemption_requested)
         return
     if threading.current_thread() is not threading.main_thread():
         yield Termination(lambda: False)  # only the main thread can handle signals

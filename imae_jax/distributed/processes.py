@@ -130,7 +130,7 @@ def wait(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def first_says(value: bool) -> bool:
+def broadcast_from_first(value: bool) -> bool:
     """Broadcasts the value of the first process to all."""
     if not jax.distributed.is_initialized():
         return value
@@ -138,7 +138,7 @@ def first_says(value: bool) -> bool:
 
 
 @contextlib.contextmanager
-def ending_together() -> Iterator[None]:
+def abort_all_on_error() -> Iterator[None]:
     """Context that logs an error and exits at once if there are several processes.
 
     Otherwise a failed process would wait at exit for the others, which wait for it.
@@ -154,7 +154,7 @@ def ending_together() -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             logger.error("interrupted")
             os._exit(128 + signal.SIGINT)
-        if is_loss(error):
+        if is_connection_lost(error):
             logger.error(f"error: {LOST} ({text[:200]})")
         elif isinstance(error, UserError | OSError):
             logger.error(f"error: {text}")
@@ -164,7 +164,7 @@ def ending_together() -> Iterator[None]:
         os._exit(1)
 
 
-def is_loss(error: BaseException | None) -> bool:
+def is_connection_lost(error: BaseException | None) -> bool:
     """True if the error means that the connection to the other processes is lost."""
     if error is None or not jax.distributed.is_initialized():
         return False

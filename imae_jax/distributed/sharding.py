@@ -18,8 +18,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
 
     Args:
       devices: default: all. Their number is divisible by `fsdp`.
-      fsdp: number of devices that share one copy of the parameters, see `shares`; 1: each
-        has its own, -1: all share one.
+      fsdp: number of devices that share one copy of the parameters, see
+        `fsdp_shardings`; 1: each has its own, -1: all share one.
     """
     devices = jax.devices() if devices is None else devices
     fsdp = len(devices) if fsdp == -1 else fsdp
@@ -39,7 +39,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shares(tree, mesh: Mesh):
+def fsdp_shardings(tree, mesh: Mesh):
     """FSDP sharding of each leaf of parameters, optimizer state or teacher.
 
     A leaf is split along its first axis that is divisible by the number of devices sharing
@@ -57,10 +57,10 @@ def shares(tree, mesh: Mesh):
     return jax.tree.map(place, tree)
 
 
-def gather(tree, mesh: Mesh):
+def all_gather_params(tree, mesh: Mesh):
     """Gathers every leaf on every device, inside jit.
 
-    Gradients are reduce-scattered to `shares`.
+    Gradients are reduce-scattered to `fsdp_shardings`.
     """
 
     @jax.custom_vjp
@@ -68,7 +68,7 @@ def gather(tree, mesh: Mesh):
         return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
     def backward(_, grads):
-        return (jax.lax.with_sharding_constraint(grads, shares(grads, mesh)),)
+        return (jax.lax.with_sharding_constraint(grads, fsdp_shardings(grads, mesh)),)
 
     whole.defvjp(lambda tree: (whole(tree), None), backward)
     return whole(tree)
@@ -87,7 +87,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
-def in_parts(examples, count: int, mesh: Mesh):
+def split_microbatches(examples, count: int, mesh: Mesh):
     """Splits a batch into microbatches, each sharded over all devices, inside jit.
 
     Every `count`-th pair goes to the same microbatch, so nothing moves between devices.

@@ -88,11 +88,11 @@ class HeldOut:
 
     def standardised(self, images: np.ndarray) -> np.ndarray:
         """Normalizes [..., C] uint8 pixels, as networks expect them."""
-        return np.asarray(augment.standardise(images, self.dataset.mean, self.dataset.std))
+        return np.asarray(augment.normalize(images, self.dataset.mean, self.dataset.std))
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
         """Inverse of `standardised`: [..., C] float, clipped to 0..255."""
-        shown = augment.unstandardise(images, self.dataset.mean, self.dataset.std)
+        shown = augment.unnormalize(images, self.dataset.mean, self.dataset.std)
         return np.clip(np.asarray(shown), 0, 255)
 
     def images(

@@ -12,8 +12,8 @@ from imae_jax.errors import UserError
 from imae_jax.interop import mae_names, metadata
 from imae_jax.interop.huggingface import by_mae_names
 from imae_jax.interop.imae_release import from_release
-from imae_jax.interop.metadata import Said
-from imae_jax.interop.read_files import Contents
+from imae_jax.interop.metadata import WeightsMetadata
+from imae_jax.interop.read_files import FileContents
 from imae_jax.models.transformer import Size
 
 # Number of heads by width (ViT, DeiT; MAE's decoder), for files that do not state it.
@@ -26,7 +26,7 @@ IMAGENET_STD = tuple(255 * x for x in (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class DetectedModel:
     """A model detected in a file of another project.
 
     Attributes:
@@ -75,13 +75,13 @@ class Found:
 
 
 def detect(
-    contents: Contents,
+    contents: FileContents,
     *,
     image_size: tuple[int, int] | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
     norm_pix: bool | None = None,
-) -> Found:
+) -> DetectedModel:
     """Infers the model from names and shapes of the arrays, and from metadata.
 
     Args:
@@ -131,7 +131,7 @@ def detect(
             "HEIGHTxWIDTH"
         )
     mean, std, note = _statistics(said, channels)
-    return Found(
+    return DetectedModel(
         kind=kind,
         source=source or own_source,
         arrays=arrays,
@@ -161,7 +161,10 @@ def _check_is_vit(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _decoder(
-    arrays: Mapping[str, np.ndarray], said: Said, num_heads: int | None, is_release: bool
+    arrays: Mapping[str, np.ndarray],
+    said: WeightsMetadata,
+    num_heads: int | None,
+    is_release: bool,
 ) -> Size | None:
     """Size of the decoder; None if there is none."""
     if "mask_token" not in arrays:
@@ -223,7 +226,7 @@ def _own_image_size(
 
 
 def _statistics(
-    said: Said, channels: int
+    said: WeightsMetadata, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
     """Returns (mean, std, notes)."""
     if said.mean is not None and said.std is not None:
@@ -236,5 +239,5 @@ def _statistics(
     if channels == 3:
         note = "pixels are standardised with ImageNet's mean and deviation"
         return IMAGENET_MEAN, IMAGENET_STD, [note]
-    note = "pixels in 0..1 are taken as they are: nothing says how to standardise them"
+    note = "pixels in 0..1 are taken as they are: nothing says how to normalize them"
     return (0.0,) * channels, (255.0,) * channels, [note]

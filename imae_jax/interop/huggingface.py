@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from imae_jax.errors import UserError
 from imae_jax.interop import mae_names
-from imae_jax.interop.metadata import Said
+from imae_jax.interop.metadata import WeightsMetadata
 from imae_jax.interop.state_dict import in_unit_range, state_dict
 from imae_jax.storage import atomic_files
 from imae_jax.training import trained_run
@@ -141,7 +141,9 @@ def from_hugging_face(
     return found | state
 
 
-def by_mae_names(arrays: Mapping[str, np.ndarray], said: Said) -> dict[str, np.ndarray]:
+def by_mae_names(
+    arrays: Mapping[str, np.ndarray], said: WeightsMetadata
+) -> dict[str, np.ndarray]:
     """Converts a ViTMAE's arrays to MAE's names, for the depths of its config."""
     if said.depth is None or said.decoder_depth is None:
         raise UserError("config.json does not say how deep the model is")

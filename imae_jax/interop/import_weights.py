@@ -17,7 +17,7 @@ from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import mae_names, native_format, read_files
-from imae_jax.interop.architecture import Found, detect
+from imae_jax.interop.architecture import DetectedModel, detect
 from imae_jax.models import masking, patches
 from imae_jax.models.factory import build_model
 from imae_jax.models.forward import forward
@@ -29,7 +29,7 @@ from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
-from imae_jax.storage.workdir import as_json, open_workdir, owned, settle_dtype
+from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir, settle_dtype
 from imae_jax.training.state import init_params
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def import_file(
     Args:
       path: weights file, or a Hugging Face folder.
       workdir: folder without a run.
-      presets: a config for each `Found.kind`; its model section is overwritten.
+      presets: a config for each `DetectedModel.kind`; its model section is overwritten.
       image_size: "HEIGHT" or "HEIGHTxWIDTH"; for this and the rest see
         `architecture.detect`.
     Raises:
@@ -85,7 +85,7 @@ def import_file(
     return "\n".join([*lines, f"Run: {folder}"])
 
 
-def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
+def as_run(found: DetectedModel, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
     """Returns (config, parameters, meta) of a run with the detected model's weights.
 
     Args:
@@ -129,12 +129,12 @@ def as_run(found: Found, config: ConfigDict) -> tuple[ConfigDict, Any, dict]:
     return config, params, meta
 
 
-def _variant(found: Found) -> str:
+def _variant(found: DetectedModel) -> str:
     names = {size: name for name, size in VARIANTS.items()}
     return f"{names.get(found.encoder, 'B')}/{found.patch_size}"
 
 
-def _params(found: Found, network) -> dict:
+def _params(found: DetectedModel, network) -> dict:
     """Converts the arrays to our names, checked against the network's parameters."""
     like = pytrees.tree_leaves(jax.eval_shape(lambda: init_params(network, 0)))
     patch_shape = found.patch_size, found.channels
@@ -155,7 +155,9 @@ def _params(found: Found, network) -> dict:
     return pytrees.nested(flat)
 
 
-def _check_positions(found: np.ndarray, name: str, whole: Found, width: int) -> None:
+def _check_positions(
+    found: np.ndarray, name: str, whole: DetectedModel, width: int
+) -> None:
     """Raises UserError unless they are MAE's; logs if they are of another grid."""
     if found.ndim != 3 or len(found) != 1 or found.shape[1] < 2 or found.shape[2] != width:
         raise UserError(f"{name} is {list(found.shape)}, should be [1, 1 + L, {width}]")
@@ -223,7 +225,7 @@ def write_run(
     arrays = jax.device_put(dict(arrays), sharding.replicated(sharding.make_mesh()))
     meta = dict(meta) | {"config": as_json(config)}
     workdir = open_workdir(workdir)
-    with owned(workdir):
+    with exclusive_lock(workdir):
         folder = workdir / "checkpoints"
         if (workdir / CONFIG_FILE).exists() or folder.exists():
             raise UserError(

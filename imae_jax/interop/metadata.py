@@ -11,7 +11,7 @@ WRITTEN_BY = "imae_jax"
 MAX_EPSILON = 1e-5  # LayerNorm; MAE has 1e-6, and smaller ones make no difference
 
 
-class Said(NamedTuple):
+class WeightsMetadata(NamedTuple):
     """Metadata of a model; None: unknown.
 
     Attributes:
@@ -81,7 +81,7 @@ def _as_size(value: int | list[int] | None) -> tuple[int, int] | None:
     return (value, value) if isinstance(value, int) else value and tuple(value)
 
 
-def of_hugging_face(stated: Mapping[str, Any]) -> Said:
+def of_hugging_face(stated: Mapping[str, Any]) -> WeightsMetadata:
     """Reads `config.json` of a ViTMAE and its `preprocessor_config`.
 
     Raises:
@@ -94,7 +94,7 @@ def of_hugging_face(stated: Mapping[str, Any]) -> Said:
         stated, "layer_norm_eps", lambda x: _is_number(x) and 0 <= x <= MAX_EPSILON, where
     )
     mean, std = _statistics(stated.get("preprocessor_config", {}))
-    return Said(
+    return WeightsMetadata(
         depth=_read(stated, "num_hidden_layers", _is_count, where),
         num_heads=_read(stated, "num_attention_heads", _is_count, where),
         decoder_depth=_read(stated, "decoder_num_hidden_layers", _is_count, where),
@@ -120,10 +120,10 @@ def _statistics(processor: Mapping[str, Any]):
     return (*(tuple(255 * x for x in values) for values in (mean, std)),)
 
 
-def of_script(args: Mapping[str, Any]) -> Said:
+def of_script(args: Mapping[str, Any]) -> WeightsMetadata:
     """Reads flags of MAE's or i-MAE's training script, or those that we write."""
     where = "args"
-    found = Said(
+    found = WeightsMetadata(
         norm_pix=_read(args, "norm_pix_loss", _is_flag, where),
         mask_ratio=_read(args, "mask_ratio", _is_ratio, where),
         is_release="teacher_path" in args,

@@ -13,7 +13,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from imae_jax.errors import UserError
-from imae_jax.interop.read_files import Contents
+from imae_jax.interop.read_files import FileContents
 from imae_jax.models.factory import build_model
 from imae_jax.storage import atomic_files, pytrees, workdir
 from imae_jax.training import trained_run
@@ -25,7 +25,7 @@ META = ("image_shape", "mean", "std", "class_names", "sizes", "teacher", "step",
 
 
 class Released(NamedTuple):
-    """Contents of one of our weights files.
+    """FileContents of one of our weights files.
 
     Attributes:
       config: config of the run, without paths.
@@ -40,7 +40,7 @@ class Released(NamedTuple):
     digest: str
 
 
-def is_native(contents: Contents) -> bool:
+def is_native(contents: FileContents) -> bool:
     """True if the file is in our own format."""
     return contents.metadata.get("format", "").startswith("imae_jax")
 
@@ -65,7 +65,7 @@ def write(path: Path, run: trained_run.TrainedRun, dtype: str) -> str:
     return metadata["sha256"]
 
 
-def read(contents: Contents, path: Path) -> Released:
+def read(contents: FileContents, path: Path) -> Released:
     """Reads and verifies a file written by `write`.
 
     Raises:

@@ -20,8 +20,8 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # PyTorch's formats, since 1.6 and befor
 _WRAPPERS = ("model", "state_dict")  # keys of the weights in training scripts' files
 
 
-class Contents(NamedTuple):
-    """Contents of a weights file.
+class FileContents(NamedTuple):
+    """FileContents of a weights file.
 
     Attributes:
       arrays: arrays by the file's own names.
@@ -36,7 +36,7 @@ class Contents(NamedTuple):
     args: Mapping[str, Any] = {}
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> FileContents:
     """Reads a safetensors or PyTorch file, or a Hugging Face folder.
 
     Raises:
@@ -59,12 +59,14 @@ def read(path: Path) -> Contents:
     )
 
 
-def _read_safetensors(path: Path) -> Contents:
+def _read_safetensors(path: Path) -> FileContents:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-            return Contents(arrays, metadata, args=json.loads(metadata.get("args", "{}")))
+            return FileContents(
+                arrays, metadata, args=json.loads(metadata.get("args", "{}"))
+            )
     # TypeError, AttributeError: types that NumPy does not have.
     except (
         safetensors.SafetensorError,
@@ -76,7 +78,7 @@ def _read_safetensors(path: Path) -> Contents:
         raise UserError(f"{path} is no whole safetensors file: {error}") from None
 
 
-def _read_folder(path: Path) -> Contents:
+def _read_folder(path: Path) -> FileContents:
     if not (path / "config.json").exists():
         raise UserError(f"{path} holds no config.json: it is no folder of Hugging Face's")
     stated = _read_json(path / "config.json")
@@ -101,7 +103,7 @@ def _read_json(path: Path) -> dict:
     return found
 
 
-def _read_torch(path: Path) -> Contents:
+def _read_torch(path: Path) -> FileContents:
     torch = import_torch(f"{path} is a file of PyTorch's")
     allowed = torch.serialization.safe_globals([argparse.Namespace])
     try:
@@ -134,7 +136,7 @@ def _read_torch(path: Path) -> Contents:
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{path} holds arrays of another kind: {error}") from None
     args = vars(args) if isinstance(args, argparse.Namespace) else args
-    return Contents(arrays, args=args if isinstance(args, dict) else {})
+    return FileContents(arrays, args=args if isinstance(args, dict) else {})
 
 
 def import_torch(why: str):

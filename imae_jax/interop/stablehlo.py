@@ -34,7 +34,7 @@ def programs(run: trained_run.TrainedRun) -> dict:
     images = jax.ShapeDtypeStruct((b, *image_shape), jnp.uint8)
 
     def of(pixels):
-        return augment.standardise(pixels, mean, std)
+        return augment.normalize(pixels, mean, std)
 
     if not network.has_decoder and network.pools:
         variables = {"params": params, "batch_stats": run.batch_stats}

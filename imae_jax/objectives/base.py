@@ -50,7 +50,7 @@ class Augmentation:
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Normalizes [B, H, W, C] uint8 images: (x - mean) / std."""
-        return augment.standardise(images, self.mean, self.std)
+        return augment.normalize(images, self.mean, self.std)
 
 
 class Objective(abc.ABC):

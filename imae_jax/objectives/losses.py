@@ -9,7 +9,7 @@ from imae_jax.models.patches import patchify
 from imae_jax.objectives.mixing import BRANCHES
 
 
-def normalise_patches(patches: jax.Array) -> jax.Array:
+def normalize_patches(patches: jax.Array) -> jax.Array:
     """Normalizes each [..., P] patch by its own mean and unbiased variance (`norm_pix`).
 
     MAE's variance is PyTorch's default, divided by P - 1: for small patches dividing by P
@@ -23,7 +23,7 @@ def normalise_patches(patches: jax.Array) -> jax.Array:
 def target_patches(images: jax.Array, patch_size: int, norm_pix: bool) -> jax.Array:
     """Returns the target patches [..., L, P] of normalized images [..., H, W, C]."""
     patches = patchify(images, patch_size)
-    return normalise_patches(patches) if norm_pix else patches
+    return normalize_patches(patches) if norm_pix else patches
 
 
 def masked_patch_error(pred: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:

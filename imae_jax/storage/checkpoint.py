@@ -70,7 +70,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if processes.is_loss(error):  # the save cannot finish without the others
+        if processes.is_connection_lost(error):  # the save cannot finish without the others
             return
         with self._saying_why():
             self._manager.close()
@@ -81,7 +81,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if processes.is_loss(error):
+            if processes.is_connection_lost(error):
                 raise
             is_full = shutil.disk_usage(self._directory).free == 0
             is_full |= "space left" in str(error)

@@ -90,7 +90,7 @@ def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None
     platform = jax.default_backend()
     is_stored = len(stored) == 1
     dtype = stored.pop() if is_stored else layers.fastest_type(platform)
-    dtype = layers.DTYPES[processes.first_says(dtype == layers.DTYPES[1])]
+    dtype = layers.DTYPES[processes.broadcast_from_first(dtype == layers.DTYPES[1])]
     here = {"cpu": "processor"}.get(platform, platform.upper())
     why = "as what has begun there" if is_stored else f"which this {here} computes faster"
     logger.info(f"compute.dtype={layers.AUTO}: {dtype}, {why}")
@@ -127,7 +127,7 @@ def as_json(config: ConfigDict) -> dict:
 
 
 @contextlib.contextmanager
-def owned(workdir: Path) -> Iterator[None]:
+def exclusive_lock(workdir: Path) -> Iterator[None]:
     """Holds an exclusive lock on the workdir.
 
     Raises:

@@ -18,16 +18,16 @@ from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
-from imae_jax.storage.workdir import as_json, open_workdir, owned
+from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir
 from imae_jax.training import memory
 from imae_jax.training.restore import initial_state
 from imae_jax.training.setup import (
     Setup,
+    batch_getter,
     make_feed,
     make_objective,
     run_meta,
     set_up,
-    take_of,
 )
 from imae_jax.training.state import TrainState
 from imae_jax.training.step import make_train_step
@@ -53,7 +53,7 @@ def train(
     """
     workdir = open_workdir(workdir)
     setup = set_up(config, workdir)
-    with owned(workdir), preemption.noticing_termination() as termination:
+    with exclusive_lock(workdir), preemption.catch_sigterm() as termination:
         state = _train(setup, stop_at, termination)
         if termination.look():
             raise Terminated(f"{workdir} is saved at step {int(state.step)}")
@@ -87,7 +87,7 @@ def _train(
                 make_objective(setup),
                 optimizer,
                 setup.mesh,
-                take_of(setup, feed),
+                batch_getter(setup, feed),
                 state,
                 looped=config.train.steps_per_dispatch > 1,
                 max_skipped=config.optim.max_skipped,
@@ -138,7 +138,7 @@ class Cadence:
         if not every.every_minutes or not self.is_log_due(step):
             return False
         minutes = (time.monotonic() - self.saved_at) / 60
-        return processes.first_says(minutes >= every.every_minutes)
+        return processes.broadcast_from_first(minutes >= every.every_minutes)
 
 
 @dataclasses.dataclass

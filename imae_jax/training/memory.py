@@ -75,7 +75,7 @@ def _of_cgroups(
 def _kept(status: Path = Path("/proc/self/status")) -> int:
     """Returns the bytes that the process has freed but not returned to the system.
 
-    They are reused first, see `runtime.keep_memory`. 0 if the C library does not tell.
+    They are reused first, see `runtime.tune_malloc`. 0 if the C library does not tell.
     """
     resident = re.search(r"^RssAnon:\s+(\d+) kB", _text(status), re.MULTILINE)
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)

@@ -141,7 +141,7 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     teacher = None
     if "teacher" in config and config.teacher.init:
         teacher = trained_run.load_teacher(config.teacher.init, model, "teacher.init", mesh)
-        places = sharding.shares(teacher.params, mesh)
+        places = sharding.fsdp_shardings(teacher.params, mesh)
         params = jax.device_put(teacher.params, places)
         teacher = dataclasses.replace(teacher, params=params)
     return Setup(config, workdir, dataset, mesh, model, teacher)
@@ -208,9 +208,9 @@ def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
         )
 
 
-def take_of(setup: Setup, feed: Resident | Streaming):
+def batch_getter(setup: Setup, feed: Resident | Streaming):
     """Returns the feed's function that makes a step's batch from its inputs."""
-    return feed.take_labelled if setup.kind.is_labelled else feed.take
+    return feed.get_labelled_batch if setup.kind.is_labelled else feed.get_batch
 
 
 def run_meta(setup: Setup) -> dict:

@@ -83,8 +83,8 @@ def init_state(
     mesh: Mesh,
     start: Mapping | None = None,
 ) -> TrainState:
-    """Makes an initial state directly on its devices, see `sharding.shares`."""
+    """Makes an initial state directly on its devices, see `sharding.fsdp_shardings`."""
     init = functools.partial(fresh_state, model, optimiser)
     inputs = np.uint32(seed), start
-    places = sharding.shares(jax.eval_shape(init, *inputs), mesh)
+    places = sharding.fsdp_shardings(jax.eval_shape(init, *inputs), mesh)
     return jax.jit(init, out_shardings=places)(*inputs)

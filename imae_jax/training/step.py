@@ -23,7 +23,7 @@ def accumulate_gradients(gradient_of, examples, accumulate: int, mesh: Mesh):
     """
     if accumulate == 1:
         return gradient_of(examples)
-    parts = sharding.in_parts(examples, accumulate, mesh)
+    parts = sharding.split_microbatches(examples, accumulate, mesh)
     like = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts))
     sums, _ = jax.lax.scan(
         lambda sums, part: (jax.tree.map(jnp.add, sums, gradient_of(part)), None),
@@ -92,8 +92,8 @@ def make_train_step(
     """
 
     def loss_of(params, batch_stats, teacher_params, examples):
-        params = sharding.gather(params, mesh)
-        teacher_params = sharding.gather(teacher_params, mesh)
+        params = sharding.all_gather_params(params, mesh)
+        teacher_params = sharding.all_gather_params(teacher_params, mesh)
         return objective.loss(params, batch_stats, teacher_params, examples)
 
     def update(number, state, teacher_params, inputs):

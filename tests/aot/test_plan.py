@@ -12,7 +12,7 @@ import pytest
 
 from configs import imae, mae, transfer
 from imae_jax.aot import compile_step, plan, tpu_slices
-from imae_jax.aot.compile_step import Need
+from imae_jax.aot.compile_step import MemoryUse
 from imae_jax.data.builders import shapes
 from imae_jax.data.builders.registry import BUILDERS, FORMS
 from imae_jax.data.load import load
@@ -139,7 +139,7 @@ def compiler(monkeypatch):
         each = {"none": 1000, "products": 600, "blocks": 300}[compiled.remat]
         state = compile_step.bytes_each((step.state, step.teacher)) + step.resident
         # The program grows a little, too.
-        return None, Need(0, 0, state + int(each * size * (1 + size / 1e5)), memory)
+        return None, MemoryUse(0, 0, state + int(each * size * (1 + size / 1e5)), memory)
 
     def trace(config, mesh, platform, real=compile_step.trace):
         compiled.remat = config.compute.remat

@@ -40,7 +40,7 @@ def files(data=None, size=(8, 8)):
 
 def taken(feed, step, num_steps=1):
     """The images of the last of some steps, through a jitted function."""
-    take = jax.jit(feed.take)
+    take = jax.jit(feed.get_batch)
     return np.asarray(take(feed.inputs(step, num_steps), num_steps - 1))
 
 
@@ -76,7 +76,7 @@ def test_a_batch_larger_than_the_data_set():
 
 def test_resident_inputs_have_one_form():
     feed = resident(max_steps=4)
-    take = jax.jit(feed.take)
+    take = jax.jit(feed.get_batch)
     for step, num_steps in ((0, 4), (4, 1), (5, 3), (100, 4)):
         take(feed.inputs(step, num_steps), 0)
     assert take._cache_size() == 1
@@ -103,7 +103,7 @@ COLLECTIVE = r"= \w+(\[.*?\]).*? (all-reduce|all-gather|reduce-scatter|all-to-al
 def test_collectives_are_counted(make, expected):
     feed = make()
     shardings = sharding.batch_sharding(feed._mesh)
-    take = jax.jit(lambda x: feed.take(x, 0), out_shardings=shardings)
+    take = jax.jit(lambda x: feed.get_batch(x, 0), out_shardings=shardings)
     text = take.lower(feed.inputs(0)).compile().as_text()
     assert re.findall(COLLECTIVE, text) == expected
 
@@ -158,7 +158,7 @@ def digests():
     for name, feed in feeds.items():
         with feed:
             take = jax.jit(
-                lambda inputs, feed=feed: feed.take(inputs, 0),
+                lambda inputs, feed=feed: feed.get_batch(inputs, 0),
                 out_shardings=sharding.replicated(mesh),
             )
             images = [np.asarray(take(feed.inputs(step))) for step in range(4)]
@@ -280,7 +280,7 @@ def test_gather_from_shards_works_for_any_type():
 
 
 def taken_with_labels(feed, step):
-    take = jax.jit(feed.take_labelled)
+    take = jax.jit(feed.get_labelled_batch)
     return map(np.asarray, take(feed.inputs(step), 0))
 
 

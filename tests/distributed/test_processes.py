@@ -217,6 +217,8 @@ def test_alone_nothing_is_waited_for():
     processes.join(None, 1, None, wait_seconds=1)
     assert processes.is_first()
     processes.wait("nothing")
-    assert processes.first_says(True) and not processes.first_says(False)
-    with pytest.raises(ValueError), processes.ending_together():
+    assert processes.broadcast_from_first(True) and not processes.broadcast_from_first(
+        False
+    )
+    with pytest.raises(ValueError), processes.abort_all_on_error():
         raise ValueError

@@ -43,7 +43,7 @@ def test_every_image_is_seen_once_in_each_role_and_padding_is_marked(dataset):
     valid = np.concatenate([batch.valid for batch in batches])
     assert len(batches) == 3 and valid.sum() == 300 and not valid[300:].any()
     split = dataset.splits["test"].images
-    expected = augment.standardise(split, dataset.mean, dataset.std).reshape(300, -1)
+    expected = augment.normalize(split, dataset.mean, dataset.std).reshape(300, -1)
     expected = sorted(map(tuple, np.asarray(expected).tolist()))
     for s in range(2):
         shown = np.concatenate([batch.sources[:, s] for batch in batches])[valid]
@@ -96,7 +96,7 @@ def test_error_against_numpy_on_removed_patches_only(dataset, norm_pix):
         )
     )
     batch = next(made.batches("test", batch_size=300, seed=0))
-    train = augment.standardise(dataset.splits["train"].images, dataset.mean, dataset.std)
+    train = augment.normalize(dataset.splits["train"].images, dataset.mean, dataset.std)
     removed = batch.mask.mask
 
     def cut(images):

@@ -300,7 +300,7 @@ def trained_on_shades(network, norm_pix):
         images = shades + 0.3 * jax.random.normal(keys[1], (32, 8, 8, 1))
         mask = masking.random_mask(keys[2], 32, 16, 0.5)
         target = patches.patchify(images, 2)
-        target = losses.normalise_patches(target) if norm_pix else target
+        target = losses.normalize_patches(target) if norm_pix else target
         out = forward(network, params, images, mask)
         return losses.mae_losses(out, target, mask.mask)[0]
 

@@ -36,9 +36,9 @@ def test_norm_pix_uses_the_unbiased_variance():
     patch = np.array([1.0, 2.0, 3.0, 6.0])
     expected = (patch - 3) / np.sqrt(np.var(patch, ddof=1) + 1e-6)
     np.testing.assert_allclose(
-        losses.normalise_patches(jnp.array(patch)), expected, rtol=1e-6
+        losses.normalize_patches(jnp.array(patch)), expected, rtol=1e-6
     )
-    constant = losses.normalise_patches(jnp.full(4, 7.0))
+    constant = losses.normalize_patches(jnp.full(4, 7.0))
     np.testing.assert_array_equal(constant, 0)
 
 

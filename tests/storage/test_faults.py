@@ -19,7 +19,7 @@ from imae_jax.models.factory import build_model
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage import atomic_files, checkpoint, metrics_log, pytrees
 from imae_jax.storage.checkpoint import Checkpoints
-from imae_jax.storage.workdir import open_workdir, owned
+from imae_jax.storage.workdir import exclusive_lock, open_workdir
 from imae_jax.training import trained_run
 from imae_jax.training.loop import train
 from imae_jax.training.state import init_state
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
 
 def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
     workdir = open_workdir(tmp_path / "run")
-    with owned(workdir):
+    with exclusive_lock(workdir):
         ended = subprocess.run(
             arguments(config, workdir), capture_output=True, text=True, cwd=ROOT
         )
@@ -271,18 +271,18 @@ def test_a_second_process_on_the_same_workdir_is_refused(config, tmp_path):
         line = ended.stderr.splitlines()[-1]
         assert "is being written by another process" in line
         assert not (workdir / "checkpoints").exists()
-    with owned(workdir):  # free again
+    with exclusive_lock(workdir):  # free again
         pass
 
 
 def test_a_killed_owner_leaves_nothing_locked(tmp_path):
     code = (
         "import sys, os; from pathlib import Path; from imae_jax.storage import workdir\n"
-        "with workdir.owned(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+        "with workdir.exclusive_lock(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     assert (tmp_path / ".lock").exists()
-    with owned(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
 
 

@@ -9,7 +9,7 @@ import pytest
 from imae_jax import optim
 from imae_jax.distributed import sharding
 from imae_jax.storage.pytrees import flatten
-from imae_jax.training.setup import make_feed, make_objective, set_up, take_of
+from imae_jax.training.setup import batch_getter, make_feed, make_objective, set_up
 from imae_jax.training.state import init_params, init_state
 from imae_jax.training.step import make_train_step
 
@@ -27,7 +27,7 @@ def make_step(config, workdir, mesh=None):
         make_objective(setup),
         optimiser,
         setup.mesh,
-        take_of(setup, feed),
+        batch_getter(setup, feed),
         state,
         accumulate=config.train.accumulate,
         max_skipped=3,
@@ -37,7 +37,7 @@ def make_step(config, workdir, mesh=None):
 
 def batch(setup, step):
     feed = make_feed(setup)
-    return feed.take(feed.inputs(step), 0)
+    return feed.get_batch(feed.inputs(step), 0)
 
 
 def run(config, workdir, mesh=None, num_steps=2):
@@ -45,7 +45,7 @@ def run(config, workdir, mesh=None, num_steps=2):
     setup, state, step, feed = make_step(config, workdir, mesh)
     teacher = setup.teacher.params if setup.teacher else None
     if mesh is not None:
-        teacher = jax.device_put(teacher, sharding.shares(teacher, mesh))
+        teacher = jax.device_put(teacher, sharding.fsdp_shardings(teacher, mesh))
     history = []
     for number in range(num_steps):
         state, metrics = step(state, teacher, feed.inputs(number), 1)
@@ -154,7 +154,7 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
         SimpleNamespace(draw=draw, loss=loss),
         optimiser,
         setup.mesh,
-        feed.take,
+        feed.get_batch,
         state,
         looped=looped,
         max_skipped=2,

@@ -295,7 +295,7 @@ def test_the_average_starts_from_what_is_loaded(transfer_config, teacher, tmp_pa
 
 def batch_of(made, step=0):
     with setup.make_feed(made) as feed:
-        return feed.take_labelled(feed.inputs(step), 0)
+        return feed.get_labelled_batch(feed.inputs(step), 0)
 
 
 def loss_and_metrics(made, batch, step=0):
