@@ -219,10 +219,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Terminated as end:
-        print(f"terminated; {end}; the same command goes on from there", file=sys.stderr)
+        print(f"terminated; {end}; rerun the same command to resume", file=sys.stderr)
         return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last save", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         return 130
 
 

@@ -135,12 +135,12 @@ def measure_resident(seconds: float) -> dict:
         image_shape=(32, 32, 3),
         compute=Compute(),
     )
-    optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
+    optimizer = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     augmentation = Augmentation(mean=127.0, std=64.0, **options)
     objective = MAEObjective(network, augmentation, mask_ratio=0.75, norm_pix=False)
-    state = init_state(network, optimiser, 0, mesh)
+    state = init_state(network, optimizer, 0, mesh)
     train = make_train_step(
-        objective, optimiser, mesh, feed.get_batch, state, max_skipped=1
+        objective, optimizer, mesh, feed.get_batch, state, max_skipped=1
     )
     waited = []
 

@@ -78,7 +78,7 @@ def train_classifier(network, params, normalize, images, labels, epochs):
     steps = epochs * steps_per_epoch
     # Muon: with AdamW the network needs several times as many epochs.
     rate = optax.warmup_cosine_decay_schedule(0, 1, min(200, steps // 10), steps)
-    optimiser = contrib.muon(
+    optimizer = contrib.muon(
         lambda count: 1e-2 * rate(count),
         weight_decay=0.01,
         adam_b2=0.99,
@@ -97,10 +97,10 @@ def train_classifier(network, params, normalize, images, labels, epochs):
         images = augment.augment(key, images, pad=0, flip=True)
         images = augment.random_flip(upright, images.swapaxes(1, 2))
         value, gradient = jax.value_and_grad(loss)(params, images, labels)
-        updates, state = optimiser.update(gradient, state, params)
+        updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    state = optimiser.init(params)
+    state = optimizer.init(params)
     random = np.random.default_rng(0)
     keys = jax.random.split(jax.random.key(1), steps)
     for epoch in range(epochs):

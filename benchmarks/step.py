@@ -106,8 +106,8 @@ def make_step(work: Work, size: str, batch_size: int | None):
             distill_weight=1.0,
         )
     mesh = sharding.make_mesh()
-    optimiser = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
-    state = init_state(networks[work.kind], optimiser, 0, mesh)
+    optimizer = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
+    state = init_state(networks[work.kind], optimizer, 0, mesh)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
     batch = sharding.batch_sharding(mesh)
@@ -115,7 +115,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
     def take(images, number):
         return jax.lax.with_sharding_constraint(images, batch)
 
-    step = make_train_step(objective, optimiser, mesh, take, state, max_skipped=1)
+    step = make_train_step(objective, optimizer, mesh, take, state, max_skipped=1)
     start = time.perf_counter()
     compiled = step.lower(state, teacher_params, images, 1).compile()
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}

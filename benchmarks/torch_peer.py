@@ -181,7 +181,7 @@ def make_step(
     if compiled:
         torch.compiler.config.force_disable_caches = True  # of earlier processes
         objective = torch.compile(objective)
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         network.parameters(), 1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
     images = torch.randint(256, (batch_size, *image_shape), dtype=torch.uint8)
@@ -193,8 +193,8 @@ def make_step(
         # As in our step: computes the gradient norm and skips non-finite steps.
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start, loss.item()

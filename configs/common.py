@@ -139,7 +139,7 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.train.accumulate = 1
 
     config.mesh = ConfigDict()
-    # Devices that share one copy of parameters, optimiser state and teacher, which are
+    # Devices that share one copy of parameters, optimizer state and teacher, which are
     # gathered for each step; 1: each has its own; -1: all share one.
     config.mesh.fsdp = 1
 

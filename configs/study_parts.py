@@ -84,7 +84,7 @@ def probe_columns(config: ConfigDict) -> None:
 
 
 def finetune_column(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """Adds a run that goes on from the arm's student, and its column."""
+    """Adds a run that starts from the arm's student, and its column."""
     config.runs.finetune = transfer.get_config(f"{dataset},finetune{runlocal}")
     config.runs.finetune.init = "run:student"
     metric = "classification/mean/accuracy"

@@ -93,7 +93,7 @@ def full(config: ConfigDict, dataset: str) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Minutes on two CPU cores, and little regularisation. All values: ours."""
+    """Minutes on two CPU cores, and little regularization. All values: ours."""
     config.train.batch_size = 32
     config.train.total_epochs = 30.0
     config.optim.warmup_epochs = 3.0

@@ -89,7 +89,7 @@ class Pretrained:
           UserError: for a wrong shape, type or range.
         """
         images, is_single = self._checked(images, "images")
-        tokens = _encode(self.network, self.params, self._standardised(images))
+        tokens = _encode(self.network, self.params, self._normalized(images))
         return np.asarray(tokens)[0 if is_single else slice(None)]
 
     def separate(
@@ -133,7 +133,7 @@ class Pretrained:
                 f"image_a is {list(np.shape(image_a))}, image_b {list(np.shape(image_b))}; "
                 "they must be of one shape"
             )
-        sources = self._standardised(np.stack([images_a, images_b], axis=1))
+        sources = self._normalized(np.stack([images_a, images_b], axis=1))
         mixture = mix(sources, jnp.full(len(sources), alpha))
         key = jax.random.key(seed)
         mask = masking.random_mask(key, len(sources), self.network.num_patches, ratio)
@@ -179,7 +179,7 @@ class Pretrained:
                 raise UserError(f"{name} must hold integers from 0 to {num_patches - 1}")
         if not np.issubdtype(mixture.dtype, np.floating):
             raise UserError(
-                f"mixture is {mixture.dtype}; it must be floating-point, standardised"
+                f"mixture is {mixture.dtype}; it must be floating-point, normalized"
             )
         found = _forward(self.network, self.params, mixture, ids_keep, ids_restore)
         return jax.device_get(found)
@@ -210,7 +210,7 @@ class Pretrained:
         is_single = images.ndim == 3
         return pixels[None] if is_single else pixels, is_single
 
-    def _standardised(self, pixels: np.ndarray) -> jax.Array:
+    def _normalized(self, pixels: np.ndarray) -> jax.Array:
         return augment.normalize(jnp.asarray(pixels), self.mean, self.std)
 
     def _pixels(self, images: jax.Array) -> np.ndarray:

@@ -13,7 +13,7 @@ def command(*arguments):
 
 
 def environment():
-    """One device, as on a laptop; optimisations off as in the other tests."""
+    """One device, as on a laptop; optimizations off as in the other tests."""
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 

@@ -39,9 +39,9 @@ def test_learning_rate_warms_up_then_follows_a_cosine_to_zero():
 def test_weight_decay_spares_biases_and_other_vectors():
     params = dict(kernel=jnp.ones((2, 3)), bias=jnp.ones(3), scale=jnp.ones(3))
     assert optim.decay_mask(params) == dict(kernel=True, bias=False, scale=False)
-    optimiser = optim.adamw(lambda step: 0.1, (0.9, 0.95), weight_decay=0.5)
+    optimizer = optim.adamw(lambda step: 0.1, (0.9, 0.95), weight_decay=0.5)
     zero = {name: jnp.zeros_like(value) for name, value in params.items()}
-    updates, _ = optimiser.update(zero, optimiser.init(params), params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05)
     np.testing.assert_array_equal(updates["bias"], 0)
 
@@ -53,9 +53,9 @@ def test_clipping_limits_the_norm_of_the_gradient_and_leaves_short_ones_alone():
         for norm in (None, 1.0)
     )
 
-    def second_moment(optimiser, scale):
+    def second_moment(optimizer, scale):
         grads = {"a": jnp.full((2, 2), 3.0 * scale), "b": jnp.zeros(3)}  # norm 6 * scale
-        _, state = optimiser.update(grads, optimiser.init(params), params)
+        _, state = optimizer.update(grads, optimizer.init(params), params)
         return optax.tree.get(state, "nu")["a"]
 
     np.testing.assert_allclose(second_moment(plain, 1.0), 9.0)
@@ -100,21 +100,21 @@ def test_layer_factors_are_those_of_mae():
 
 
 def test_rates_and_weight_decay_shrink_together():
-    optimiser = optim.finetuning(
+    optimizer = optim.finetuning(
         optim.adamw(lambda step: 0.1, (0.9, 0.999), 0.5),
         depth=2,
         layer_decay=0.5,
         ema_decay=None,
     )
     zero = jax.tree.map(jnp.zeros_like, CLASSIFIER)
-    updates, state = optimiser.update(zero, optimiser.init(CLASSIFIER), CLASSIFIER)
+    updates, state = optimizer.update(zero, optimizer.init(CLASSIFIER), CLASSIFIER)
     blocks = updates["encoder"]["transformer"]
     np.testing.assert_allclose(blocks["block_00"]["mlp_in"]["kernel"], -0.05 / 4)
     np.testing.assert_allclose(updates["head_mean"]["kernel"], -0.05)
     assert not updates["encoder"]["class_token"].any()
     assert optim.averaged(state) is None
     one = jax.tree.map(jnp.ones_like, CLASSIFIER)
-    updates, _ = optimiser.update(one, optimiser.init(CLASSIFIER), CLASSIFIER)
+    updates, _ = optimizer.update(one, optimizer.init(CLASSIFIER), CLASSIFIER)
     # AdamW's first step is the sign of the gradient.
     np.testing.assert_allclose(updates["encoder"]["class_token"], -0.1 / 8, rtol=1e-5)
 
@@ -133,10 +133,10 @@ def test_the_average_follows_the_parameters():
 
 
 def test_only_heads_are_updated():
-    optimiser = optim.heads_only(optim.lars(lambda step: 1.0))
-    state = optimiser.init(CLASSIFIER)
+    optimizer = optim.heads_only(optim.lars(lambda step: 1.0))
+    state = optimizer.init(CLASSIFIER)
     grads = jax.tree.map(jnp.ones_like, CLASSIFIER)
-    updates, _ = optimiser.update(grads, state, CLASSIFIER)
+    updates, _ = optimizer.update(grads, state, CLASSIFIER)
     assert not any(x.any() for x in jax.tree.leaves(updates["encoder"]))
     heads = {name: updates[name] for name in ("fc_norm", "head_mean")}
     assert all((x < 0).all() for x in jax.tree.leaves(heads))

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOST = (
     "the processes of this run have lost each other: see what the others say, and start "
-    "all of them again with the same commands, to go on from the last checkpoint"
+    "all of them again with the same commands, to resume from the last checkpoint"
 )
 
 

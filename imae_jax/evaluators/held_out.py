@@ -86,12 +86,12 @@ class HeldOut:
         """Number of mixtures of a split: one per image, rounded down to an even number."""
         return len(self.dataset.splits[split].images) // 2 * 2
 
-    def standardised(self, images: np.ndarray) -> np.ndarray:
+    def normalized(self, images: np.ndarray) -> np.ndarray:
         """Normalizes [..., C] uint8 pixels, as networks expect them."""
         return np.asarray(augment.normalize(images, self.dataset.mean, self.dataset.std))
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """Inverse of `standardised`: [..., C] float, clipped to 0..255."""
+        """Inverse of `normalized`: [..., C] float, clipped to 0..255."""
         shown = augment.unnormalize(images, self.dataset.mean, self.dataset.std)
         return np.clip(np.asarray(shown), 0, 255)
 
@@ -101,7 +101,7 @@ class HeldOut:
         """Yields every image once: normalized [B, H, W, C], and valid [B] bool."""
         images = self.dataset.splits[split].images
         for places, valid in _places(len(images), batch_size):
-            yield self.standardised(images[places]), valid
+            yield self.normalized(images[places]), valid
 
     def batches(self, split: str, *, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yields the split's mixtures; every image has each role once.
@@ -116,7 +116,7 @@ class HeldOut:
         for places, valid in _places(count, batch_size):
             own = examples.take(indices[places])
             yield Batch(
-                sources=np.asarray(pair_sources(self.standardised(own.images))),
+                sources=np.asarray(pair_sources(self.normalized(own.images))),
                 labels=np.asarray(pair_sources(own.labels)),
                 factors={
                     name: np.asarray(pair_sources(values))

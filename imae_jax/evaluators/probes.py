@@ -98,7 +98,7 @@ def evaluate(
     images = [held_out.dataset.splits[part].images for part in parts]
     num_pixels = images[0][0].size
     if num_pixels < min(len(images[0]), MAX_PIXELS):
-        pixels = [held_out.standardised(x).reshape(len(x), -1) for x in images]
+        pixels = [held_out.normalized(x).reshape(len(x), -1) for x in images]
         yield from probe(pixels, "baselines/raw_pixels/", "")
     else:
         logger.info(

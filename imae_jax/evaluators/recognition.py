@@ -53,7 +53,7 @@ def train_readers(
 
     def clean(step: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = pairs.batch(step, options["batch_size"])
-        return held_out.standardised(train.images[drawn]), train.labels[drawn, None]
+        return held_out.normalized(train.images[drawn]), train.labels[drawn, None]
 
     def mixed(step: int) -> tuple[np.ndarray, np.ndarray]:
         images, labels = clean(step)

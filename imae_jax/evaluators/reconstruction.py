@@ -23,7 +23,7 @@ def mean_target(held_out: HeldOut) -> np.ndarray:
     """Returns the mean of the train split's target patches, [L, P]."""
     images, total = held_out.dataset.splits["train"].images, 0.0
     for start in range(0, len(images), CHUNK):
-        part = held_out.standardised(images[start : start + CHUNK])
+        part = held_out.normalized(images[start : start + CHUNK])
         patches = target_patches(part, held_out.patch_size, held_out.norm_pix)
         total = total + np.asarray(patches, np.float64).sum(axis=0)
     return (total / len(images)).astype(np.float32)

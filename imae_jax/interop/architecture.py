@@ -237,7 +237,7 @@ def _statistics(
             f"{channels} channels"
         )
     if channels == 3:
-        note = "pixels are standardised with ImageNet's mean and deviation"
+        note = "pixels are normalized with ImageNet's mean and deviation"
         return IMAGENET_MEAN, IMAGENET_STD, [note]
     note = "pixels in 0..1 are taken as they are: nothing says how to normalize them"
     return (0.0,) * channels, (255.0,) * channels, [note]

@@ -197,7 +197,7 @@ def predicts_pixels(network: MAE | IMAE, params) -> bool:
     dark, bright = np.asarray(pred).reshape(2, -1).mean(axis=1)
     slope = float(bright - dark) / 2
     is_pixels = slope > BRIGHTNESS_THRESHOLD
-    what = "pixels" if is_pixels else "patches standardised one by one (loss.norm_pix)"
+    what = "pixels" if is_pixels else "patches normalized one by one (loss.norm_pix)"
     logger.info(
         f"the decoder predicts {what}, it seems: its mean follows {slope:.2f} of an "
         "image's brightness; --norm_pix says otherwise"

@@ -59,7 +59,7 @@ def programs(run: trained_run.TrainedRun) -> dict:
             jax.ShapeDtypeStruct((b, visible), jnp.int32),
             jax.ShapeDtypeStruct((b, num_patches), jnp.int32),
         )
-        said = "standardised images or mixtures and their masks -> tokens, latents, pred"
+        said = "normalized images or mixtures and their masks -> tokens, latents, pred"
         found["forward"] = forward, shapes, said
     return found
 

@@ -51,7 +51,7 @@ def export_timm(run: trained_run.TrainedRun, out: Path) -> str:
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return (
         f"{out}: timm.models.VisionTransformer({shown}) loads it, or "
-        "timm.create_model with these options; pixels are standardised with "
+        "timm.create_model with these options; pixels are normalized with "
         f"mean {_shown(run, 'mean')} and deviation {_shown(run, 'std')}"
     )
 

@@ -68,7 +68,7 @@ def _fit_probe(
     probe = Probe(num_classes)
     variables = probe.init(jax.random.key(seed), features[:2], train=False)
     shape = learning_rate(1.0, batch_size, warmup_steps, steps)
-    optimiser = lars(lambda step: blr * shape(step))
+    optimizer = lars(lambda step: blr * shape(step))
 
     def step(carry, indices):
         variables, opt_state = carry
@@ -87,11 +87,11 @@ def _fit_probe(
 
         params = variables["params"]
         grads, changed = jax.grad(loss, has_aux=True)(params)
-        updates, opt_state = optimiser.update(grads, opt_state, params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         return ({"params": params, **changed}, opt_state), None
 
-    start = variables, optimiser.init(variables["params"])
+    start = variables, optimizer.init(variables["params"])
     return jax.lax.scan(step, start, batches)[0][0]
 
 

@@ -205,7 +205,7 @@ def _fit_logistic(
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean() + 0.5 * l2 * jnp.square(weights).sum()
 
-    optimiser = optax.lbfgs()
+    optimizer = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
     def is_running(carry):
@@ -215,13 +215,13 @@ def _fit_logistic(
     def improve(carry):
         params, state, step, _ = carry
         value, grad = value_and_grad(params, state=state)
-        updates, state = optimiser.update(
+        updates, state = optimizer.update(
             grad, state, params, value=value, grad=grad, value_fn=loss
         )
         return optax.apply_updates(params, updates), state, step + 1, optax.tree.norm(grad)
 
     params = jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes)
-    start = params, optimiser.init(params), 0, jnp.inf
+    start = params, optimizer.init(params), 0, jnp.inf
     return jax.lax.while_loop(is_running, improve, start)[0]
 
 

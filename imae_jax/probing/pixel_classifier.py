@@ -57,7 +57,7 @@ def train_classifier(
     model = Classifier(width, labels.shape[1], num_classes)
     params = model.init(jax.random.key(seed), images[:1])["params"]
     schedule = learning_rate(blr, batch_size, steps // 10, steps)
-    optimiser = adamw(schedule, (0.9, 0.999), weight_decay)
+    optimizer = adamw(schedule, (0.9, 0.999), weight_decay)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, opt_state, images, labels):
@@ -67,10 +67,10 @@ def train_classifier(
                 logits, labels
             ).mean()
 
-        updates, opt_state = optimiser.update(jax.grad(loss)(params), opt_state, params)
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    opt_state = optimiser.init(params)
+    opt_state = optimizer.init(params)
     for number in range(steps):
         params, opt_state = step(params, opt_state, *batch_at(number))
     apply = jax.jit(lambda images: jnp.argmax(model.apply({"params": params}, images), -1))

@@ -54,13 +54,13 @@ def starting_params(setup: Setup):
     return setup.kind.starting_params(like, source.params, name)
 
 
-def initial_state(setup: Setup, optimiser, checkpoints: Checkpoints) -> TrainState:
+def initial_state(setup: Setup, optimizer, checkpoints: Checkpoints) -> TrainState:
     """Returns the state to start or resume from.
 
     This is, in order of preference, the workdir's newest checkpoint, the parameters named
     by `config.init`, or random parameters.
     """
-    fresh = setup.model, optimiser, setup.config.seed, setup.mesh
+    fresh = setup.model, optimizer, setup.config.seed, setup.mesh
     if not checkpoints.steps():
         return init_state(*fresh, starting_params(setup))
 

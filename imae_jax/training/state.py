@@ -65,26 +65,26 @@ def init_params(model: MAE | IMAE | Classifier, seed: int):
 
 def fresh_state(
     model: MAE | IMAE | Classifier,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     seed: int | jax.Array,
     start: Mapping | None = None,
 ) -> TrainState:
     """Makes an initial state: random parameters, except for the modules in `start`."""
     params, batch_stats = init_variables(model, seed)
     params = params | (start or {})
-    zero, opt_state = jnp.int32(0), optimiser.init(params)
+    zero, opt_state = jnp.int32(0), optimizer.init(params)
     return TrainState(jnp.uint32(seed), zero, params, opt_state, batch_stats, zero, zero)
 
 
 def init_state(
     model: MAE | IMAE | Classifier,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     seed: int,
     mesh: Mesh,
     start: Mapping | None = None,
 ) -> TrainState:
     """Makes an initial state directly on its devices, see `sharding.fsdp_shardings`."""
-    init = functools.partial(fresh_state, model, optimiser)
+    init = functools.partial(fresh_state, model, optimizer)
     inputs = np.uint32(seed), start
     places = sharding.fsdp_shardings(jax.eval_shape(init, *inputs), mesh)
     return jax.jit(init, out_shardings=places)(*inputs)

@@ -51,7 +51,7 @@ def test_every_presets_step_can_be_lowered_for_tpus(module, arg):
     assert "bf16" in text and "mhlo.num_partitions = 8" in text
 
 
-# In a process of its own: tests compile without optimisations.
+# In a process of its own: tests compile without optimizations.
 SMALL = """
 import json
 from configs import imae

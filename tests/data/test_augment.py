@@ -202,12 +202,12 @@ def test_box_mask():
     np.testing.assert_array_equal(mask, expected)
 
 
-def test_standardise_and_back():
+def test_normalize_and_back():
     images = jax.random.randint(KEY, (4, 8, 8, 3), 0, 256).astype(jnp.uint8)
     mean = np.array([10.0, 100.0, 200.0], np.float32)
     std = np.array([1.0, 50.0, 3.0], np.float32)
-    standardised = augment.normalize(images, mean, std)
+    normalized = augment.normalize(images, mean, std)
     expected = (np.asarray(images, np.float64) - mean) / std
-    np.testing.assert_allclose(standardised, expected, rtol=1e-4, atol=1e-5)
-    back = augment.unnormalize(standardised, mean, std)
+    np.testing.assert_allclose(normalized, expected, rtol=1e-4, atol=1e-5)
+    back = augment.unnormalize(normalized, mean, std)
     np.testing.assert_allclose(back, images, atol=1e-3)

@@ -292,7 +292,7 @@ def save_pth(torch, path, arrays, **rest):
 
 def trained_on_shades(network, norm_pix):
     """A MAE's parameters after a few steps on grey images of any brightness, with noise."""
-    optimiser = optax.adam(3e-3)
+    optimizer = optax.adam(3e-3)
 
     def loss_of(params, key):
         keys = jax.random.split(key, 3)
@@ -306,20 +306,18 @@ def trained_on_shades(network, norm_pix):
 
     @jax.jit
     def step(params, state, key):
-        updates, state = optimiser.update(jax.grad(loss_of)(params, key), state)
+        updates, state = optimizer.update(jax.grad(loss_of)(params, key), state)
         return optax.apply_updates(params, updates), state
 
     params = init_params(network, 0)
-    state = optimiser.init(params)
+    state = optimizer.init(params)
     for number in range(150):
         params, state = step(params, state, jax.random.key(number))
     return params
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_pixels_and_standardised_patches_are_told_apart(
-    parity, norm_pix, workdirs, tmp_path
-):
+def test_pixels_and_normalized_patches_are_told_apart(parity, norm_pix, workdirs, tmp_path):
     """`mae_visualize_*` and `*_full` have the same arrays, and no word about it."""
     torch, run = parity("torch"), load(workdirs["mae"])
     params = trained_on_shades(run.model, norm_pix)

@@ -43,7 +43,7 @@ def make(name, variant="mu/2", branches="both"):
     )
 
 
-def initialised(name, seed=0):
+def initialized(name, seed=0):
     network = make(name)
     return network, init_params(network, seed)
 
@@ -91,7 +91,7 @@ def test_unknown_variants_are_refused(variant):
 
 
 def test_initialisation_is_maes():
-    _, params = initialised("imae")
+    _, params = initialized("imae")
     kernel = params["encoder"]["transformer"]["block_00"]["mlp_in"]["kernel"]
     bound = np.sqrt(6 / sum(kernel.shape))
     assert 0.95 * bound < np.abs(kernel).max() <= bound
@@ -103,7 +103,7 @@ def test_initialisation_is_maes():
 
 
 def test_swapping_the_heads_swaps_the_branches_exactly():
-    network, params = initialised("imae")
+    network, params = initialized("imae")
     images, mask = inputs()
     out = forward(network, params, images, mask)
     swapped = dict(params)
@@ -116,7 +116,7 @@ def test_swapping_the_heads_swaps_the_branches_exactly():
 
 
 def test_both_branches_share_the_decoder():
-    network, params = initialised("imae")
+    network, params = initialized("imae")
     images, mask = inputs()
 
     def branch_sums(decoder):
@@ -136,7 +136,7 @@ def test_both_branches_share_the_decoder():
 
 
 def test_encoder_sees_only_visible_patches_and_samples_do_not_mix():
-    network, params = initialised("imae")
+    network, params = initialized("imae")
     images, mask = inputs()
 
     def first_sample(images):
@@ -149,7 +149,7 @@ def test_encoder_sees_only_visible_patches_and_samples_do_not_mix():
 
 
 def test_unmasked_encoding_is_the_identity_order():
-    network, params = initialised("mae")
+    network, params = initialized("mae")
     images, _ = inputs()
     every = jnp.broadcast_to(jnp.arange(16), (4, 16))
     plain = network.apply({"params": params}, images, method="encode")
@@ -159,7 +159,7 @@ def test_unmasked_encoding_is_the_identity_order():
 
 
 def test_subordinate_only_has_one_head_and_agrees_with_the_first_branch():
-    both, params = initialised("imae")
+    both, params = initialized("imae")
     images, mask = inputs()
     single = make("imae", branches="subordinate")
     kept = {k: v for k, v in params.items() if k != "disentangle_dominant"}

@@ -115,10 +115,10 @@ def test_lars_is_the_numpy_rendering_of_maes():
     grads = [jax.tree.map(lambda x: 2 * x + random.normal(), params) for _ in range(5)]
     schedule = lambda step: 0.5 * (step + 1)  # noqa: E731
 
-    optimiser = optim.lars(schedule)
-    found, state = params, optimiser.init(params)
+    optimizer = optim.lars(schedule)
+    found, state = params, optimizer.init(params)
     for grad in grads:
-        updates, state = optimiser.update(grad, state, found)
+        updates, state = optimizer.update(grad, state, found)
         found = optax.apply_updates(found, updates)
 
     expected, momentum = dict(params), {"bias": 0.0, "kernel": 0.0}

@@ -57,13 +57,13 @@ def damaged(undisturbed, tmp_path):
 
 
 def arrays_of(workdir, config, step=STEPS):
-    """A checkpoint's parameters and optimiser's state."""
+    """A checkpoint's parameters and optimizer's state."""
     with Checkpoints(workdir) as checkpoints:
         mesh = sharding.make_mesh()
         network = build_model(config, (8, 8, 1))
         kind = OBJECTIVES[config.model.name]
-        optimiser = kind.optimizer(config, network, lambda step: 0.0)
-        state = init_state(network, optimiser, 0, mesh)
+        optimizer = kind.optimizer(config, network, lambda step: 0.0)
+        state = init_state(network, optimizer, 0, mesh)
         return jax.device_get(checkpoints.restore(step, **state.arrays))
 
 

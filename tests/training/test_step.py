@@ -20,12 +20,12 @@ def make_step(config, workdir, mesh=None):
     if mesh is not None:
         setup = dataclasses.replace(setup, mesh=mesh)
     schedule = optim.learning_rate(config.optim.blr, config.train.batch_size, 1, 10)
-    optimiser = setup.kind.optimizer(config, setup.model, schedule)
-    state = init_state(setup.model, optimiser, config.seed, setup.mesh)
+    optimizer = setup.kind.optimizer(config, setup.model, schedule)
+    state = init_state(setup.model, optimizer, config.seed, setup.mesh)
     feed = make_feed(setup)
     step = make_train_step(
         make_objective(setup),
-        optimiser,
+        optimizer,
         setup.mesh,
         batch_getter(setup, feed),
         state,
@@ -149,10 +149,10 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
         return total + 0 * root, found
 
     schedule = optim.learning_rate(1e-2, 32, 1, 10)
-    optimiser = optim.adamw(schedule, (0.9, 0.95), 0.05)
+    optimizer = optim.adamw(schedule, (0.9, 0.95), 0.05)
     step = make_train_step(
         SimpleNamespace(draw=draw, loss=loss),
-        optimiser,
+        optimizer,
         setup.mesh,
         feed.get_batch,
         state,

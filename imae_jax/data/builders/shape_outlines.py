@@ -76,7 +76,7 @@ def signed_areas(vertices: np.ndarray) -> np.ndarray:
     return (vertices[:, 0] * following[:, 1] - vertices[:, 1] * following[:, 0]) / 2
 
 
-def _normalised(vertices: np.ndarray) -> np.ndarray:
+def _normalized(vertices: np.ndarray) -> np.ndarray:
     """Moves the centroid to the origin and makes the area 1."""
     areas = signed_areas(vertices)
     thirds = (vertices + np.roll(vertices, -1, axis=0)) / 3
@@ -98,7 +98,7 @@ OUTLINES = {
     "arrow": _mirrored([(1, 0), (0.1, 0.85), (0.1, 0.3), (-1, 0.3)]),
     "hourglass": _mirrored([(1, 0.85), (0, 0.15), (-1, 0.85)]),
 }
-OUTLINES = {name: _normalised(vertices) for name, vertices in OUTLINES.items()}
+OUTLINES = {name: _normalized(vertices) for name, vertices in OUTLINES.items()}
 
 
 def placed(name: str, size: float, x: float, y: float, rotation: float) -> np.ndarray:
