@@ -98,6 +98,7 @@ class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("3.0.2")
+    FORM = ((32, 32, 3), 10, 50_000)
 
 
 class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):
@@ -108,3 +109,4 @@ class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("3.0.2")
+    FORM = ((32, 32, 3), 100, 50_000)

@@ -1,25 +1,31 @@
-"""Registry of data set builders, image forms and symmetries, by data set name."""
+"""Data set builders by name: every class in this package that declares a `FORM`.
 
-from imae_jax.data.builders import shapes
-from imae_jax.data.builders.cifar import Cifar10, Cifar100
-from imae_jax.data.builders.digits import Digits
-from imae_jax.data.builders.tiny_imagenet import TinyImagenet
+A new data set is one file here, and one preset in `configs/datasets.py`. A builder's class
+attributes:
+
+* `FORM`: (H, W, C), number of classes, number of training images
+* `SYMMETRY` (optional): symmetry orders of angular factors, see `dataset.Dataset`
+"""
+
+import importlib
+import pkgutil
+
+from imae_jax.data import builders
+
+
+def _find() -> dict[str, type]:
+    found = {}
+    for module in pkgutil.iter_modules(builders.__path__, f"{builders.__name__}."):
+        if module.name != __name__:
+            for value in vars(importlib.import_module(module.name)).values():
+                if getattr(value, "__module__", "") == module.name and hasattr(
+                    value, "FORM"
+                ):
+                    found[value.name] = value
+    return found
+
 
 # Prepared on first use.
-BUILDERS = {
-    "digits": Digits,
-    "shapes": shapes.Shapes,
-    "cifar10": Cifar10,
-    "cifar100": Cifar100,
-    "tiny_imagenet": TinyImagenet,
-}
-# (H, W, C), number of classes, number of training images.
-FORMS = {
-    "digits": ((8, 8, 1), 10, 1297),
-    "shapes": ((32, 32, 3), 10, 20_000),
-    "cifar10": ((32, 32, 3), 10, 50_000),
-    "cifar100": ((32, 32, 3), 100, 50_000),
-    "tiny_imagenet": ((64, 64, 3), 200, 100_000),
-}
-# Symmetry orders of angular factors, see `dataset.Dataset`.
-SYMMETRY = {"shapes": shapes.SYMMETRY}
+BUILDERS = _find()
+FORMS = {name: builder.FORM for name, builder in BUILDERS.items()}
+SYMMETRY = {name: getattr(builder, "SYMMETRY", {}) for name, builder in BUILDERS.items()}

@@ -135,6 +135,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    FORM = ((32, 32, 3), 10, 20_000)
+    SYMMETRY = SYMMETRY
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {

@@ -182,6 +182,7 @@ class TinyImagenet(download.FromArchive, tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    FORM = ((64, 64, 3), 200, 100_000)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
