@@ -59,6 +59,7 @@ def evaluator(
     return section
 
 
+# One line a key, so that the file can be read as the list of all keys.
 def get_config(model: str, dataset: str) -> ConfigDict:
     """The values that runs share, on all data sets. Ours where no source is named."""
     config = ConfigDict()

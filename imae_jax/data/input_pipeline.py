@@ -61,6 +61,7 @@ class Feed:
 class Resident(Feed):
     """Input pipeline with all images on the devices, indexed there at each step."""
 
+    # Keyword options: keys of a config.
     def __init__(
         self,
         images: np.ndarray,
@@ -150,6 +151,7 @@ class Resident(Feed):
 class Streaming(Feed):
     """Input pipeline that decodes and crops images in threads and prefetches batches."""
 
+    # Keyword options: keys of a config.
     def __init__(
         self,
         images: np.ndarray | EncodedImages,

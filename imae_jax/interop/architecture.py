@@ -101,12 +101,7 @@ def detect(
     _check_is_vit(arrays)
     arrays = {name: _as_float32(x, name) for name, x in arrays.items()}
     width, channels, patch_size, _ = _shape(arrays, "patch_embed.proj.weight", 4)
-    for key, value, own in (
-        ("patch size", said.patch_size, patch_size),
-        ("number of channels", said.channels, channels),
-    ):
-        if value not in (None, own):
-            raise UserError(f"its config says {key} {value}, its arrays say {own}")
+    _check_sizes(said, patch_size, channels)
     heads = _heads(num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads")
     encoder = Size(width, said.depth or _depth(arrays, "blocks"), heads)
     kind, branches, notes = "encoder", "both", []
@@ -158,6 +153,16 @@ def _check_is_vit(arrays: Mapping[str, np.ndarray]) -> None:
                 f"no masked autoencoder: it has no {name!r}, but {len(arrays)} arrays such "
                 f"as {some}"
             )
+
+
+def _check_sizes(said: WeightsMetadata, patch_size: int, channels: int) -> None:
+    """Raises UserError if metadata and arrays differ."""
+    for key, value, own in (
+        ("patch size", said.patch_size, patch_size),
+        ("number of channels", said.channels, channels),
+    ):
+        if value not in (None, own):
+            raise UserError(f"its config says {key} {value}, its arrays say {own}")
 
 
 def _decoder(

@@ -55,6 +55,7 @@ def build_autoencoder(
     return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)
 
 
+# Keyword options: the `model` section of a config, and the data's form.
 def build_classifier(
     *,
     variant: str,

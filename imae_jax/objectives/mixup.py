@@ -31,6 +31,7 @@ def cutmix_boxes(key: jax.Array, kept: jax.Array, height: int, width: int) -> ja
     return box_mask(jnp.concatenate([centre - half, 2 * half], axis=1), height, width)
 
 
+# Keyword options: the `mixup` section of a config.
 def mixup_cutmix(
     key: jax.Array,
     images: jax.Array,

@@ -28,6 +28,7 @@ class Classifier(nn.Module):
         return x.reshape(len(x), self.heads, self.num_classes)
 
 
+# Keyword options: a section of a config.
 def train_classifier(
     batch_at: Callable[[int], tuple[np.ndarray, np.ndarray]],
     *,

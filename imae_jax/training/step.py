@@ -59,6 +59,7 @@ def apply_if_finite(
     return TrainState(state.seed, state.step + 1, *kept, skipped, in_a_row), metrics
 
 
+# All that is fixed when a step is compiled.
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
