@@ -47,6 +47,13 @@ def pytest_unconfigure():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+    """Drops a file's compiled programs, which would fill memory; they stay on disk."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A folder with the embedded data set, prepared once."""
