@@ -72,6 +72,7 @@ def show_log(level: int = logging.INFO) -> None:
     """
     package = logging.getLogger("imae_jax")
     package.setLevel(level)
+    package.propagate = False  # absl's handler of the root would show all a second time
     package.handlers = [_Terminal()]
 
 

@@ -14,6 +14,8 @@ from small_inputs import Flowers
 
 from imae_jax.interop import export_weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WEIGHTS = ROOT / "weights" / "README.md"

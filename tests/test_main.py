@@ -119,6 +119,7 @@ def demo(data_dir, tmp_path_factory):
     return arguments, workdir, done.stdout
 
 
+@pytest.mark.slow
 def test_demo_writes_what_it_promises(demo):
     _, workdir, output = demo
     results = json.loads((workdir / "eval.json").read_text())
@@ -154,6 +155,7 @@ def test_demo_writes_what_it_promises(demo):
     assert str(workdir / "report.html") in output
 
 
+@pytest.mark.slow
 def test_eval_and_report_again_give_the_same(demo):
     _, workdir, _ = demo
     before = (workdir / "imae" / "eval.json").read_text()
@@ -168,6 +170,7 @@ def test_eval_and_report_again_give_the_same(demo):
     assert (workdir / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_eval_takes_overrides_of_the_stored_config(demo, tmp_path):
     _, workdir, _ = demo
     run = shutil.copytree(workdir / "imae_without_distillation", tmp_path / "run")
@@ -177,6 +180,7 @@ def test_eval_takes_overrides_of_the_stored_config(demo, tmp_path):
     assert settings["reconstruction/dominant/mse"]["alpha"] == 0.2
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_demo_goes_on_and_ends_the_same(demo, tmp_path):
     arguments, undisturbed, _ = demo
     again = command(*arguments, f"--workdir={tmp_path}/demo")

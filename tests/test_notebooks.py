@@ -15,6 +15,8 @@ from PIL import Image
 
 from imae_jax.storage.metrics_log import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKSTART = ROOT / "notebooks" / "imae_quickstart.ipynb"

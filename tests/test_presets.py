@@ -125,6 +125,7 @@ def train_both(preset, folder):
     return folder / "imae"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", MOCKS)
 def test_two_steps(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SPLITS", dict(train=60, validation=20, test=20))
@@ -186,6 +187,7 @@ def test_images_are_cropped_once(tmp_path):
     assert loss(augment=dict(crop_scale=())) == streamed != resident
 
 
+@pytest.mark.slow
 def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys):
     names = [f"train/{i}.png" for i in range(360)] + [f"val/{i}.png" for i in range(40)]
     make_folder(tmp_path / "data", *names)
@@ -219,6 +221,7 @@ def not_square(folder, module, **changes):
     return workdir
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square(tmp_path):
     """From training to the report and what is exported."""
     for number in range(200):
@@ -244,6 +247,7 @@ def test_images_that_are_not_square(tmp_path):
     assert model.separate(images[0], images[1]).dominant.shape == (32, 16, 3)
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_was_a_background_is_resumed(tmp_path):
     mock_folder(tmp_path / "data")
     config = mae.get_config("folder_small,runlocal")

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 import imae_jax
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 # pip calls the same hook. In the tests' own environment, so that no registry is needed.
 BUILD = "import setuptools.build_meta as hook, sys; hook.build_wheel(sys.argv[1])"

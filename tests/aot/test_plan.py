@@ -71,6 +71,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_tpu_compiler_finds_nothing_to_send_but_gradients_and_shares(parity):
     parity("libtpu")
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

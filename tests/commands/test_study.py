@@ -16,6 +16,8 @@ from imae_jax.errors import UserError
 from imae_jax.report import study_tables
 from imae_jax.report.page import write_report
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

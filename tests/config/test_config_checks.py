@@ -215,6 +215,7 @@ def test_fixed_alpha_leaves_nothing_to_draw_per_batch(imae_config, tmp_path):
         train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_imae_run_is_no_teacher(imae_config, tmp_path):
     train(imae_config(), tmp_path / "imae", stop_at=1)
     config = imae_config()

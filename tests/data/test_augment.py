@@ -58,6 +58,7 @@ def smooth_pixels(shape):
     return np.stack(enlarged)
 
 
+@pytest.mark.slow
 def test_crops_are_resized_like_pillow():
     """Within one grey level: Pillow rounds between its passes.
 
@@ -158,6 +159,7 @@ def test_crops_of_one_value_have_one_value():
     np.testing.assert_array_equal(cropped, constant)
 
 
+@pytest.mark.slow
 @given(
     pad=st.integers(0, 2),
     flip=st.booleans(),

@@ -398,12 +398,12 @@ def test_a_read_only_folder_is_respected(tmp_path, capsys):
     folder.chmod(0o755)
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch, caplog):
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     found = disk_cache.cached(["key"], lambda: {"x": np.arange(3)})
     np.testing.assert_array_equal(found["x"], [0, 1, 2])
-    assert "nothing cached" in caplog.text
+    assert "nothing cached" in capsys.readouterr().err
 
 
 def test_the_cache_keeps_nothing_half_written(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.training import trained_run
 from imae_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NUM_STEPS = 32
 

@@ -449,6 +449,7 @@ def test_only_scenes_of_known_factors_are_asked_for_more_than_the_class():
             assert "attributes" not in mae.get_config(preset + option).evals
 
 
+@pytest.mark.slow
 def test_a_run_on_shapes(tmp_path, monkeypatch):
     sizes = dict(train=128, validation=64, test=64)
     monkeypatch.setattr(shapes, "SPLITS", sizes)

@@ -103,6 +103,7 @@ def test_separability_of_latents_that_are_the_images_themselves(dataset):
     assert "position_only/dominant/r2_uncentred" in found
 
 
+@pytest.mark.slow
 def test_semantics_of_branches_that_know_only_their_own_class(made):
     networks = {
         "student": oracle.student(made, (0.2, 0.3), latents=oracle.one_hot),
@@ -372,6 +373,7 @@ def evaluated(config, workdir, *, devices, batch_size):
         return evaluation.evaluate(config, workdir)
 
 
+@pytest.mark.slow
 def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
     imae_config, tmp_path, capsys
 ):
@@ -478,6 +480,7 @@ def numbers(data_dir):
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_numbers(data_dir, in_two_processes):
     both = in_two_processes(f"""
 import json, test_evaluators

@@ -159,6 +159,7 @@ def test_the_authors_own_files(parity, kind, workdirs, tmp_path):
     assert not after.config.loss.norm_pix and after.config.mask.ratio == 0.5
 
 
+@pytest.mark.slow
 def test_norm_pix_and_mask_ratio_come_back_in_every_format(parity, imae_config, tmp_path):
     parity("torch")
     config = imae_config()
@@ -177,6 +178,7 @@ def test_a_folder_of_hugging_faces_there_and_back(workdirs, tmp_path):
     assert_same_run(load(workdirs["mae"]), load(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_transformers_opens_our_folder_and_computes_the_same(parity, workdirs, tmp_path):
     torch, transformers = parity("torch"), parity("transformers")
     export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
@@ -258,6 +260,7 @@ def test_an_encoder_alone_is_no_teacher(workdirs, imae_config, tmp_path):
         train(config, tmp_path / "imae")
 
 
+@pytest.mark.slow
 def test_an_imported_mae_teaches_as_the_one_that_it_was(workdirs, imae_config, tmp_path):
     export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
     import_file(tmp_path / "hf", tmp_path / "teacher")
@@ -316,6 +319,7 @@ def trained_on_shades(network, norm_pix):
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_pixels_and_normalized_patches_are_told_apart(parity, norm_pix, workdirs, tmp_path):
     """`mae_visualize_*` and `*_full` have the same arrays, and no word about it."""
@@ -651,6 +655,7 @@ def test_what_cannot_be_exported(workdirs, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["imae", "finetune"])
 def test_a_program_runs_without_our_code(kind, workdirs, tmp_path):
     export_weights.export(workdirs[kind], "stablehlo", tmp_path / "program")
@@ -694,6 +699,7 @@ def main(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_on_the_command_line(workdirs, tmp_path):
     out = tmp_path / "w.safetensors"
     ended = main("export", f"--workdir={workdirs['imae']}", f"--out={out}", "--step=best")

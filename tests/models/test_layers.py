@@ -115,6 +115,7 @@ def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
         assert len(in_bfloat16) >= 3 * of_layers - 1 + 2 * 3 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", BFLOAT16_ON)
 @pytest.mark.parametrize("name", ["mae", "imae"])
 def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
@@ -159,6 +160,7 @@ def test_gelu_is_the_librarys_exact_one():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 5), max_size=3), st.integers(2, 9), st.floats(-9, 9))
 def test_layer_norm_is_the_librarys_with_its_gradient(batch, width, offset):
     random = np.random.default_rng(0)
@@ -218,6 +220,7 @@ def test_attention_of_equal_keys_is_the_mean_of_the_values():
     np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan", "remat"),
     [(True, "none"), *((scan, r) for scan in (False, True) for r in layers.REMATS[1:])],
@@ -275,6 +278,7 @@ def test_remat_keeps_less_memory():
     assert found[0] > found[1] > found[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configs", [mae, imae])
 def test_bfloat16_trains_as_float32_does(configs):
     """The CIFAR preset's recipe on smooth pictures, 200 steps, a smaller network."""

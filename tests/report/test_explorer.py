@@ -276,6 +276,7 @@ def test_evaluating_a_run_draws_its_panel(evaluated, imae_config):
     assert min(sheet.size) > 300
 
 
+@pytest.mark.slow
 def test_a_run_without_a_panel(imae_config, tmp_path, capsys):
     config = imae_config()
     config.evals = {}

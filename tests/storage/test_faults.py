@@ -113,6 +113,7 @@ def wait_for(process, path):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["while it is written", "when it is there"])
 def test_killed_around_a_save(moment, config, undisturbed, tmp_path):
     workdir = tmp_path / "run"
@@ -133,6 +134,7 @@ def test_killed_around_a_save(moment, config, undisturbed, tmp_path):
     assert not list((workdir / "checkpoints").glob("*tmp*"))  # nothing half written stays
 
 
+@pytest.mark.slow
 def test_terminated_it_saves_what_it_has_and_goes_on(config, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     config.checkpoint.every_steps = 1000
@@ -151,6 +153,7 @@ def test_terminated_it_saves_what_it_has_and_goes_on(config, undisturbed, tmp_pa
     assert step >= 5 and "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_terminated_at_any_step_it_ends_the_same(
     config, undisturbed, tmp_path, monkeypatch
 ):
@@ -187,6 +190,7 @@ def files_of(folder):
     return sorted(x for x in folder.rglob("*") if x.is_file() and x.stat().st_size)
 
 
+@pytest.mark.slow
 def test_every_file_with_a_flipped_bit_or_without(undisturbed, config, tmp_path, capsys):
     """Each is noticed, or changes nothing."""
     shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
@@ -306,6 +310,7 @@ def small_disk(tmp_path):
         yield mount
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_a_larger_one_goes_on(
     config, undisturbed, small_disk, tmp_path
 ):
@@ -343,6 +348,7 @@ def test_saved_in_a_background_thread_a_failure_is_still_told(tmp_path, monkeypa
             monkeypatch.setattr(checkpoints._manager, "close", fail)
 
 
+@pytest.mark.slow
 def test_saved_on_eight_devices_restored_on_one_and_back(config, tmp_path):
     code = (
         "import sys, jax, pathlib; from imae_jax import train\n"

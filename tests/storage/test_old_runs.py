@@ -16,6 +16,8 @@ import imae_jax
 from imae_jax.storage.metrics_log import read_metrics
 from imae_jax.storage.workdir import read_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ARCHIVE = Path(__file__).parent / "runs_of_version_0_1_0.tar.gz"
 

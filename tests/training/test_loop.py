@@ -68,6 +68,7 @@ def augmented(augmented_config, tmp_path_factory):
     return workdir, loop.train(augmented_config(), workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -255,6 +256,7 @@ def test_init_from_a_run_and_from_one_that_does_not_fit(imae_config, undisturbed
         loop.train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_stops_the_run_before_it_is_saved(mae_config, tmp_path):
     config = mae_config()
     config.optim.blr = 1e30
@@ -293,6 +295,7 @@ def without_a_loss(monkeypatch, bad_steps):
     monkeypatch.setattr(loop, "make_objective", make)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
     mae_config, tmp_path, monkeypatch, capsys
 ):
@@ -338,6 +341,7 @@ def test_training_learns(mae_config, tmp_path):
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_parameters_lie_otherwise(mae_config, tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SPLIT", 64)
     config = mae_config()

@@ -83,6 +83,7 @@ def on_one(tmp_path_factory):
     return once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "devices", "fsdp", "accumulate"),
     [
@@ -110,6 +111,7 @@ def test_any_number_of_devices_and_parts_gives_the_loss_of_one(
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_shared_state_is_born_and_stays_split(mae_config, tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SPLIT", 64)
     mesh = sharding.make_mesh(fsdp=4)
@@ -131,6 +133,7 @@ def test_one_trace(imae_config, tmp_path):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looped", [False, True])
 def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, tmp_path):
     setup, state, _, feed = make_step(mae_config(), tmp_path)
@@ -212,6 +215,7 @@ def test_every_seed_is_served_by_the_same_program(imae_config, tmp_path):
     assert len(texts) == 1
 
 
+@pytest.mark.slow
 def test_every_step_draws_anew_and_the_same_step_the_same(mae_config, tmp_path):
     setup = set_up(mae_config(), tmp_path)
     params = init_params(setup.model, 0)
@@ -267,6 +271,7 @@ def plain_losses(imae_config, tmp_path_factory):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KNOBS)
 def test_every_key_changes_something(key, imae_config, plain_losses, tmp_path):
     config = imae_config()

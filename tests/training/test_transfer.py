@@ -214,6 +214,7 @@ def test_evaluation_equals_the_network_applied_by_hand(run_of):
         assert found[f"classification/{pool}/accuracy"] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["linear", "finetune"])
 def test_four_steps_equal_two_and_two_more_exactly(mode, transfer_config, tmp_path):
     def config():
@@ -251,6 +252,7 @@ def test_every_feed_trains_the_same_run(changes, mode, transfer_config, run_of, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["linear", "finetune"])
 def test_a_skipped_step_changes_neither_statistics_nor_average(
     mode, transfer_config, tmp_path, monkeypatch
@@ -358,6 +360,7 @@ def first_loss(transfer_config, tmp_path_factory):
     return compute
 
 
+@pytest.mark.slow
 def test_every_key_changes_something(first_loss):
     plain, whole = first_loss(), first_loss(is_full=True)
     for key, value in KNOBS.items():

@@ -199,6 +199,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.slow
 def test_the_real_subset(tmp_path):
     path = REAL / tiny_imagenet.ARCHIVE.filename
     if not path.exists():
