@@ -167,6 +167,7 @@ def test_the_presets_sizes_are_those_of_the_sources():
     assert warm.augment.crop_scale == (0.2, 1.0)
 
 
+@pytest.mark.slow
 def test_images_are_cropped_once(tmp_path):
     """Those of a folder by the feed, others on the device."""
     mock_folder(tmp_path / "data")

@@ -95,6 +95,7 @@ def test_separate_mixes_and_rebuilds_from_removed_patches(pretrained):
     np.testing.assert_allclose(found.dominant[is_removed], wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_kinds_of_models(teacher, imae_config, transfer_config, tmp_path):
     mae = imae_jax.load(teacher)
     mask = masking.random_mask(jax.random.key(0), 3, 16, 0.25)
@@ -175,6 +176,7 @@ def workdir_without(teacher, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_step_is_chosen(mae_config, tmp_path):
     config = mae_config()
     config.checkpoint.every_steps, config.checkpoint.keep = 1, 4

@@ -73,6 +73,7 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path):
     assert run("-c", COMPILE, **settings).split() == ["0", other]
 
 
+@pytest.mark.slow
 def test_a_second_training_run_compiles_nothing_new(data_dir, tmp_path):
     def train(name):
         run(
@@ -91,6 +92,7 @@ def test_a_second_training_run_compiles_nothing_new(data_dir, tmp_path):
     assert train("second") == first
 
 
+@pytest.mark.slow
 def test_the_tpus_compiler_is_silent_where_there_is_no_tpu(data_dir, tmp_path):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (requirements-parity.txt)")

@@ -39,6 +39,7 @@ PRESETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arg"), PRESETS, ids=lambda x: x if isinstance(x, str) else x.__name__
 )

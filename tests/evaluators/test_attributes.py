@@ -141,6 +141,7 @@ def knows(found, row, s, name, whose=""):
     return value > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "places",
     [

@@ -128,6 +128,7 @@ def test_semantics_of_branches_that_know_only_their_own_class(made):
     assert found["chance"] < 0.2
 
 
+@pytest.mark.slow
 def test_semantics_of_exchanged_heads(made):
     def exchanged(sources, labels):
         return oracle.one_hot(sources, labels)[:, ::-1]
@@ -400,6 +401,7 @@ def test_all_numbers_are_the_same_on_one_and_eight_devices_and_in_any_batch(
     assert settings["semantics/dominant/accuracy"]["count"] == one["semantics/count"]
 
 
+@pytest.mark.slow
 def test_a_baseline_must_be_what_its_row_says(imae_config, teacher, tmp_path):
     loop.train(imae_config(), tmp_path / "imae", stop_at=1)
     for path, kind in ((teacher, "a MAE run"), (tmp_path / "imae", "a distilled i-MAE")):
@@ -409,6 +411,7 @@ def test_a_baseline_must_be_what_its_row_says(imae_config, teacher, tmp_path):
             evaluation.evaluate(config, tmp_path / "imae")
 
 
+@pytest.mark.slow
 def test_the_untrained_network_has_the_students_encoder(imae_config, tmp_path):
     """And weights that no run began with."""
     config = imae_config()

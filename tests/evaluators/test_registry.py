@@ -83,6 +83,7 @@ def config(imae_config, brightness):
     return config
 
 
+@pytest.mark.slow
 def test_it_is_measured_stored_and_shown(config, tmp_path):
     workdir = tmp_path / "mine"
     train(config, workdir, stop_at=1)
@@ -138,6 +139,7 @@ def test_its_needs_are_checked(brightness, mae_config, tmp_path):
         train(config, tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_if_it_refuses(config, imae_config, tmp_path):
     """After others were measured, and over an older evaluation."""
     workdir = tmp_path / "mine"

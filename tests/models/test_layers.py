@@ -262,6 +262,7 @@ def test_scan_computes_a_block_once():
     assert counts == [2 * 3 * 6 + 3, 2 * 6 + 3]
 
 
+@pytest.mark.slow
 def test_remat_keeps_less_memory():
     mask = random_mask(KEY, 64, 16, 0.5)
     found = []

@@ -58,6 +58,7 @@ def count_parameters(network):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.slow
 def test_every_variant_has_golden_parameter_counts():
     assert {variant.split("/")[0] for variant in PARAMETERS} == set(VARIANTS)
     for variant, expected in PARAMETERS.items():

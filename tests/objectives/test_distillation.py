@@ -34,6 +34,7 @@ def make_mixtures(shared_mask):
     return mixing.make_mixtures(images, *draws)
 
 
+@pytest.mark.slow
 def test_targets_are_the_latents_of_each_image_alone_under_the_mixtures_mask(params):
     mixtures = make_mixtures(shared_mask=False)
     targets = teacher_latents(TEACHER, params, mixtures)

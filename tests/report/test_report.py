@@ -102,6 +102,7 @@ def test_the_static_pictures_are_in_the_page(imae_config, tmp_path):
         assert base64.b64encode(name.encode()).decode() in page
 
 
+@pytest.mark.slow
 def test_baseline_of_other_patches_is_refused(imae_config, teacher, tmp_path):
     config = imae_config()
     train(config, tmp_path / "imae", stop_at=1)

@@ -227,6 +227,7 @@ def largest(folder):
     return max(files_of(folder), key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on(
     damaged, undisturbed, config, capsys
 ):

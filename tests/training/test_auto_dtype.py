@@ -42,6 +42,7 @@ def test_it_is_the_default():
         assert config.compute.dtype == "auto"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", layers.DTYPES)
 def test_a_run_keeps_the_type_it_began_with(dtype, machine, mae_config, tmp_path, capsys):
     machine(dtype)

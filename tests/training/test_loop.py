@@ -216,6 +216,7 @@ def test_keys_that_compute_nothing_may_change(imae_config, undisturbed):
     assert workdir.read_config(undisturbed[0]).checkpoint.keep == 5
 
 
+@pytest.mark.slow
 def test_a_changed_teacher_refuses_a_resume(imae_config, mae_config, tmp_path):
     loop.train(imae_config(), tmp_path / "imae", stop_at=1)
     other = mae_config()
@@ -320,6 +321,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
 
 
+@pytest.mark.slow
 def test_many_in_a_row_end_the_run_and_name_the_step(mae_config, tmp_path, monkeypatch):
     without_a_loss(monkeypatch, [3, 4, 5])
     config = mae_config()
@@ -332,6 +334,7 @@ def test_many_in_a_row_end_the_run_and_name_the_step(mae_config, tmp_path, monke
         loop.train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_training_learns(mae_config, tmp_path):
     config = mae_config()
     config.train.total_steps = 60

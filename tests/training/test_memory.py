@@ -156,6 +156,7 @@ def test_a_step_that_does_not_fit_is_refused_with_what_does(
     assert message(4.9 * GIB, accumulate=2).startswith("train.batch_size=64: a step takes")
 
 
+@pytest.mark.slow
 def test_training_refuses_and_what_it_names_trains(mae_config, tmp_path, only):
     config = mae_config()
     config.train.batch_size = 256

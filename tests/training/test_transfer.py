@@ -85,6 +85,7 @@ def test_a_probe_keeps_no_momentum_for_the_encoder(run_of):
     assert not any("encoder" in name for name in tree_leaves(state.opt_state))
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_encoder_and_changes_everything(
     transfer_config, teacher, tmp_path
 ):
@@ -272,6 +273,7 @@ def test_a_skipped_step_changes_neither_statistics_nor_average(
     assert any(wanted in name for name in names)
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_scored(transfer_config, tmp_path):
     config = transfer_config("scratch")
     config.optim.ema_decay = 0.9
@@ -381,6 +383,7 @@ def test_accuracy_with_mixup_is_against_the_larger_label():
     assert metrics.keys() == {"loss/total", "accuracy/a", "accuracy/b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["linear", "finetune"])
 def test_training_learns(mode, transfer_config, tmp_path):
     config = transfer_config(mode)
@@ -405,6 +408,7 @@ def test_other_runs_are_what_they_were_and_no_teachers(imae_config, run_of, tmp_
         train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_line(data_dir, teacher, tmp_path):
     workdir = tmp_path / "probe"
     arguments = [
