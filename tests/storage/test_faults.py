@@ -149,7 +149,7 @@ def test_terminated_it_saves_what_it_has_and_goes_on(config, undisturbed, tmp_pa
     with Checkpoints(workdir) as checkpoints:
         (step,) = checkpoints.steps()
     last = errors.splitlines()[-1]
-    assert f"terminated; {workdir} is saved at step {step}; the same" in last
+    assert f"terminated; {workdir} is saved at step {step}; rerun the same" in last
     assert step >= 5 and "Traceback" not in errors
 
 
