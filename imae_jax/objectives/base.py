@@ -12,8 +12,10 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from imae_jax import optim
 from imae_jax.data import augment
 from imae_jax.data.dataset import Dataset
+from imae_jax.storage import pytrees
 
 Metrics = dict[str, jax.Array]
 
@@ -104,16 +106,17 @@ class Objective(abc.ABC):
         """
 
     @staticmethod
-    @abc.abstractmethod
     def optimizer(
         config: ConfigDict, model, schedule: optax.Schedule
     ) -> optax.GradientTransformation:
-        """Makes the optimizer of a checked config."""
+        """Makes the optimizer of a checked config: AdamW."""
+        section = config.optim
+        settings = section.betas, section.weight_decay, section.clip_norm
+        return optim.adamw(schedule, *settings)
 
     @staticmethod
-    @abc.abstractmethod
     def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
-        """Returns initial parameters taken from another run.
+        """Returns initial parameters taken from another run: all of its own.
 
         Args:
           like: the model's own parameters, or their shapes.
@@ -124,6 +127,8 @@ class Objective(abc.ABC):
         Raises:
           UserError: if they do not fit, listing the differences.
         """
+        pytrees.check_same_tree(like, loaded, source)
+        return jax.tree.map(lambda x: x.copy(), loaded)
 
     @staticmethod
     def is_distilled(config: ConfigDict) -> bool:

@@ -16,7 +16,6 @@ from imae_jax.models.classifier import Classifier
 from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Objective, step_keys
 from imae_jax.objectives.mixup import mixup_cutmix
-from imae_jax.storage import pytrees
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +129,8 @@ class ClassificationObjective(Objective):
         section = config.optim
         if model.is_probe:
             return optim.heads_only(optim.lars(schedule))
-        settings = section.betas, section.weight_decay, section.clip_norm
         return optim.finetuning(
-            optim.adamw(schedule, *settings),
+            Objective.optimizer(config, model, schedule),
             depth=model.encoder_size.depth,
             layer_decay=section.layer_decay,
             ema_decay=section.ema_decay,
@@ -148,12 +146,12 @@ class ClassificationObjective(Objective):
         if "norm" not in like["encoder"]["transformer"] and "norm" in blocks:
             encoder["transformer"] = {k: v for k, v in blocks.items() if k != "norm"}
             unused.append("encoder/transformer/norm")
-        pytrees.check_same_tree(
+        found = Objective.starting_params(
             {"encoder": like["encoder"]}, {"encoder": encoder}, f"the encoder of {source}"
         )
         new = ", ".join(sorted(like.keys() - {"encoder"}))
         logger.info(f"{source}: encoder loaded; not used: {', '.join(unused)}; new: {new}")
-        return {"encoder": jax.tree.map(lambda x: x.copy(), encoder)}
+        return found
 
     @staticmethod
     def needs_init(config: ConfigDict) -> bool:

@@ -15,6 +15,7 @@ from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives import losses
+from imae_jax.objectives.base import Objective
 from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.objectives.mae import MAEObjective
 from imae_jax.objectives.mixing import draw_mixtures, make_mixtures
@@ -117,7 +118,7 @@ class IMAEObjective(MAEObjective):
             embed = loaded["decoder_embed"]
             others = {k: v for k, v in loaded.items() if k != "decoder_embed"}
             loaded = others | {head: embed for head in heads}
-        return MAEObjective.starting_params(like, loaded, source)
+        return Objective.starting_params(like, loaded, source)
 
     @staticmethod
     def is_distilled(config: ConfigDict) -> bool:

@@ -1,12 +1,10 @@
 """Training objective of a MAE: reconstruct the masked patches of an image."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 from ml_collections import ConfigDict
 
-from imae_jax import optim
 from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError, require
 from imae_jax.models.forward import forward
@@ -16,7 +14,6 @@ from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import check_size, decode_variant
 from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Metrics, Objective, step_keys
-from imae_jax.storage import pytrees
 
 
 def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
@@ -101,16 +98,3 @@ class MAEObjective(Objective):
     def check(config: ConfigDict, dataset: Dataset) -> None:
         """See `Objective`."""
         check_decoder(config, dataset.image_shape)
-
-    @staticmethod
-    def optimizer(config, model, schedule):
-        """Makes AdamW, see `Objective`."""
-        section = config.optim
-        settings = section.betas, section.weight_decay, section.clip_norm
-        return optim.adamw(schedule, *settings)
-
-    @staticmethod
-    def starting_params(like: Mapping, loaded: Mapping, source: str) -> Mapping:
-        """Returns all of another run's parameters, see `Objective`."""
-        pytrees.check_same_tree(like, loaded, source)
-        return jax.tree.map(lambda x: x.copy(), loaded)
