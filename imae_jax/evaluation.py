@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from imae_jax.config import checks
 from imae_jax.data.dataset import Dataset
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
@@ -87,6 +88,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
     config = config.copy_and_resolve_references()
     settle_dtype([config], [workdir])
     check_same_config(config, workdir)
+    checks.check_keys(config)
     dataset = load_data(config)
     mesh = sharding.make_mesh()
     trained = trained_run.load_run(workdir, "workdir", mesh)

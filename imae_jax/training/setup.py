@@ -112,8 +112,7 @@ def _build_model(config: ConfigDict, dataset: Dataset) -> MAE | IMAE | Classifie
 
 
 def load_data(config: ConfigDict) -> Dataset:
-    """Opens the data set of a config, after checking the config's keys."""
-    checks.check_keys(config)
+    """Opens the data set of a config whose keys have been checked."""
     return load(
         config.data.name,
         config.data.dir,
@@ -124,8 +123,7 @@ def load_data(config: ConfigDict) -> Dataset:
 
 
 def open_files(config: ConfigDict) -> image_files.Opened:
-    """Opens the image files of a config's data set, without decoding them."""
-    checks.check_keys(config)
+    """Opens the image files of a config's data set; as `load_data`, decoding none."""
     data = config.data
     check_known(data.name, data.get("files"))
     root = local_path(data.dir, "data.dir")
