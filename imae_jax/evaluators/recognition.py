@@ -18,7 +18,7 @@ from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.evaluators.tables import Results, Table, labelled_rows
+from imae_jax.evaluators.tables import Results, Table, branch_rows
 from imae_jax.models.imae import IMAE
 from imae_jax.models.patches import unpatchify
 from imae_jax.objectives.mixing import BRANCHES, mix, pair_sources
@@ -144,16 +144,12 @@ def tables(results: Results) -> Iterator[Table]:
             ),
             "the clean image": "clean_accuracy",
         }
-        keys = {
-            label: [f"recognition/{metric.format(branch=branch)}" for branch in BRANCHES]
-            for label, metric in metrics.items()
-        }
         yield Table(
             "Class of each image, read from its reconstruction",
             "Accuracy of a classifier that was trained on clean images only (except where "
             "said). Mixtures of two different classes only.",
             BRANCHES,
-            labelled_rows(numbers, keys),
+            branch_rows(numbers, "recognition", metrics),
             run=run,
             example=f"recognition/{BRANCHES[0]}/accuracy",
         )

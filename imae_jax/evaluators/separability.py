@@ -21,7 +21,7 @@ from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.mixture_separability import mixture_separability
 from imae_jax.evaluators.networks import BASELINES, Network, rows_of
 from imae_jax.evaluators.separability_scores import TOKENS, Latents, measure
-from imae_jax.evaluators.tables import Numbers, Results, Table, labelled_rows, network_rows
+from imae_jax.evaluators.tables import Numbers, Results, Table, branch_rows, network_rows
 from imae_jax.models.imae import IMAE
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.linear_separability import linear_separability
@@ -147,17 +147,13 @@ def _control_table(numbers: Numbers, run: str) -> Table:
         "linear map: squared distance M_ls": "{branch}/mse",
         "no map: squared distance": "{branch}/raw_mse",
     }
-    keys = {
-        label: [f"separability/{metric.format(branch=branch)}" for branch in BRANCHES]
-        for label, metric in metrics.items()
-    }
     return Table(
         "Linear separability: controls",
         "R2, and what is left in the end as squared distance per token and channel. "
         "Latents are told apart by their position to begin with, which is why a table "
         "that did not take it out would flatter every network.",
         BRANCHES,
-        labelled_rows(numbers, keys),
+        branch_rows(numbers, "separability", metrics),
         run=run,
         is_control=True,
         example=f"separability/{BRANCHES[0]}/r2",

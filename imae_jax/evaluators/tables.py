@@ -7,6 +7,8 @@ of one run.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from imae_jax.objectives.mixing import BRANCHES
+
 Numbers = Mapping[str, float]
 Results = Mapping[str, Numbers]
 
@@ -60,6 +62,17 @@ def labelled_rows(
         for label, row in keys.items()
         if any(key in numbers for key in row)
     ]
+
+
+def branch_rows(
+    numbers: Numbers, evaluator: str, metrics: Mapping[str, str]
+) -> list[tuple[str, list[str]]]:
+    """Returns one row per label, a cell per branch; `{branch}` in `metrics` is its name."""
+    keys = {
+        label: [f"{evaluator}/{metric.format(branch=branch)}" for branch in BRANCHES]
+        for label, metric in metrics.items()
+    }
+    return labelled_rows(numbers, keys)
 
 
 def network_rows(
