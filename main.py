@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import imae_jax
+from imae_jax import runtime
 from imae_jax.commands import actions, command_line, config_overrides
 from imae_jax.commands.command_flags import (
     COMPILE,
@@ -167,10 +168,8 @@ def read(command: Command, arguments: list[str]) -> SimpleNamespace:
 def run(command: Command, given: SimpleNamespace) -> None:
     """Runs a command, possibly as one of several processes."""
     # Imported late: help and errors appear at once, without loading JAX.
-    from imae_jax import runtime
     from imae_jax.distributed import processes
 
-    runtime.show_log()
     runtime.tune_malloc()
     runtime.quiet_tpu_compiler()
     # Compiled TPU programs cannot be loaded without a TPU.
@@ -201,6 +200,7 @@ def answer(arguments: list[str]) -> int:
         print(command_line.help_of(command))
         return 0
     given = read(command, arguments[1:])
+    runtime.show_log()
     if command.name == "config":
         command.run(given)
     else:

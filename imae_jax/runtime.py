@@ -7,7 +7,6 @@ import platform
 import sys
 from pathlib import Path
 
-import jax
 from tqdm import tqdm
 
 # Without a TPU, and without these, its compiler queries the network, prints complaints, and
@@ -78,6 +77,8 @@ def show_log(level: int = logging.INFO) -> None:
 
 def enable_compilation_cache() -> None:
     """Enables JAX's compilation cache, unless JAX_COMPILATION_CACHE_DIR has done so."""
+    import jax  # late, so that the rest is there without it
+
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))
         jax.config.update("jax_compilation_cache_max_size", 4 * 10**9)

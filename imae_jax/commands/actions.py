@@ -92,4 +92,4 @@ def explain_config(given: SimpleNamespace) -> None:
     """Prints every key of a config."""
     from imae_jax.commands import config_reference
 
-    print(config_reference.describe(given.config, given.config_file))
+    logger.info(config_reference.describe(given.config, given.config_file))
