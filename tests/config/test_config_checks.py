@@ -11,6 +11,28 @@ from imae_jax.training import loop
 from imae_jax.training.loop import train
 
 FILES = dict(image_size=16, channels=3, centre=1.0)
+
+
+def put(config, key, value):
+    *sections, name = key.split(".")
+    for part in sections:
+        config = config[part]
+    config[name] = value
+
+
+def assert_refused(config, message, workdir, monkeypatch):
+    """One line, before anything is compiled or written."""
+
+    def compiled(*args):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(loop, "make_train_step", compiled)
+    with pytest.raises(UserError, match=message) as error:
+        train(config, workdir)
+    assert "\n" not in str(error.value)
+    assert not (workdir / "config.json").exists()
+
+
 BAD_VALUES = [
     ("model.variant", "Ti", "'Ti' is not a variant"),
     ("model.variant", "mu/3", "image size 8x8 is not divisible by patch size 3"),
@@ -126,20 +148,8 @@ def test_bad_values_get_one_line_and_leave_nothing(
     key, value, message, imae_config, tmp_path, monkeypatch
 ):
     config = imae_config()
-    *sections, name = key.split(".")
-    section = config
-    for part in sections:
-        section = section[part]
-    section[name] = value
-
-    def compiled(*args):
-        raise AssertionError("something was compiled")
-
-    monkeypatch.setattr(loop, "make_train_step", compiled)
-    with pytest.raises(UserError, match=message) as error:
-        train(config, tmp_path)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "config.json").exists()
+    put(config, key, value)
+    assert_refused(config, message, tmp_path, monkeypatch)
 
 
 def test_several_steps_a_dispatch_need_resident_images(mae_config, tmp_path):
@@ -307,28 +317,13 @@ BAD_VALUES_OF_CLASSIFIERS = [
 ]
 
 
-def put(config, key, value):
-    *sections, name = key.split(".")
-    for part in sections:
-        config = config[part]
-    config[name] = value
-
-
 @pytest.mark.parametrize("mode,key,value,message", BAD_VALUES_OF_CLASSIFIERS)
 def test_bad_values_of_classifiers(
     mode, key, value, message, transfer_config, tmp_path, monkeypatch
 ):
     config = transfer_config(mode)
     put(config, key, value)
-
-    def compiled(*args):
-        raise AssertionError("something was compiled")
-
-    monkeypatch.setattr(loop, "make_train_step", compiled)
-    with pytest.raises(UserError, match=message) as error:
-        train(config, tmp_path)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "config.json").exists()
+    assert_refused(config, message, tmp_path, monkeypatch)
 
 
 def test_a_loop_of_blocks_drops_none(transfer_config, tmp_path):
