@@ -1,4 +1,4 @@
-"""What each data set changes: sizes, recipe, augmentation. Sources as in `common`."""
+"""Sizes, recipe and augmentation of each data set. Sources as in `common`."""
 
 from collections.abc import Callable
 

@@ -202,7 +202,7 @@ def branches(config: ConfigDict, dataset: str, runlocal: str) -> None:
 
 
 def teacher_input(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """What the teacher is shown: each image alone, or, as released, the mixture."""
+    """Shows the teacher each image alone, or, as released, the mixture."""
     labels = {"image": "each image alone", "mixture": "the mixture"}
     changes = {k: (label, dict(teacher=dict(input=k))) for k, label in labels.items()}
     over_students(config, changes)

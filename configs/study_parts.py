@@ -63,7 +63,7 @@ def keep_evals(config: ConfigDict, *names: str) -> None:
 
 
 def separation_columns(config: ConfigDict) -> None:
-    """How well the two images come apart, in latents, pixels and classes."""
+    """Adds columns of separation: of latents, pixels and classes."""
     keep_evals(config.runs.imae, "reconstruction", "separability", "semantics")
     latents, classes = f"separability/{ROW}", f"semantics/{ROW}"
     by_branch(config, "r2", "R2", "imae", latents + "{branch}/r2")
@@ -76,7 +76,7 @@ def separation_columns(config: ConfigDict) -> None:
 
 
 def probe_columns(config: ConfigDict) -> None:
-    """What a frozen encoder knows of the classes of whole images."""
+    """Adds columns of probes: classes of whole images, from a frozen encoder."""
     for name, label in (("linear", "LARS probe"), ("ridge", "ridge"), ("knn", "k-NN")):
         for pool, short in (("class_token", "class token"), ("mean", "mean")):
             metric = f"probes/{ROW}{name}/{pool}/accuracy"
