@@ -21,6 +21,24 @@ def as_mae(model: MAE | IMAE) -> MAE:
     return MAE(**shared | {"parent": None, "name": None})
 
 
+def _encoder_fields(
+    variant: str,
+    encoder: Mapping[str, int | None],
+    image_shape: tuple[int, int, int],
+    compute: Compute,
+) -> dict:
+    """Returns the fields that all models have, see `build_autoencoder`."""
+    size, patch_size = decode_variant(variant)
+    *image_size, channels = image_shape
+    return dict(
+        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
+        patch_size=patch_size,
+        image_size=tuple(image_size),
+        channels=channels,
+        compute=compute,
+    )
+
+
 def build_autoencoder(
     *,
     name: str,
@@ -42,16 +60,8 @@ def build_autoencoder(
       compute: see `layers.choose`.
       branches: see `IMAE`.
     """
-    size, patch_size = decode_variant(variant)
-    *image_size, channels = image_shape
-    fields = dict(
-        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
-        decoder_size=Size(**decoder),
-        patch_size=patch_size,
-        image_size=tuple(image_size),
-        channels=channels,
-        compute=compute,
-    )
+    fields = _encoder_fields(variant, encoder, image_shape, compute)
+    fields["decoder_size"] = Size(**decoder)
     return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)
 
 
@@ -74,18 +84,12 @@ def build_classifier(
       mode: one of MODES.
       pools, num_classes, drop_path: see `Classifier`.
     """
-    size, patch_size = decode_variant(variant)
-    *image_size, channels = image_shape
     return Classifier(
-        encoder_size=size._replace(**{k: v for k, v in encoder.items() if v is not None}),
-        patch_size=patch_size,
-        image_size=tuple(image_size),
-        channels=channels,
+        **_encoder_fields(variant, encoder, image_shape, compute),
         num_classes=num_classes,
         pools=tuple(pools),
         is_probe=mode == "linear",
         drop_path=drop_path,
-        compute=compute,
     )
 
 
