@@ -37,16 +37,23 @@ def probe(
     return "r2", ridge.fit(train, validation, what=what).score(test)["r2"]
 
 
-def whitened(features: Sequence[np.ndarray], labels: Sequence[np.ndarray], what: str):
+def whitened(
+    features: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    what: str,
+    *,
+    is_padded: bool,
+) -> list[np.ndarray]:
     """Returns the whitened features of train, validation and test, [N, E] each.
 
     Args:
       features, labels: [N, E] and [N] of each split.
       what: name of the probe, for messages.
+      is_padded: True for zeros in place of directions in which train does not vary; False
+        to leave these out, so that there are fewer columns.
     """
     splits = Splits(*map(Labelled, features, labels)).checked(what).whitened()
-    # Zeros for the directions left out: features of equal width share compiled fits.
-    width = features[0].shape[1] - splits.train.features.shape[1]
+    width = features[0].shape[1] - splits.train.features.shape[1] if is_padded else 0
     return [np.pad(z, ((0, 0), (0, width))) for z, _ in splits]
 
 
@@ -149,7 +156,11 @@ class FactorProbes:
             s, whose, _ = answers[0]
             what = f"{self.name}, {row}{BRANCHES[s]}"
             labels = [part.labels[:, s] for part in parts]
-            features = whitened([z for *_, z in answers], labels, what)
+            # Features of equal width share the compiled fits of many factors. Zeros change
+            # how sums are rounded, so the label alone, fitted once, does without.
+            features = whitened(
+                [z for *_, z in answers], labels, what, is_padded=not self.only_label
+            )
             for name in factors[0]:
                 own = [known[name] for known in factors]
                 metric, value = probe(features, own, s, f"{what}/{name}")

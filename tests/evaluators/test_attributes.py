@@ -141,6 +141,25 @@ def knows(found, row, s, name, whose=""):
     return value > 0.98
 
 
+def test_only_fits_that_many_factors_share_are_padded(made, monkeypatch):
+    """Of semantics zeros would change the last bits, and with them a mixture's class."""
+    widths = {}
+
+    def record(features, factors, s, what):
+        widths.setdefault(what.partition(",")[0], set()).add(features[0].shape[1])
+        return "accuracy", 0.5
+
+    monkeypatch.setattr(factor_probes, "probe", record)
+    networks = {"student": planted(made, [("size", 0), ("size", 1)]), "teacher": reader()}
+    options = dict(split="test", alpha=0.3, alphas=(), seed=0, batch_size=128)
+    for module in attributes, semantics:
+        dict(module.EVALUATOR.evaluate(networks, made, **options))
+    # Eight latents of the student and five of each factor of the teacher, of which the
+    # first hold four directions that vary: one of the size, three of noise.
+    assert widths["attributes"] == {8, 5 * len(UNITS)}
+    assert 4 in widths["semantics"] and not widths["semantics"] & widths["attributes"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "places",
