@@ -2,7 +2,10 @@
 
 The archive holds a MAE of four steps and an i-MAE that was stopped after two of four, as
 the code wrote them before its packages were rearranged, and the numbers of that i-MAE's
-whole run. Bits differ between machines, so numbers are compared with tolerances.
+whole run. Bits differ between machines, so numbers are compared with tolerances. Probes of
+networks that learned for four steps hardly tell classes apart: the last bit decides many of
+their answers. Accuracies are therefore held to three standard errors of 134 answers, and
+the learning rate that such an accuracy chose is not compared.
 """
 
 import json
@@ -49,7 +52,9 @@ def test_an_old_run_is_resumed_and_scored_as_it_was(old):
     known = json.loads(Path("imae_eval.json").read_text())
     assert found.keys() == known.keys()
     for name, value in known.items():
-        assert found[name] == pytest.approx(value, rel=1e-2, abs=2e-2), name
+        if not name.endswith("/blr"):
+            tolerance = 0.13 if name.endswith("accuracy") else 2e-2
+            assert found[name] == pytest.approx(value, rel=1e-2, abs=tolerance), name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "weights").glob("*.safetensors")), ids=str)
