@@ -149,7 +149,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.optim.blr = 1.5e-4
     config.optim.min_lr = 0.0  # learning rate at the end of the schedule (MAE)
     config.optim.betas = (0.9, 0.95)  # decay of AdamW's two averages (MAE)
-    # Weight decay of AdamW; none on biases and other 1-D parameters (MAE).
+    # Weight decay of AdamW; none on biases and other 1-D parameters (MAE), here with class
+    # and mask token, which MAE decays (ours).
     config.optim.weight_decay = 0.05
     # Largest norm of the gradient; unset: not clipped (MAE).
     config.optim.clip_norm = placeholder(float)
@@ -198,7 +199,7 @@ def shrink(config: ConfigDict) -> None:
     config.model.variant = f"mu/{patch}"
     config.model.encoder = size(None, None, None)
     if "decoder" in config.model:
-        config.model.decoder = size(32, 1, 2)
+        config.model.decoder = size(16, 1, 2)
     config.train.batch_size = 32
     config.train.total_steps = 4
     config.optim.warmup_steps = 0
