@@ -159,6 +159,7 @@ RULES = {
     "mask.ratio": within("[0, 1)"),
     "mesh.fsdp": Rule(is_count, "a whole number"),
     "mix.alpha": unset_or(within("(0, 0.5]")),
+    "mix.clean_fraction": within("[0, 1)"),
     "mix.per_batch": flag,
     "mix.same_class_rate": unset_or(fraction),
     "mix.shared_mask": flag,

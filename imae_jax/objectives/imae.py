@@ -18,7 +18,12 @@ from imae_jax.objectives import losses
 from imae_jax.objectives.base import Objective
 from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.objectives.mae import MAEObjective
-from imae_jax.objectives.mixing import draw_mixtures, make_mixtures
+from imae_jax.objectives.mixing import (
+    draw_mixtures,
+    make_mixtures,
+    num_clean_pairs,
+    role_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +31,7 @@ class IMAEObjective(MAEObjective):
     """Reconstruction of both images from their mixture, and distillation of their latents.
 
     Attributes:
-      alpha, per_batch, shared_mask: see `mixing.draw_mixtures`.
+      alpha, per_batch, shared_mask, clean_fraction: see `mixing.draw_mixtures`.
       teacher: the frozen MAE, or None.
       teacher_input: see `distillation.teacher_latents`.
       distill_weight: weight of the distillation terms; 0 trains without a teacher.
@@ -38,6 +43,7 @@ class IMAEObjective(MAEObjective):
     alpha: float | None
     per_batch: bool
     shared_mask: bool
+    clean_fraction: float
     teacher: MAE | None
     teacher_input: str
     distill_weight: float
@@ -47,6 +53,7 @@ class IMAEObjective(MAEObjective):
         """See `Objective`."""
         # The input pipeline handles `same_class_rate`.
         mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}
+        mix.setdefault("clean_fraction", 0.0)  # runs of version 0.1.0 do not have it
         return cls(
             model,
             augmentation,
@@ -59,8 +66,8 @@ class IMAEObjective(MAEObjective):
         )
 
     def draw_masks(self, key, batch_size):
-        """Draws alphas and masks of B mixtures."""
-        return draw_mixtures(
+        """Draws alphas and masks of B mixtures, and weights if some are not mixed."""
+        alpha, mask = draw_mixtures(
             key,
             batch_size,
             num_patches=self.model.num_patches,
@@ -68,12 +75,14 @@ class IMAEObjective(MAEObjective):
             alpha=self.alpha,
             per_batch=self.per_batch,
             shared_mask=self.shared_mask,
+            clean_fraction=self.clean_fraction,
         )
+        return alpha, mask, role_weights(alpha) if self.clean_fraction else None
 
     def loss_of(self, params, teacher_params, images, draws):
         """Returns (total, metrics) of normalized images [B, H, W, C], pairs adjacent."""
-        mixtures = make_mixtures(images, *draws)
-        mask = mixtures.mask
+        alpha, mask, weights = draws
+        mixtures = make_mixtures(images, alpha, mask)
         out = forward(self.model, params, mixtures.mixture, mask)
         latents = None
         if self.distill_weight:
@@ -87,7 +96,9 @@ class IMAEObjective(MAEObjective):
             )
         sources = mixtures.sources[:, : self.model.num_sources]
         target = losses.target_patches(sources, self.model.patch_size, self.norm_pix)
-        return losses.imae_losses(out, target, mask.mask, latents, self.distill_weight)
+        return losses.imae_losses(
+            out, target, mask.mask, latents, self.distill_weight, weights
+        )
 
     @staticmethod
     def check(config: ConfigDict, dataset: Dataset) -> None:
@@ -99,6 +110,13 @@ class IMAEObjective(MAEObjective):
             "mix.per_batch",
             mix.per_batch,
             f"False where mix.alpha is fixed (it is {mix.alpha})",
+        )
+        pairs = config.train.batch_size // 2
+        require(
+            num_clean_pairs(pairs, mix.get("clean_fraction", 0.0)) < pairs,
+            "mix.clean_fraction",
+            mix.get("clean_fraction"),
+            f"small enough to leave one of a batch's {pairs} pairs mixed",
         )
         if config.loss.distill_weight and not config.teacher.init:
             raise UserError(

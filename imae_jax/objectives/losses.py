@@ -65,6 +65,7 @@ def imae_losses(
     mask: jax.Array,
     teacher_latents: jax.Array | None,
     distill_weight: float,
+    weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the i-MAE loss: a sum over branches, each with weight 1 (released code).
 
@@ -75,16 +76,24 @@ def imae_losses(
       mask: [B, L] bool, True = masked.
       teacher_latents: [B, S, 1 + K, E], or None to train without distillation.
       distill_weight: weight of the distillation terms.
+      weights: [B, S] weights in the means over the batch, see `mixing.role_weights`; None
+        if all are 1.
     Returns:
       The total, and all terms by name.
     """
     parts = {}
-    reconstruction = masked_patch_error(out["pred"], target, mask[:, None]).mean(axis=0)
+
+    def mean(errors):  # [B, S] -> [S]
+        if weights is not None:
+            errors = errors * weights[:, : errors.shape[1]]
+        return errors.mean(axis=0)
+
+    reconstruction = mean(masked_patch_error(out["pred"], target, mask[:, None]))
     total = reconstruction.sum()
     for s, error in enumerate(reconstruction):
         parts[f"loss/reconstruction_{BRANCHES[s]}"] = error
     if teacher_latents is not None:
-        distillation = latent_error(out["latents"], teacher_latents).mean(axis=0)
+        distillation = mean(latent_error(out["latents"], teacher_latents))
         total += distill_weight * distillation.sum()
         for s, error in enumerate(distillation):
             parts[f"loss/distill_{BRANCHES[s]}"] = error

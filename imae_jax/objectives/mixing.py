@@ -17,7 +17,8 @@ class Mixtures:
     Attributes:
       mixture: [B, H, W, C] float, the encoder's input.
       sources: [B, S, H, W, C] float, the subordinate and the dominant image.
-      alpha: [B] float in (0, 0.5], the weight of the subordinate image.
+      alpha: [B] float in [0, 0.5], the weight of the subordinate image; 0 where the
+        dominant image is shown alone.
       mask: one mask per mixture, shared by both sources and the teacher's passes.
     """
 
@@ -62,13 +63,38 @@ def mix(sources: jax.Array, alpha: jax.Array) -> jax.Array:
 
     Args:
       sources: [B, S, H, W, C] normalized pixels.
-      alpha: [B] in (0, 0.5].
+      alpha: [B] in [0, 0.5].
     Returns:
       [B, H, W, C].
     """
     weights = jnp.stack([alpha, 1 - alpha], axis=1)  # [B, S]
     # Full precision: by default a TPU rounds pixels to bfloat16.
     return jnp.einsum("bs,bshwc->bhwc", weights, sources, precision="highest")
+
+
+def with_clean_pairs(alpha: jax.Array, fraction: float) -> jax.Array:
+    """Sets the alphas [B] of a fraction of the pairs, rounded, to 0 (ours).
+
+    Both mixtures of such a pair are their dominant image alone.
+    """
+    count = num_clean_pairs(len(alpha) // 2, fraction)
+    return alpha.at[: 2 * count].set(0.0) if count else alpha
+
+
+def num_clean_pairs(pairs: int, fraction: float) -> int:
+    """Returns the number of pairs that are not mixed."""
+    return round(fraction * pairs)
+
+
+def role_weights(alpha: jax.Array) -> jax.Array:
+    """Returns each mixture's weight in the mean over a batch of each branch's loss, [B, S].
+
+    Every mixture has a dominant image; those of alpha 0 have no subordinate one. A branch's
+    weights are equal where it has an image, else 0, and have mean 1, so that a plain mean
+    over the batch, or a sum over its microbatches, averages over the images of the role.
+    """
+    has_role = jnp.stack([alpha > 0, jnp.ones_like(alpha, bool)], axis=1)
+    return has_role / has_role.mean(axis=0)
 
 
 def pair_mask(
@@ -90,11 +116,16 @@ def draw_mixtures(
     alpha: float | None,
     per_batch: bool = False,
     shared_mask: bool = False,
+    clean_fraction: float = 0.0,
 ) -> tuple[jax.Array, Mask]:
-    """Draws alphas [B] and masks of B mixtures; see `sample_alpha` and `pair_mask`."""
+    """Draws alphas [B] and masks of B mixtures.
+
+    See `sample_alpha`, `with_clean_pairs` and `pair_mask`.
+    """
     alpha_key, mask_key = jax.random.split(key)
-    alphas = sample_alpha(alpha_key, batch_size, alpha, per_batch)
-    return alphas, pair_mask(mask_key, batch_size, num_patches, mask_ratio, shared_mask)
+    drawn = sample_alpha(alpha_key, batch_size, alpha, per_batch)
+    mask = pair_mask(mask_key, batch_size, num_patches, mask_ratio, shared_mask)
+    return with_clean_pairs(drawn, clean_fraction), mask
 
 
 def make_mixtures(images: jax.Array, alpha: jax.Array, mask: Mask) -> Mixtures:

@@ -59,6 +59,30 @@ def test_imae_losses_against_numpy():
     np.testing.assert_allclose(parts["loss/total"], total)
 
 
+def test_weights_choose_the_mixtures_of_each_branch():
+    out, target, teacher = branches()
+    weights = jnp.array([[0.0, 1.0], [2.0, 1.0]])
+    total, parts = losses.imae_losses(out, target, MASK, teacher, 0.5, weights)
+    second = jax.tree.map(lambda x: x[1:], (out, target, MASK, teacher))
+    _, alone = losses.imae_losses(*second, 0.5)
+    _, both = losses.imae_losses(out, target, MASK, teacher, 0.5)
+    for name in ("reconstruction", "distill"):
+        key = f"loss/{name}_subordinate"
+        np.testing.assert_allclose(parts[key], alone[key], rtol=1e-6)
+        key = f"loss/{name}_dominant"
+        np.testing.assert_allclose(parts[key], both[key], rtol=1e-6)
+    expected = sum(
+        weight * parts[f"loss/{name}_{branch}"]
+        for name, weight in (("reconstruction", 1.0), ("distill", 0.5))
+        for branch in ("subordinate", "dominant")
+    )
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    ones = losses.imae_losses(out, target, MASK, teacher, 0.5, jnp.ones((2, 2)))[0]
+    np.testing.assert_array_equal(
+        ones, losses.imae_losses(out, target, MASK, teacher, 0.5)[0]
+    )
+
+
 def test_predictions_of_visible_patches_get_no_gradient():
     out, target, teacher = branches()
 

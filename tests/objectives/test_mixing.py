@@ -63,3 +63,24 @@ def test_make_mixtures_holds_together():
     np.testing.assert_allclose(made.mixture, mixing.mix(made.sources, made.alpha))
     assert made.mask.ids_keep.shape == (8, 4)
     assert len(np.unique(made.alpha)) == 8
+
+
+def test_clean_pairs_are_their_dominant_image_alone():
+    draws = dict(num_patches=16, mask_ratio=0.75, alpha=None)
+    mixed = mixing.draw_mixtures(KEY, 16, **draws)
+    for fraction, count in ((0.0, 0), (0.25, 4), (0.3, 4), (0.5, 8)):
+        alpha, mask = mixing.draw_mixtures(KEY, 16, **draws, clean_fraction=fraction)
+        assert np.count_nonzero(alpha == 0) == count
+        np.testing.assert_array_equal(alpha[count:], mixed[0][count:])
+        jax.tree.map(np.testing.assert_array_equal, mask, mixed[1])
+        made = mixing.make_mixtures(images(16), alpha, mask)
+        np.testing.assert_array_equal(made.mixture[:count], made.sources[:count, 1])
+
+
+def test_role_weights_average_over_the_images_of_a_role():
+    alpha = jnp.array([0.0, 0.0, 0.3, 0.2, 0.4, 0.5, 0.1, 0.1])
+    weights = mixing.role_weights(alpha)
+    errors = jax.random.normal(KEY, (8, 2))
+    found = (errors * weights).mean(axis=0)
+    np.testing.assert_allclose(found[0], errors[2:, 0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found[1], errors[:, 1].mean(), rtol=1e-5)

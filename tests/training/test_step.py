@@ -61,8 +61,10 @@ def config_of(mae_config, imae_config, transfer_config):
     """Makes a config of a kind, with batches that fall on 8 devices in 2 parts."""
 
     def make(kind):
-        plain = {"mae": mae_config, "imae": imae_config}
+        plain = {"mae": mae_config, "imae": imae_config, "imae_clean": imae_config}
         config = plain[kind]() if kind in plain else transfer_config(kind)
+        if kind == "imae_clean":
+            config.mix.clean_fraction = 0.25
         config.train.batch_size = 32
         return config
 
@@ -92,6 +94,7 @@ def on_one(tmp_path_factory):
         ("mae", 2, 1, 2),
         ("imae", 4, 2, 2),
         ("imae", 1, 1, 2),
+        ("imae_clean", 4, 2, 2),
         ("finetune", 8, 4, 2),
     ],
 )
@@ -238,6 +241,7 @@ KNOBS = {
     "mix.alpha": 0.3,
     "mix.per_batch": True,
     "mix.shared_mask": True,
+    "mix.clean_fraction": 0.5,
     "mix.same_class_rate": 1.0,
     "mask.ratio": 0.75,
     "loss.norm_pix": True,
