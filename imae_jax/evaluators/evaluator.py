@@ -33,6 +33,7 @@ class Evaluator:
       run_keys: keys of its section that name other runs, whose networks it is given.
       without_alpha, without_mask_ratio: patterns (`*` matches anything) of the metrics that
         are measured without a mixture, or without a mask.
+      definitions: which definition a metric has, where the name leaves it open, by pattern.
     """
 
     evaluate: Callable[..., Iterable[tuple[str, float]]]
@@ -47,6 +48,7 @@ class Evaluator:
     run_keys: tuple[str, ...] = ()
     without_alpha: tuple[str, ...] = ()
     without_mask_ratio: tuple[str, ...] = ()
+    definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def options(self, section: Mapping) -> dict:
         """Returns the keyword arguments of `evaluate` from a section of `config.evals`."""
@@ -54,8 +56,10 @@ class Evaluator:
 
     def conditions(
         self, metric: str, options: Mapping, mask_ratio: float | None
-    ) -> dict[str, float | None]:
+    ) -> dict[str, float | str | None]:
         """Returns the `alpha` and `mask_ratio` of a metric; None where it has none.
+
+        And its `definition`, if it is one of several in use.
 
         Args:
           metric: name, such as `alpha_0.30/subordinate/r2`.
@@ -67,7 +71,11 @@ class Evaluator:
             alpha = weight if f"/{at(alpha=weight)}" in f"/{metric}" else alpha
         for ratio in options.get("mask_ratios", ()):
             mask_ratio = ratio if f"/{at(mask_ratio=ratio)}" in f"/{metric}" else mask_ratio
-        return {
+        found = {}
+        for pattern, definition in self.definitions.items():
+            if _matches(metric, [pattern]):
+                found["definition"] = definition
+        return found | {
             "alpha": None if _matches(metric, self.without_alpha) else alpha,
             "mask_ratio": None if _matches(metric, self.without_mask_ratio) else mask_ratio,
         }

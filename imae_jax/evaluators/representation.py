@@ -86,8 +86,9 @@ def _layer_table(numbers: Numbers, run: str) -> Table:
     keys = [f"representation/{{row}}cka/{layer}" for layer in layers]
     return Table(
         "CKA with the teacher, layer by layer",
-        "Linear CKA of the mean patch token after each block, on whole images: 1 for "
-        "representations that are equal up to rotation and scale.",
+        "Debiased linear CKA of the mean patch token after each block, on whole images: 1 "
+        "for representations that are equal up to rotation and scale, about 0 for "
+        "independent ones.",
         [layer.replace("_", " ") for layer in layers],
         network_rows(numbers, run, keys),
         run=run,
@@ -103,7 +104,8 @@ def _rank_table(numbers: Numbers, run: str) -> Table:
     labels[teacher] = ["representation/baselines/teacher_on_image/effective_rank"]
     return Table(
         "Effective rank of the latents",
-        "The number of directions that they would fill evenly.",
+        "The number of directions that they would fill evenly: exp of the entropy of their "
+        "normalized singular values (as in RankMe), each position's mean subtracted.",
         ("effective rank",),
         labelled_rows(numbers, labels),
         run=run,
@@ -126,4 +128,9 @@ EVALUATOR = Evaluator(
     needs_teacher=True,
     without_alpha=("*cka/*", "baselines/teacher_on_image/*"),
     without_mask_ratio=("*cka/*",),
+    definitions={
+        "*cka/*": "debiased linear CKA, of centred features (Nguyen et al. 2021)",
+        "*effective_rank*": "exp(entropy of normalized singular values), as in RankMe, of "
+        "features centred by position",
+    },
 )

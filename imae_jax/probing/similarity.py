@@ -1,4 +1,4 @@
-"""Linear CKA of two representations, and effective rank of one."""
+"""Debiased linear CKA of two representations, and effective rank of one."""
 
 import numpy as np
 
@@ -10,32 +10,59 @@ TOLERANCE = 1e-5
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Returns the linear centred kernel alignment of [N, D1] and [N, D2] features.
+    """Returns the debiased linear CKA of [N, D1] and [N, D2] features, at most 1.
 
-    ||Y'X||^2 / (||X'X|| ||Y'Y||) after centring (Kornblith et al. 2019), in [0, 1]: 1 for
-    features that are equal up to rotation and scale.
+    Centred kernel alignment (Kornblith et al. 2019) with the unbiased estimator of HSIC
+    (Song et al. 2012) in all three places, as in Nguyen et al. 2021: 1 for features that
+    are equal up to rotation and scale, about 0, on either side, for independent ones. The
+    biased estimator gives independent features up to D / N.
 
     Raises:
       UserError: for arrays that are not finite [N, D], for unequal numbers of rows, for
-        fewer than three rows (two always give 1), and for constant features.
+        fewer than four rows, for constant features, and for features whose similarity
+        among rows is no more than chance.
     """
     x, y = as_features(x, "x", ("N", "D1")), as_features(y, "y", ("N", "D2"))
     check_rows(y, "y", x, "x")
-    if len(x) < 3:
-        raise UserError(f"x and y have {len(x)} rows; at least 3 are needed")
+    if len(x) < 4:
+        raise UserError(f"x and y have {len(x)} rows; at least 4 are needed")
     (x,), (y,) = centred(x), centred(y)
+    own = []
     for name, array in (("x", x), ("y", y)):
         if not array.any():
             raise UserError(f"{name} does not vary: all its rows are equal")
-    both = np.square(y.T @ x).sum()
-    return float(both / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+        own.append(_unbiased_hsic(array, array))
+        biased = np.square(array.T @ array).sum() / len(array) ** 2
+        if not own[-1] > TOLERANCE * biased:
+            raise UserError(
+                f"{name} is {as_text(array)}: no two of its rows are more alike than "
+                "others; a debiased CKA needs more rows"
+            )
+    return float(_unbiased_hsic(x, y) / np.sqrt(own[0] * own[1]))
+
+
+def _unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """Returns the unbiased HSIC of linear kernels (Song et al. 2012, equation 5).
+
+    In terms of D1 x D2 products, not of N x N kernels: K = x x' and L = y y' less their
+    diagonals.
+    """
+    n = len(x)
+    diagonal_x, diagonal_y = np.square(x).sum(axis=1), np.square(y).sum(axis=1)
+    rows_x = x @ x.sum(axis=0) - diagonal_x  # K 1
+    rows_y = y @ y.sum(axis=0) - diagonal_y  # L 1
+    trace = np.square(x.T @ y).sum() - diagonal_x @ diagonal_y  # tr(K L)
+    total = rows_x.sum() * rows_y.sum() / ((n - 1) * (n - 2))
+    return (trace + total - 2 / (n - 2) * (rows_x @ rows_y)) / (n * (n - 3))
 
 
 def effective_rank(covariance: np.ndarray) -> float:
-    """Returns the effective rank of a [D, D] covariance, in [1, D].
+    """Returns the effective rank of features by their [D, D] covariance, in [1, D].
 
-    The exponential of the entropy of its normalized eigenvalues (Roy and Vetterli 2007, on
-    variances): D for white features, 1 if a single direction varies.
+    The exponential of the entropy of the features' normalized singular values, which are
+    the square roots of the covariance's eigenvalues (Roy and Vetterli 2007; RankMe, Garrido
+    et al. 2023): D for white features, 1 if a single direction varies. A covariance is of
+    centred features; RankMe's own are not centred, give `features.T @ features` for those.
 
     Raises:
       UserError: for values that are not finite, and for a matrix that is not a covariance:
@@ -57,6 +84,13 @@ def effective_rank(covariance: np.ndarray) -> float:
             f"covariance has eigenvalues from {values[0]:.3g} to {values[-1]:.3g}; none "
             "may be negative, and one must be positive"
         )
-    values = np.maximum(values, 0)
-    fractions = values[values > 0] / values.sum()
+    # Roots would make much of the rounding errors of eigenvalues that are 0.
+    rounding = len(values) * np.finfo(_type_of(given)).eps
+    singular = np.sqrt(values[values > rounding * values[-1]])
+    fractions = singular / singular.sum()
     return float(np.exp(-np.sum(fractions * np.log(fractions))))
+
+
+def _type_of(array: np.ndarray) -> np.dtype:
+    """Returns the floating type of an array, float64 for other numbers."""
+    return array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
