@@ -23,6 +23,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.mix.per_batch = False
     # One mask for both mixtures of a pair; the teacher then works half as much.
     config.mix.shared_mask = False
+    # Fraction of a batch's pairs that are not mixed: the encoder sees each of their images
+    # alone, and only the dominant branch learns from it (ours).
+    config.mix.clean_fraction = 0.0
     # Fraction of pairs that are of one class, in [0, 1]; unset: classes are ignored. It
     # uses labels: above chance it is not self-supervised (paper, version 2).
     config.mix.same_class_rate = placeholder(float)
@@ -55,6 +58,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if runlocal:
         common.shrink(config)
         config.evals.separability.alphas = (0.3, 0.45)
+        config.evals.separability.mlp.width = 16
+        config.evals.separability.mlp.epochs = 1
         config.evals.semantics.alphas = (0.3,)
         if "attributes" in config.evals:
             config.evals.attributes.alphas = (0.3,)
@@ -76,6 +81,17 @@ def _add_evals(config: ConfigDict) -> None:
     config.evals.separability = common.evaluator(alpha=0.3, alphas=sweep)
     # Workdir of the MAE whose latents are the targets; empty: teacher.init.
     config.evals.separability.teacher = ""
+    # "linear", or "mlp": scores of a small MLP besides, which show whether images are told
+    # apart, but not linearly.
+    config.evals.separability.map = "linear"
+    # Outputs of the teacher that are predicted: "latents" (of its `decoder_embed`) and
+    # "tokens" (of its encoder), for comparing decoders of different width.
+    config.evals.separability.targets = ("latents",)
+    config.evals.separability.mlp = ConfigDict()
+    config.evals.separability.mlp.width = 256  # width of its two hidden layers
+    config.evals.separability.mlp.epochs = 30  # passes; validation chooses the best
+    config.evals.separability.mlp.batch_size = 512  # tokens in a step
+    config.evals.separability.mlp.lr = 1e-3  # peak learning rate of Adam
     config.evals.separability.baseline_runs = ConfigDict()
     # Workdir of the same run without distillation, for a row of the table; empty: no row.
     config.evals.separability.baseline_runs.without_distillation = ""

@@ -239,6 +239,8 @@ def load_teacher(
     """
     options = config.evals.get("separability") or {}
     key, path = "evals.separability.teacher", options.get("teacher")
+    if not path and not run.model.is_fed_mixtures:
+        return run  # a MAE is compared with itself, shown each image alone
     if not path:
         key, path = "teacher.init", config.teacher.init
     if not path:

@@ -171,7 +171,7 @@ class EncodedMixtures:
             sources = np.stack([images[own[part]], images[partner[part]]], axis=1)
             latents, targets = self._encoded(sources.astype(np.float32))
             tokens = np.broadcast_to(np.arange(latents.shape[2]), latents.shape[::2][:2])
-            yield Latents({"": latents}, targets, tokens)
+            yield Latents({(self.alpha, ""): latents}, targets, tokens)
 
     def _encoded(self, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encodes sources [B, S, H, W, C]: latents [B, S, T, D], targets [B, S, T, E]."""

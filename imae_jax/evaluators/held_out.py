@@ -52,14 +52,18 @@ class Batch:
         return self.valid & (self.labels[:, 0] != self.labels[:, 1])
 
 
-def latents_of_images(teacher: Network, batch: Batch) -> np.ndarray:
-    """Returns a MAE's latents of each source alone, under its mixture's mask.
+def latents_of_images(
+    teacher: Network, batch: Batch, output: str = "latents"
+) -> np.ndarray:
+    """Returns a MAE's output for each source alone, under its mixture's mask.
 
-    Returns:
-      [B, S, 1 + K, E].
+    Args:
+      teacher: the MAE.
+      batch: the sources.
+      output: `latents`, [B, S, 1 + K, E], or `tokens`, [B, S, 1 + K, D].
     """
     found = [
-        teacher.predict(batch.sources[:, s], batch.mask)["latents"]
+        teacher.predict(batch.sources[:, s], batch.mask)[output]
         for s in range(batch.sources.shape[1])
     ]
     return np.stack(found, axis=1)

@@ -6,9 +6,13 @@ import numpy as np
 
 from imae_jax.errors import UserError
 from imae_jax.evaluators.external_encoder import EncodedMixtures, Encoder
+from imae_jax.evaluators.mlp_separability import measure_mlp
 from imae_jax.evaluators.separability_scores import measure
 from imae_jax.probing.arrays import as_count, as_images, as_number, as_text
 from imae_jax.probing.linear_separability import VALIDATION_SHARE
+
+# Options of the MLP, as in `configs/imae.py`.
+MLP = dict(width=256, epochs=30, batch_size=512, lr=1e-3)
 
 
 def mixture_separability(
@@ -18,6 +22,7 @@ def mixture_separability(
     *,
     target: Callable[[np.ndarray], np.ndarray] | None = None,
     branches: bool = False,
+    map: str = "linear",
     alpha: float = 0.3,
     batch_size: int = 256,
     seed: int = 0,
@@ -39,18 +44,25 @@ def mixture_separability(
         `encode` and as many tokens; by default `encode` itself.
       branches: True if `encode` returns two branches, [B, S, D] or [B, S, T, D]; `target`
         is then required.
-      alpha: weight of the subordinate image, in (0, 0.5].
+      map: "linear", or "mlp" for the scores of a small MLP besides, whose training takes a
+        minute or so: far above linear, the images are told apart, but not linearly.
+      alpha: weight of the subordinate image, in (0, 0.5): at 0.5 nothing tells which image
+        is which.
       batch_size: images per call of `encode`; the last batch may be smaller.
       seed: random seed of the pairs and the validation fifth.
     Returns:
-      The metrics of `separability_scores.measure`, such as `subordinate/r2` and
-      `assignment_accuracy`.
+      The metrics of `separability_scores.measure`, such as `subordinate/r2`, its
+      `subordinate/r2_null` (pure superposition) and `gain`; with an MLP, also those of
+      `mlp_separability.measure_mlp`.
     Raises:
       UserError: for numbers out of range, for images or features of a wrong shape or type
         or that are not finite, for fewer than 10 images, for an encoder that is not as
         described, and for constant targets.
     """
-    alpha = as_number(alpha, "alpha", "in (0, 0.5]", lambda alpha: 0 < alpha <= 0.5)
+    allowed = "in (0, 0.5): at 0.5 nothing tells which image is which"
+    alpha = as_number(alpha, "alpha", allowed, lambda alpha: 0 < alpha < 0.5)
+    if map not in ("linear", "mlp"):
+        raise UserError(f"map={map!r} is not possible: it must be 'linear' or 'mlp'")
     batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
     train, test = _image_splits(train_images, test_images)
     _check_branches(branches, target)
@@ -64,7 +76,11 @@ def mixture_separability(
     of_mixture = Encoder(encode, "encode", bool(branches))
     of_image = of_mixture if target is None else Encoder(target, "target", False)
     stream = EncodedMixtures(of_mixture, of_image, splits, alpha, batch_size, seed)
-    return dict(measure(stream, next(stream("test")).position.shape[1]))
+    num_positions = next(stream("test")).position.shape[1]
+    found = [*measure(stream, num_positions)]
+    if map == "mlp":
+        found += measure_mlp(stream, num_positions, MLP | {"seed": seed})
+    return {name: value for _, name, value in found}
 
 
 def _check_branches(branches, target) -> None:

@@ -2,7 +2,8 @@
 
 The targets are a frozen MAE teacher's latents of one image *alone*, under the same mask;
 the inputs are a network's latents of the mixture. The position alone explains much of
-either, so each position's mean over the train split is subtracted from both first.
+either, so each position's mean over the train split is subtracted from both first. Every
+score stands beside its null, pure superposition (`probing.superposition`).
 
 `evaluate` measures a trained run with all baselines and controls. See `linear_separability`
 for plain arrays and `mixture_separability` for any encoder.
@@ -13,16 +14,26 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax.config.rules import text
-from imae_jax.errors import require
+from imae_jax.config.rules import above, count_from, one_of, some_of, text, within
+from imae_jax.errors import UserError, require
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.mixture_separability import mixture_separability
+from imae_jax.evaluators.mlp_separability import measure_mlp
 from imae_jax.evaluators.networks import BASELINES, Network, rows_of
-from imae_jax.evaluators.separability_scores import TOKENS, Latents, measure
-from imae_jax.evaluators.tables import Numbers, Results, Table, branch_rows, network_rows
+from imae_jax.evaluators.separability_scores import TOKENS, Latents, Row, measure
+from imae_jax.evaluators.tables import (
+    Numbers,
+    Results,
+    Table,
+    branch_rows,
+    cell,
+    network_rows,
+)
 from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
+from imae_jax.models.patches import patchify
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.linear_separability import linear_separability
 
@@ -31,16 +42,43 @@ __all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
 # Other runs that the run is compared with.
 BASELINE_RUNS = ("without_distillation",)
 
-RULES = {"teacher": text} | {f"baseline_runs.{name}": text for name in BASELINE_RUNS}
+RULES = {
+    "teacher": text,
+    "map": one_of("linear", "mlp"),
+    "targets": some_of("latents", "tokens"),
+    "mlp.width": count_from(1),
+    "mlp.epochs": count_from(1),
+    "mlp.batch_size": count_from(1),
+    "mlp.lr": above(0),
+} | {f"baseline_runs.{name}": text for name in BASELINE_RUNS}
+
+# At 0.5 the two images are exchangeable: no ordered R2 can pass 0.5.
+ALPHA = within("(0, 0.5)")
+
+# Metrics that are too many to be repeated at every alpha of the sweep.
+NOT_SWEPT = "/component_r2/"
+
+
+def visible_pixels(mixture: np.ndarray, batch: Batch, patch_size: int) -> np.ndarray:
+    """Returns the visible patches of mixtures [B, H, W, C] as features [B, 1 + K, P].
+
+    In the class token's place stands their mean.
+    """
+    patches = np.asarray(patchify(mixture, patch_size))
+    visible = np.take_along_axis(
+        patches, np.asarray(batch.mask.ids_keep)[..., None], axis=1
+    )
+    return np.concatenate([visible.mean(axis=1, keepdims=True), visible], axis=1)
 
 
 def rows(
-    networks: Mapping[str, Network], batch: Batch, alpha: float
+    networks: Mapping[str, Network], batch: Batch, alpha: float, patch_size: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the prefix and features [B, S, 1 + K, D or E] of each row of the table.
 
     A network without heads gives both branches the same features: its latents (output of
-    `decoder_embed`) and, in a separate row, its tokens.
+    `decoder_embed`) and, in a separate row, its tokens. So do raw pixels, [.., P]. The run
+    itself may be a MAE; its tokens' row is `own_tokens/`.
     """
     mixture = batch.mixture(alpha)
     for row, network in rows_of(networks, BASELINES).items():
@@ -50,25 +88,35 @@ def rows(
             continue
         for name, features in (
             (row, out["latents"]),
-            (row.removesuffix("/") + TOKENS, out["tokens"]),
+            ((row.removesuffix("/") or "own") + TOKENS, out["tokens"]),
         ):
             yield name, np.stack([features] * len(BRANCHES), axis=1)
+    pixels = visible_pixels(mixture, batch, patch_size)
+    yield "baselines/raw_pixels/", np.stack([pixels] * len(BRANCHES), axis=1)
 
 
 def latents_of(
-    networks: Mapping[str, Network], batch: Batch, alphas: Sequence[float]
+    networks: Mapping[str, Network],
+    batch: Batch,
+    alphas: Sequence[float],
+    target: str,
+    patch_size: int,
 ) -> Latents:
-    """Returns every row's latents at every alpha, and the teacher's of each image alone."""
+    """Returns every row's latents at every alpha, and the teacher's of each image alone.
+
+    `target` names the teacher's output: `latents` [E] or `tokens` [D].
+    """
     valid = batch.valid
-    features = {
-        f"{at(alpha=alpha)}{row}": latents[valid]
+    features: dict[Row, np.ndarray] = {
+        (alpha, row): latents[valid]
         for alpha in alphas
-        for row, latents in rows(networks, batch, alpha)
+        for row, latents in rows(networks, batch, alpha, patch_size)
     }
-    targets = latents_of_images(networks["teacher"], batch)
+    targets = latents_of_images(networks["teacher"], batch, target)
     return Latents(features, targets[valid], batch.position[valid])
 
 
+# Keyword options: the evaluator's section of a config.
 def evaluate(
     networks: Mapping[str, Network],
     held_out: HeldOut,
@@ -78,63 +126,128 @@ def evaluate(
     alphas: Sequence[float],
     batch_size: int,
     seed: int,
+    # Runs of version 0.1.0 do not have these.
+    map: str = "linear",
+    targets: Sequence[str] = ("latents",),
+    mlp: Mapping | None = None,
 ) -> Iterator[tuple[str, float]]:
     """Scores every row and branch, at `alpha` and over a sweep.
 
     Args:
-      networks: `student` (an i-MAE), `teacher` (a MAE), and optionally the baselines
-        `without_distillation` (an i-MAE) and `random` (a MAE with random weights).
+      networks: `student` (an i-MAE or a MAE), `teacher` (a MAE), and optionally the
+        baselines `without_distillation` (an i-MAE) and `random` (a MAE with random
+        weights).
       held_out: provides the mixtures.
       split: the split to score; the map is fitted on `train`, its ridge strength chosen on
         `validation`.
-      alpha: weight of the subordinate image.
+      alpha: weight of the subordinate image, in (0, 0.5).
       alphas: weights of the sweep, whose metrics start with `alpha_<weight>/`.
       batch_size, seed: see `HeldOut.batches`.
+      map: "linear", or "mlp" to fit an MLP at `alpha` besides.
+      targets: the teacher's outputs that are predicted: "latents" [E], "tokens" [D].
+      mlp: options of `mlp_map.fit_mlp`, but for the seed.
     Yields:
-      The metrics of `separability_scores.measure`; those of baselines start with
-      `baselines/<row>/`.
+      The metrics of `separability_scores.measure` and, if asked for, of
+      `mlp_separability.measure_mlp`. Those of baselines start with `baselines/<row>/`,
+      those towards the teacher's tokens with `to_tokens/`.
     """
 
-    weights = sorted({alpha, *alphas})
+    def stream_of(weights: Sequence[float], target: str):
+        def stream(part: str) -> Iterator[Latents]:
+            part = split if part == "test" else part
+            for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
+                yield latents_of(networks, batch, weights, target, held_out.patch_size)
 
-    def stream(part: str) -> Iterator[Latents]:
-        part = split if part == "test" else part
-        batches = held_out.batches(part, batch_size=batch_size, seed=seed)
-        return (latents_of(networks, batch, weights) for batch in batches)
+        return stream
 
-    own, swept = at(alpha=alpha), tuple(at(alpha=weight) for weight in alphas)
-    for name, value in measure(stream, 1 + held_out.num_patches):
-        if name.startswith(own):
-            yield name.removeprefix(own), value
-        if not name.startswith("alpha_") or name.startswith(swept):
-            yield name, value
+    num_positions = 1 + held_out.num_patches
+    for target in targets:
+        prefix = "" if target == "latents" else f"to_{target}/"
+        scores = measure(stream_of(sorted({alpha, *alphas}), target), num_positions)
+        for weight, name, value in scores:
+            if weight in (alpha, None):
+                yield prefix + name, value
+            if weight in alphas and NOT_SWEPT not in name:
+                yield at(alpha=weight) + prefix + name, value
+        if map == "mlp":
+            options = {**mlp, "seed": seed}
+            stream = stream_of([alpha], target)
+            for _, name, value in measure_mlp(stream, num_positions, options):
+                yield prefix + name, value
 
 
-def check(section: ConfigDict, key: str, model: IMAE) -> None:
-    """Raises UserError for an unknown baseline."""
+def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
+    """Raises UserError for an unknown baseline, and for images of equal weight."""
     for name in section.get("baseline_runs") or ():
         allowed = f"one of {', '.join(BASELINE_RUNS)}"
         require(name in BASELINE_RUNS, f"{key}.baseline_runs", name, allowed)
+    allowed = f"{ALPHA.allowed}: at 0.5 nothing tells which image is which"
+    require(ALPHA.allows(section.alpha), f"{key}.alpha", section.alpha, allowed)
+    for alpha in section.alphas:
+        require(ALPHA.allows(alpha), f"{key}.alphas", alpha, allowed)
+    if "targets" in section:
+        allowed = "with 'latents', which the tables show"
+        require("latents" in section.targets, f"{key}.targets", section.targets, allowed)
+    if section.get("map") == "mlp" and not section.get("mlp"):
+        raise UserError(f"{key}.map is 'mlp', but {key}.mlp is missing: its options")
+
+
+def _null_row(numbers: Numbers, metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Returns the row of pure superposition; none for runs of version 0.1.0."""
+    nulls = [numbers.get(f"separability/{branch}/r2_null") for branch in BRANCHES]
+    if None in nulls:
+        return []
+    values = dict.fromkeys(metrics) | {"gain": 0.0}
+    for branch, null, other in zip(BRANCHES, nulls, nulls[::-1], strict=True):
+        values |= {f"{branch}/r2": null, f"{branch}/excess": 0.0}
+        values[f"{branch}/cross_r2"] = other
+    return [("superposition (null)", [cell(values[name]) for name in metrics])]
 
 
 def _main_table(numbers: Numbers, run: str) -> Table:
-    keys = [
-        f"separability/{{row}}{branch}/{metric}"
-        for metric in ("r2", "cross_r2")
-        for branch in BRANCHES
-    ]
-    keys.append("separability/{row}assignment_accuracy")
+    columns = {"gain": "gain"}
+    for branch, short in zip(BRANCHES, ("sub.", "dom."), strict=True):
+        columns |= {f"{branch}/r2": branch, f"{branch}/excess": f"excess, {short}"}
+    for branch, short in zip(BRANCHES, ("sub.", "dom."), strict=True):
+        columns[f"{branch}/cross_r2"] = f"cross, {short}"
+    columns["assignment_accuracy"] = "assignment accuracy"
+    keys = [f"separability/{{row}}{name}" for name in columns]
     return Table(
         "Linear separability",
-        "R2 of the best linear map from a branch's latents of the mixture to what the "
-        "teacher makes of that branch's image alone; what the position alone tells is "
-        "taken out first. 1 is perfect, 0 is nothing. Cross: the same for the other image, "
-        "where a branch that keeps to its own scores 0. Assignment accuracy: fraction of "
-        "mixtures whose two latents are nearer to their own images' than exchanged.",
-        (*BRANCHES, "cross, sub.", "cross, dom.", "assignment accuracy"),
-        network_rows(numbers, run, keys),
+        "R2 of the best linear map from a branch's latents of the mixture to the teacher's "
+        "latents of that branch's image alone, each position's mean subtracted first: 1 is "
+        "perfect, 0 is nothing. Superposition, the sum of two images that nothing "
+        "separates, already explains most of the dominant one. Excess: R2 less that; gain: "
+        "both excesses together. A gain of 0 is superposition, or one image at the cost "
+        "of the other. Cross: the same for the other image, where a branch that keeps to "
+        "its own scores 0. Assignment accuracy: fraction of mixtures whose two latents are "
+        "nearer to their own images' than exchanged; high for raw pixels, too.",
+        list(columns.values()),
+        _null_row(numbers, list(columns)) + network_rows(numbers, run, keys),
         run=run,
-        example=keys[0].format(row=""),
+        example="separability/subordinate/r2",
+    )
+
+
+def _component_table(numbers: Numbers, run: str) -> Table:
+    metrics = {"component_r2": "by component", "mlp_r2": "by MLP"}
+    columns = {
+        f"separability/{{row}}{branch}/{metric}": f"{branch}, {name}"
+        for metric, name in metrics.items()
+        for branch in BRANCHES
+        if f"separability/{branch}/{metric}" in numbers
+    }
+    return Table(
+        "Linear separability: every component, and beyond linear",
+        "By component: mean R2 of the principal components that hold 95 % of the "
+        "teacher's variance, each counting the same, where R2 is decided by the few "
+        "largest. By MLP: R2 of a small MLP in place of the linear map, which can unmix "
+        "by itself: raw pixels and random tokens show how much.",
+        list(columns.values()),
+        network_rows(numbers, run, list(columns)),
+        run=run,
+        is_control=True,
+        example="separability/subordinate/r2",
     )
 
 
@@ -161,9 +274,10 @@ def _control_table(numbers: Numbers, run: str) -> Table:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Yields each run's table of R2 by row and branch, and its table of controls."""
+    """Yields each run's table of R2 by row and branch, and its tables of controls."""
     for run, numbers in results.items():
         yield _main_table(numbers, run)
+        yield _component_table(numbers, run)
         yield _control_table(numbers, run)
 
 
@@ -172,7 +286,6 @@ EVALUATOR = Evaluator(
     RULES,
     check,
     tables,
-    needs_mixtures=True,
     needs_teacher=True,
     chooses_on_validation=True,
     run_keys=("teacher", "baseline_runs"),

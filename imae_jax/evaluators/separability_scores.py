@@ -8,9 +8,16 @@ import numpy as np
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing import ridge
 from imae_jax.probing.ridge import AffineMap, Moments
+from imae_jax.probing.superposition import gain, null_r2
 
 # Suffix of rows that are a network's tokens [D], not latents in the targets' space [E].
 TOKENS = "_tokens/"
+# Fraction of the targets' variance that the scored principal components hold (ours).
+COMPONENT_VARIANCE = 0.95
+
+# Alpha and row of a table.
+Row = tuple[float, str]
+Stream = Callable[[str], Iterator["Latents"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +25,17 @@ class Latents:
     """Features of B mixtures with T tokens each, and targets of their images.
 
     Attributes:
-      features: by row of the table, [B, S, T, D]; S is 1 for a model with one branch.
+      features: by alpha and row of the table, [B, S, T, D]; S is 1 for a model with one
+        branch.
       targets: [B, S, T, E], latents of each image alone.
       position: [B, T] int; tokens of equal position are centred together.
     """
 
-    features: Mapping[str, np.ndarray]
+    features: Mapping[Row, np.ndarray]
     targets: np.ndarray
     position: np.ndarray
 
-    def tokens(self, row: str, s: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def tokens(self, row: Row, s: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns z [B T, D], both images' h side by side [B T, S E], position [B T]."""
         z = self.features[row][:, s]
         h = np.moveaxis(self.targets, 1, 2)
@@ -38,40 +46,61 @@ class Latents:
         )
 
 
-# (row, branch) -> the moments of its latents and both images' targets.
-Table = dict[tuple[str, int], Moments]
+@dataclasses.dataclass
+class Sums:
+    """Sums over a split.
+
+    Attributes:
+      rows: moments of each row's and branch's latents with both images' targets.
+      targets: moments of each image's targets alone, as inputs (so `zz` is E x E).
+    """
+
+    rows: dict[tuple[Row, int], Moments] = dataclasses.field(default_factory=dict)
+    targets: dict[int, Moments] = dataclasses.field(default_factory=dict)
+
+    def add(self, latents: Latents, num_positions: int) -> None:
+        """Adds a batch."""
+        for row, features in latents.features.items():
+            for s in range(features.shape[1]):
+                z, h, position = latents.tokens(row, s)
+                empty = Moments.zeros(num_positions, z.shape[1], h.shape[1])
+                self.rows.setdefault((row, s), empty).add(z, h, position)
+        for s in range(len(BRANCHES)):
+            h = latents.targets[:, s].reshape(-1, latents.targets.shape[-1])
+            empty = Moments.zeros(num_positions, h.shape[1], 0)
+            position = latents.position.reshape(-1)
+            self.targets.setdefault(s, empty).add(h, h[:, :0], position)
+
+    @classmethod
+    def of(cls, stream: Iterator[Latents], num_positions: int) -> "Sums":
+        """Returns the sums over all batches of a stream."""
+        sums = cls()
+        for latents in stream:
+            sums.add(latents, num_positions)
+        return sums
 
 
-def add_latents(table: Table, latents: Latents, num_positions: int) -> None:
-    """Adds a batch to the moments of every row and branch."""
-    for row, features in latents.features.items():
-        for s in range(features.shape[1]):
-            z, h, position = latents.tokens(row, s)
-            empty = Moments.zeros(num_positions, z.shape[1], h.shape[1])
-            table.setdefault((row, s), empty).add(z, h, position)
-
-
-def fit_branches(train: Table, validation: Table) -> dict[tuple[str, int], AffineMap]:
+def fit_branches(train: Sums, validation: Sums) -> dict[tuple[Row, int], AffineMap]:
     """Fits, for each row and branch, the map to its own image's targets."""
     return {
         (row, s): ridge.fit(
-            train[row, s].targets(own_columns(train[row, s], s)),
-            validation[row, s].targets(own_columns(train[row, s], s)),
-            what=f"separability, {row or 'this run, '}{BRANCHES[s]}",
+            own_targets(train.rows[row, s], s),
+            own_targets(validation.rows[row, s], s),
+            what=f"separability, {row[1] or 'this run, '}{BRANCHES[s]}",
         )
-        for row, s in train
+        for row, s in train.rows
     }
 
 
-def own_columns(moments: Moments, s: int) -> slice:
-    """Returns the columns of image `s` among the targets of `Latents.tokens`."""
+def own_targets(moments: Moments, s: int) -> Moments:
+    """Returns the moments with the targets of image `s`, see `Latents.tokens`."""
     width = moments.hh.size // len(BRANCHES)
-    return slice(s * width, (s + 1) * width)
+    return moments.targets(slice(s * width, (s + 1) * width))
 
 
 def assignments(
-    latents: Latents, maps: Mapping[tuple[str, int], AffineMap]
-) -> dict[str, float]:
+    latents: Latents, maps: Mapping[tuple[Row, int], AffineMap]
+) -> dict[Row, float]:
     """Counts the mixtures whose predictions are nearer to their own targets than swapped.
 
     Ties count half. Only rows with both branches are included.
@@ -96,65 +125,128 @@ def score_branch(
     s: int, own: AffineMap, train: Moments, validation: Moments, test: Moments
 ) -> Iterator[tuple[str, float]]:
     """Yields the test scores of one row and branch."""
-    yield from own.score(test.targets(own_columns(test, s))).items()
-    other = [m.targets(own_columns(m, 1 - s)) for m in (train, validation, test)]
+    yield from own.score(own_targets(test, s)).items()
+    other = [own_targets(m, 1 - s) for m in (train, validation, test)]
     yield "cross_r2", ridge.fit(*other[:2]).score(other[2])["r2"]
-    parts = [m.targets(own_columns(m, s)).pooled() for m in (train, validation, test)]
+    parts = [own_targets(m, s).pooled() for m in (train, validation, test)]
     yield "r2_uncentred", ridge.fit(*parts[:2]).score(parts[2])["r2"]
+
+
+def component_scores(
+    own: AffineMap, test: Moments, train_targets: Moments, test_targets: Moments
+) -> Iterator[tuple[str, float]]:
+    """Yields the R2 of the targets' principal components, each counting the same.
+
+    Components are those of the training targets that hold `COMPONENT_VARIANCE` of their
+    variance, by falling variance. `component_r2` is their mean;
+    `component_r2/<first>_<last>` the means of bands that double: 1, 2, 3-4, 5-8, ...
+
+    Args:
+      own: the map.
+      test: moments of the inputs with these targets.
+      train_targets, test_targets: moments of the targets alone, as inputs.
+    """
+    means = own.mean_h, np.zeros((len(own.mean_h), 0))
+    values, vectors = np.linalg.eigh(train_targets.centred(*means).zz)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    held = np.cumsum(values) / values.sum()
+    count = 1 + int(np.searchsorted(held, COMPONENT_VARIANCE))
+    vectors = vectors[:, :count]
+    variances = _diagonal(vectors, test_targets.centred(*means).zz)
+    centred = test.centred(own.mean_z, own.mean_h)
+    weights = own.weights @ vectors
+    explained = 2 * np.einsum("dk,de,ek->k", weights, centred.zh, vectors)
+    errors = _diagonal(weights, centred.zz) - explained + variances
+    scores = 1 - errors / np.maximum(variances, np.finfo(np.float64).tiny)
+    yield "component_r2", float(scores.mean())
+    first, last = 1, 1
+    while first <= count:
+        band = scores[first - 1 : last]
+        yield f"component_r2/{first:03d}_{min(last, count):03d}", float(band.mean())
+        first, last = last + 1, 2 * last
+
+
+def _diagonal(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Returns the diagonal [K] of V' M V for V [D, K]."""
+    return np.sum(vectors * (matrix @ vectors), axis=0)
 
 
 def raw_scores(s: int, train: Moments, test: Moments) -> Iterator[tuple[str, float]]:
     """Yields the scores of latents compared directly with targets, without a map."""
-    own = test.targets(own_columns(test, s))
+    own = own_targets(test, s)
     error = own.error(np.eye(len(own.zz)))
     yield "raw_mse", error
-    overall = train.targets(own_columns(train, s)).pooled().position_means()
+    overall = own_targets(train, s).pooled().position_means()
     yield "raw_r2", 1 - error / own.pooled().centred(*overall).variance()
 
 
 def position_only(s: int, train: Moments, test: Moments) -> float:
     """Returns the uncentred R2 of predicting each position's training mean."""
-    train, test = (m.targets(own_columns(m, s)) for m in (train, test))
+    train, test = (own_targets(m, s) for m in (train, test))
     left = test.centred(*train.position_means()).variance()
     return 1 - left / test.pooled().centred(*train.pooled().position_means()).variance()
 
 
+def against_null(alpha: float, r2: Mapping[int, float]) -> Iterator[tuple[str, float]]:
+    """Yields each branch's excess over pure superposition, and the gain of both.
+
+    Args:
+      alpha: weight of the subordinate image.
+      r2: by branch.
+    """
+    null = null_r2((alpha, 1 - alpha))
+    for s, value in r2.items():
+        yield f"{BRANCHES[s]}/excess", value - null[s]
+    if len(r2) == len(BRANCHES):
+        yield "gain", gain(list(r2.values()))
+
+
 def measure(
-    stream: Callable[[str], Iterator[Latents]], num_positions: int
-) -> Iterator[tuple[str, float]]:
+    stream: Stream, num_positions: int
+) -> Iterator[tuple[float | None, str, float]]:
     """Scores every row of a stream of latents.
 
     Args:
       stream: returns the batches of "train", "validation" or "test".
       num_positions: number of positions, each centred by its own mean.
     Yields:
-      Under `<row><branch>/`: `mse` (M_ls) and `r2` after centring by position, `cross_r2`
-      (for the *other* image's targets), `r2_uncentred`, and, where the latents have the
-      targets' width, `raw_mse` and `raw_r2` (no map). Also `<row>assignment_accuracy` and
+      (alpha, metric, value). Under `<row><branch>/`: `mse` (M_ls) and `r2` after centring
+      by position, `excess` (R2 less its null), `component_r2` (see `component_scores`),
+      `cross_r2` (for the *other* image's targets), `r2_uncentred`, and, where the latents
+      have the targets' width, `raw_mse` and `raw_r2` (no map). Also `<row>gain`,
+      `<row>assignment_accuracy`, `<branch>/r2_null`, and, of no alpha,
       `position_only/<branch>/r2_uncentred`.
     """
-    train, validation, test = {}, {}, {}
-    for table, split in ((train, "train"), (validation, "validation")):
-        for latents in stream(split):
-            add_latents(table, latents, num_positions)
+    train = Sums.of(stream("train"), num_positions)
+    validation = Sums.of(stream("validation"), num_positions)
     maps = fit_branches(train, validation)
-    correct, count = {}, 0
+    test, correct, count = Sums(), {}, 0
     for latents in stream("test"):
-        add_latents(test, latents, num_positions)
+        test.add(latents, num_positions)
         for row, hits in assignments(latents, maps).items():
             correct[row] = correct.get(row, 0) + hits
         count += len(latents.targets)
-    for row, s in maps:
-        moments = train[row, s], validation[row, s], test[row, s]
-        scores = list(score_branch(s, maps[row, s], *moments))
-        inputs, outputs = len(moments[0].zz), moments[0].hh.size // len(BRANCHES)
-        if inputs == outputs and not row.endswith(TOKENS):
+    r2 = {}
+    for (row, s), own in maps.items():
+        moments = [sums.rows[row, s] for sums in (train, validation, test)]
+        scores = list(score_branch(s, own, *moments))
+        r2.setdefault(row, {})[s] = dict(scores)["r2"]
+        targets = own_targets(moments[2], s), train.targets[s], test.targets[s]
+        scores += component_scores(own, *targets)
+        inputs, outputs = len(moments[0].zz), len(train.targets[s].zz)
+        if inputs == outputs and not row[1].endswith(TOKENS):
             scores += raw_scores(s, moments[0], moments[2])
         for name, value in scores:
-            yield f"{row}{BRANCHES[s]}/{name}", value
-    for row, hits in correct.items():
-        yield f"{row}assignment_accuracy", float(hits / count)
+            yield row[0], f"{row[1]}{BRANCHES[s]}/{name}", value
+    for (alpha, row), found in r2.items():
+        for name, value in against_null(alpha, found):
+            yield alpha, row + name, value
+    for alpha in sorted({alpha for alpha, _ in r2}):
+        for s, value in enumerate(null_r2((alpha, 1 - alpha))):
+            yield alpha, f"{BRANCHES[s]}/r2_null", value
+    for (alpha, row), hits in correct.items():
+        yield alpha, f"{row}assignment_accuracy", float(hits / count)
     some = next(iter(maps))
     for s, branch in enumerate(BRANCHES):
-        value = position_only(s, train[some], test[some])
-        yield f"position_only/{branch}/r2_uncentred", value
+        value = position_only(s, train.rows[some], test.rows[some])
+        yield None, f"position_only/{branch}/r2_uncentred", value

@@ -15,12 +15,14 @@ Results = Mapping[str, Numbers]
 # Labels of the compared networks, by the prefix of their metrics.
 NETWORKS = {
     "": "{run}",
+    "own_tokens/": "{run} (tokens)",
     "baselines/without_distillation/": "i-MAE without distillation",
     "baselines/mae_on_mixture/": "MAE, shown the mixture",
     "baselines/mae_on_mixture_tokens/": "MAE, shown the mixture (tokens)",
     "baselines/teacher/": "its teacher",
     "baselines/random/": "random weights",
     "baselines/random_tokens/": "random weights (tokens)",
+    "baselines/raw_pixels/": "raw pixels",
     "teacher_on_image/": "its teacher, shown the image alone",
 }
 

@@ -130,27 +130,34 @@ def _level(value: float | None, like: Points) -> Points:
 
 
 def separability(numbers: Numbers, run: str) -> Chart | None:
-    """Chart of each branch's R2 over alpha, with baselines and cross R2."""
+    """Chart of each branch's R2 and the gain over alpha, with null and baselines."""
+    rows = {
+        run: ("", ORANGE),
+        "i-MAE without distillation": ("baselines/without_distillation/", GREEN),
+        "MAE, shown the mixture": ("baselines/mae_on_mixture/", BLUE),
+        "random weights": ("baselines/random/", GREY),
+        "raw pixels": ("baselines/raw_pixels/", PURPLE),
+    }
     panels = {}
-    for branch in BRANCHES:
-
-        def line(name, colour, style="-", branch=branch):
-            return Line(sweep(numbers, "separability", name), colour, style)
-
-        row = "baselines/{}/" + branch + "/r2"
-        panels[branch] = {
-            run: line(f"{branch}/r2", ORANGE),
-            "i-MAE without distillation": line(row.format("without_distillation"), GREEN),
-            "MAE, shown the mixture": line(row.format("mae_on_mixture"), BLUE),
-            "random weights": line(row.format("random"), GREY),
-            f"{run}, cross": line(f"{branch}/cross_r2", ORANGE, ":"),
+    for panel, metric in (*((b, f"{b}/r2") for b in BRANCHES), ("gain", "gain")):
+        panels[panel] = {
+            label: Line(sweep(numbers, "separability", row + metric), colour)
+            for label, (row, colour) in rows.items()
         }
+    for branch in BRANCHES:
+        null = sweep(numbers, "separability", f"{branch}/r2_null")
+        panels[branch]["superposition (null)"] = Line(null, INK, "--")
+        cross = sweep(numbers, "separability", f"{branch}/cross_r2")
+        panels[branch][f"{run}, cross"] = Line(cross, ORANGE, ":")
+    level = _level(0.0, sweep(numbers, "separability", "gain"))
+    panels["gain"]["superposition (null)"] = Line(level, INK, "--")
     return _chart(
         "Separability over alpha",
-        "R2 of the linear map to the teacher's latents of each image alone. Dotted: how "
-        "much the branch also tells of the other image: 0 if it kept to its own.",
+        "R2 of the linear map to the teacher's latents of each image alone, and the gain "
+        "of both over superposition (dashed). Dotted: how much the branch also tells of "
+        "the other image: 0 if it kept to its own.",
         panels,
-        "R2",
+        "R2, gain",
     )
 
 

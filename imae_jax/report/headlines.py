@@ -17,23 +17,37 @@ def _both(numbers: Numbers, key: str) -> list[float] | None:
 
 
 def separated(numbers: Numbers) -> Iterator[str]:
-    """Linear separability with its baselines, and the cross R2."""
-    own = _both(numbers, "separability/{}/r2")
-    if own is None:
+    """Gain over superposition with its baselines, each branch's R2 with its null."""
+    gain, own = numbers.get("separability/gain"), _both(numbers, "separability/{}/r2")
+    null = _both(numbers, "separability/{}/r2_null")
+    if gain is None or null is None:
         return
-    text = (
-        f"A linear map of the latents explains {_percent(own[0])} of what the teacher "
-        f"makes of the subordinate image alone, and {_percent(own[1])} of the dominant one."
+    said = (
+        f"The latents of a mixture hold both images better than their sum does by a gain "
+        f"of {gain:+.2f}"
+        if gain > 0
+        else f"The latents of a mixture hold no more of both images than their sum (gain "
+        f"{gain:+.2f})"
     )
-    for row, words in (
-        ("mae_on_mixture", "The teacher itself, shown the mixture"),
-        ("without_distillation", "i-MAE trained without distillation"),
-        ("random", "An untrained network"),
-    ):
-        found = _both(numbers, f"separability/baselines/{row}/{{}}/r2")
-        if found:
-            text += f" {words}: {_percent(found[0])} and {_percent(found[1])}."
-    yield text
+    known = {
+        "MAE, shown the mixture": "mae_on_mixture",
+        "i-MAE without distillation": "without_distillation",
+        "untrained": "random",
+        "raw pixels": "raw_pixels",
+    }
+    gains = {
+        label: numbers.get(f"separability/baselines/{row}/gain")
+        for label, row in known.items()
+    }
+    others = [f"{label} {x:+.2f}" for label, x in gains.items() if x is not None]
+    yield (
+        f"{said}, where pure superposition has 0" + "".join(f"; {x}" for x in others) + "."
+    )
+    yield (
+        f"A linear map of the latents explains {_percent(own[0])} of the teacher's latents "
+        f"of the subordinate image alone (superposition: {_percent(null[0])}) and "
+        f"{_percent(own[1])} of the dominant one's ({_percent(null[1])})."
+    )
     cross = _both(numbers, "separability/{}/cross_r2")
     if cross:
         more = "more" if cross[0] > own[0] else "less"
@@ -45,16 +59,19 @@ def separated(numbers: Numbers) -> Iterator[str]:
 
 
 def told_apart(numbers: Numbers) -> Iterator[str]:
-    """Assignment accuracy."""
+    """Assignment accuracy beside that of raw pixels and random weights."""
     found = numbers.get("separability/assignment_accuracy")
-    if found is None:
+    nulls = {
+        label: numbers.get(f"separability/baselines/{row}/assignment_accuracy")
+        for label, row in (("raw pixels", "raw_pixels"), ("untrained", "random"))
+    }
+    if found is None or None in nulls.values():
         return
-    text = (
+    beside = ", ".join(f"{label}: {_percent(value)}" for label, value in nulls.items())
+    yield (
         f"In {_percent(found)} of the mixtures the two latents are nearer to their own "
-        "images' than exchanged (guessing: 50\N{NO-BREAK SPACE}%"
+        f"images' than exchanged ({beside})."
     )
-    untrained = numbers.get("separability/baselines/random/assignment_accuracy")
-    yield text + (f"; untrained: {_percent(untrained)})." if untrained else ").")
 
 
 def rebuilt(numbers: Numbers) -> Iterator[str]:

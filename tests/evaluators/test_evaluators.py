@@ -247,7 +247,9 @@ def test_cka_of_known_features():
     x = random.normal(size=(2000, 5))
     rotation, _ = np.linalg.qr(random.normal(size=(5, 5)))
     assert similarity.linear_cka(x, 3 * x @ rotation + 7) == pytest.approx(1)
-    assert similarity.linear_cka(x, random.normal(size=(2000, 5))) < 0.02
+    # The biased estimator gives these independent features 0.28.
+    wide = random.normal(size=(2, 2000, 768))
+    assert similarity.linear_cka(*wide) == pytest.approx(0, abs=0.01)
     # Half the features shared, half independent: two of four directions agree.
     y = np.concatenate([x[:, :2], random.normal(size=(2000, 2))], axis=1)
     assert similarity.linear_cka(x[:, :4], y) == pytest.approx(0.5, abs=0.03)
@@ -275,8 +277,18 @@ def test_effective_rank_of_known_spectra():
     assert similarity.effective_rank(np.eye(7)) == pytest.approx(7)
     assert similarity.effective_rank(np.diag([5.0, 0, 0])) == pytest.approx(1)
     assert similarity.effective_rank(np.diag([2.0, 2, 0, 0])) == pytest.approx(2)
-    half = np.exp(0.5 * np.log(2) + 0.5 * np.log(4))  # shares 1/2, 1/4, 1/4
-    assert similarity.effective_rank(np.diag([2.0, 1, 1])) == pytest.approx(half)
+    half = np.exp(0.5 * np.log(2) + 0.5 * np.log(4))  # singular values 2, 1, 1
+    assert similarity.effective_rank(np.diag([4.0, 1, 1])) == pytest.approx(half)
+
+
+def test_effective_rank_makes_nothing_of_rounding():
+    """500 directions that float32 holds for 0 are not 500 small ones."""
+    features = np.random.default_rng(0).normal(size=(4000, 4)) @ np.ones((4, 500))
+    features += np.random.default_rng(1).normal(size=(4000, 3)) @ np.eye(3, 500)
+    covariance = np.cov(features, rowvar=False)
+    expected = similarity.effective_rank(covariance)
+    found = similarity.effective_rank(covariance.astype(np.float32))
+    assert found == pytest.approx(expected, rel=0.02) and found < 4
 
 
 def test_representation_of_the_teacher_itself(made):
@@ -361,7 +373,23 @@ def test_names_say_how_numbers_were_measured(name, alpha, mask_ratio):
     options = dict(alpha=0.3, alphas=(0.125, 0.3), mask_ratios=(0.25, 0.75))
     name, _, metric = name.partition("/")
     found = all_evaluators()[name].conditions(metric, options, 0.5)
+    found.pop("definition", None)
     assert found == {"alpha": alpha, "mask_ratio": mask_ratio}
+
+
+def test_names_that_leave_a_definition_open_have_it():
+    conditions = all_evaluators()["representation"].conditions
+    options = dict(alpha=0.3)
+    assert "debiased" in conditions("cka/layer_01", options, 0.5)["definition"]
+    found = conditions("effective_rank/dominant", options, 0.5)["definition"]
+    assert "RankMe" in found and "centred by position" in found
+
+
+def test_the_class_token_and_the_first_patch_have_positions_of_their_own(made):
+    (batch, *_) = made.batches("test", batch_size=120, seed=0)
+    assert (batch.position[:, 0] == 0).all()
+    np.testing.assert_array_equal(batch.position[:, 1:], batch.mask.ids_keep + 1)
+    assert batch.position.min() == 0 and batch.position.max() == made.num_patches
 
 
 def evaluated(config, workdir, *, devices, batch_size):

@@ -12,7 +12,7 @@ from imae_jax.evaluators.separability import linear_separability, mixture_separa
 from imae_jax.evaluators.separability_scores import Latents, assignments, measure
 from imae_jax.probing.ridge import AffineMap
 
-TOKENS, WIDTH = 3, 4
+TOKENS, WIDTH, ALPHA = 3, 4, 0.3
 SEEDS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -27,9 +27,9 @@ def made(make_features, *, make_targets=None, batches=(700, 299, 1), splits=SEED
         ends = np.cumsum(batches)[:-1]
         for h, z in zip(np.split(targets, ends), np.split(features, ends), strict=True):
             position = np.broadcast_to(np.arange(TOKENS), (len(h), TOKENS))
-            yield Latents({"": z}, h, position)
+            yield Latents({(ALPHA, ""): z}, h, position)
 
-    return dict(measure(stream, TOKENS))
+    return {name: value for _, name, value in measure(stream, TOKENS)}
 
 
 def test_separated_means_own_high_and_cross_low():
@@ -58,6 +58,91 @@ def test_a_planted_mixture_gives_the_analytic_value():
     assert found["subordinate/r2"] == pytest.approx(share, abs=0.02)
     assert found["dominant/r2"] == pytest.approx(1 - share, abs=0.02)
     assert found["subordinate/cross_r2"] == pytest.approx(1 - share, abs=0.02)
+    assert found["subordinate/r2_null"] == pytest.approx(share)
+    assert found["dominant/r2_null"] == pytest.approx(1 - share)
+    assert found["gain"] == pytest.approx(0, abs=0.02)
+    for branch in ("subordinate", "dominant"):
+        excess = found[f"{branch}/r2"] - found[f"{branch}/r2_null"]
+        assert found[f"{branch}/excess"] == pytest.approx(excess)
+
+
+def test_gain_is_one_for_both_whole_and_zero_for_one_at_the_others_cost():
+    assert made(lambda h, random: h)["gain"] == pytest.approx(1, abs=1e-3)
+    winner = made(lambda h, random: np.stack([h[:, 1]] * 2, axis=1))
+    assert winner["gain"] == pytest.approx(0, abs=0.02)
+    assert winner["subordinate/excess"] == pytest.approx(-0.155, abs=0.02)
+    assert winner["dominant/excess"] == pytest.approx(0.155, abs=0.02)
+
+
+def test_components_count_the_same_however_large():
+    """Of four directions, by falling variance, the first and the third are told."""
+    scales = np.array([8.0, 4.0, 2.0, 1.0])
+
+    def targets(size):
+        return np.random.default_rng(size[0]).normal(size=size) * scales
+
+    def two_of_four(h, random):
+        return h * [1, 0, 1, 0]
+
+    found = made(two_of_four, make_targets=targets)
+    # 64, 16, 4 and 1 of 85: the first three hold 95 %.
+    assert found["subordinate/r2"] == pytest.approx(68 / 85, abs=0.02)
+    assert found["subordinate/component_r2"] == pytest.approx(2 / 3, abs=0.02)
+    bands = {k: v for k, v in found.items() if k.startswith("subordinate/component_r2/")}
+    expected = {"001_001": 1, "002_002": 0, "003_003": 1}
+    expected = {f"subordinate/component_r2/{k}": v for k, v in expected.items()}
+    assert bands == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.45])
+def test_on_noise_the_null_is_exact_and_nothing_is_gained(alpha):
+    """The identity encoder; at least 200 rows a feature, see METHOD."""
+    random = np.random.default_rng(0)
+    train, test = random.normal(size=(4000, 4, 4, 1)), random.normal(size=(8000, 4, 4, 1))
+    found = mixture_separability(lambda x: x.reshape(len(x), -1), train, test, alpha=alpha)
+    for branch in ("subordinate", "dominant"):
+        assert found[f"{branch}/r2"] == pytest.approx(found[f"{branch}/r2_null"], abs=0.01)
+    assert found["gain"] == pytest.approx(0, abs=0.01)
+    assert found["subordinate/r2_null"] == pytest.approx(
+        alpha**2 / (alpha**2 + (1 - alpha) ** 2)
+    )
+
+
+def codebook(seed, count):
+    """Images that are one of eight codewords each, [N, 2, 2, 1]."""
+    words = np.random.default_rng(7).normal(size=(8, 4))
+    chosen = np.random.default_rng(seed).integers(8, size=count)
+    return words[chosen].reshape(-1, 2, 2, 1)
+
+
+@pytest.mark.slow
+def test_an_mlp_finds_what_is_there_but_not_linearly():
+    """The sum of two codewords gives both away, though not to a linear map."""
+    images = codebook(0, 6000), codebook(1, 2000)
+    found = mixture_separability(lambda x: x.reshape(len(x), -1), *images, map="mlp")
+    assert abs(found["gain"]) < 0.05
+    assert found["mlp_gain"] > 0.9
+    assert found["subordinate/mlp_r2"] > 0.9 and found["dominant/mlp_r2"] > 0.9
+
+
+@pytest.mark.slow
+def test_on_noise_an_mlp_gains_nothing():
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4000, 2, 2, 1)), random.normal(size=(4000, 2, 2, 1))
+    found = mixture_separability(lambda x: x.reshape(len(x), -1), *images, map="mlp")
+    assert found["mlp_gain"] == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(alpha=0.5), r"alpha.*in \(0, 0.5\): at 0.5 nothing tells which image is"),
+        (dict(map="quadratic"), "map='quadratic'.*'linear' or 'mlp'"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        mixture_separability(lambda x: x, codebook(0, 20), codebook(1, 20), **options)
 
 
 def test_shuffled_targets_score_zero():
@@ -83,8 +168,9 @@ def test_latents_that_say_nothing_are_a_tie():
     h = np.random.default_rng(0).normal(size=(9, 2, TOKENS, WIDTH))
     position = np.broadcast_to(np.arange(TOKENS), (9, TOKENS))
     nothing = AffineMap(np.zeros((WIDTH, WIDTH)), *np.zeros((2, TOKENS, WIDTH)), ridge=1.0)
-    maps = {("", 0): nothing, ("", 1): nothing}
-    assert assignments(Latents({"": 0 * h}, h, position), maps) == {"": 4.5}
+    row = (ALPHA, "")
+    maps = {(row, 0): nothing, (row, 1): nothing}
+    assert assignments(Latents({row: 0 * h}, h, position), maps) == {row: 4.5}
 
 
 def test_position_is_a_control_and_centred_away():
@@ -267,7 +353,7 @@ def test_one_branch_and_pooled_branches_can_be_measured():
         ),
         (flat, dict(branches="no"), "branches='no' is not possible"),
         (as_tokens, dict(target=flat), "encode gave 4 tokens, target 1: they do not fit"),
-        (flat, dict(alpha=0.7), r"alpha=0.7 is not possible: it must be in \(0, 0.5\]"),
+        (flat, dict(alpha=0.7), r"alpha=0.7 is not possible: it must be in \(0, 0.5\)"),
         (flat, dict(alpha=np.nan), "alpha=nan"),
         (flat, dict(alpha="0.3"), "alpha='0.3'"),
         (flat, dict(batch_size=0), "batch_size=0 .* a whole number of at least 1"),
@@ -427,7 +513,8 @@ def test_rows_without_a_network_are_left_out(data_dir):
     (batch, *_) = made.batches("test", batch_size=300, seed=0)
     student = oracle.student(made, (0.3,), latents=oracle.one_hot)
     mae = oracle.teacher()
-    found = dict(separability.rows({"student": student, "random": mae}, batch, 0.3))
-    assert list(found) == ["", "baselines/random/", "baselines/random_tokens/"]
+    found = dict(separability.rows({"student": student, "random": mae}, batch, 0.3, 2))
+    random = ["baselines/random/", "baselines/random_tokens/"]
+    assert list(found) == ["", *random, "baselines/raw_pixels/"]
     assert found[""].shape == (300, 2, 9, 10)
     assert found["baselines/random/"].shape == (300, 2, 9, 64)
