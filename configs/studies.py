@@ -5,21 +5,25 @@
 A study's `arms` are the rows of its table. An arm's `runs` say, by role, on which of the
 study's `runs` the role is based and what it changes there; "run:ROLE" stands for the
 workdir of that role's run in the same arm, with the same seed. `columns` say which number
-of which role stands where. Grids: paper where it has them, their columns ours.
+of which role stands where; `primary` names the one that the study was made for, before it
+was run. Grids: paper where it has them, their columns ours.
 """
 
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import datasets, imae, mae, transfer
+from configs import ablations, datasets, imae, mae, transfer
 from configs.study_parts import (
     ROW,
     WHOSE,
     arm,
     by_branch,
+    column,
     finetune_column,
     keep_evals,
+    mae_student,
+    measure_students,
     ordered,
     probe_columns,
     role,
@@ -47,8 +51,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.runs.imae = imae.get_config(dataset + runlocal)
     config.runs.imae.teacher.init = "run:teacher"
     del config.runs.imae.explorer
+    measure_students(config)
+    # The column that the study's sentences are about, and that decides what it shows.
+    config.primary = "gain"
+    # Two columns whose values are plotted against each other, an arm a point; (): none.
+    config.correlate = ()
     STUDIES[name](config, dataset, runlocal)
-    if dataset in ("cifar10", "tiny_imagenet") and not runlocal:
+    if dataset in ("cifar10", "cifar100", "tiny_imagenet") and not runlocal:
         for run in config.runs.values():
             for_one_gpu(run)
     # The folder of the data, of all runs.
@@ -69,7 +78,6 @@ def for_one_gpu(config: ConfigDict) -> None:
 def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """The paper's first question: are latents linearly separable, and by what merit?"""
     separation_columns(config)
-    keep_evals(config.runs.teacher)
     config.runs.other_teacher = mae.get_config(dataset + runlocal)
     config.runs.other_teacher.seed = 1000  # added to the study's
     keep_evals(config.runs.other_teacher)
@@ -77,6 +85,8 @@ def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:
     config.runs.imae_by_other = config.runs.imae.copy_and_resolve_references()
     keep_evals(config.runs.imae_by_other, "separability")
     config.runs.imae_by_other.evals.separability.teacher = "run:other_teacher"
+    metric = f"separability/{ROW}gain"
+    column(config, "other_gain", "gain, other teacher", "imae_by_other", metric)
     metric = f"separability/{ROW}{{branch}}/r2"
     by_branch(config, "other_r2", "R2, other teacher", "imae_by_other", metric)
     arms = {
@@ -88,6 +98,7 @@ def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:
         ),
         "mae_on_mixture": ("MAE, shown the mixture", "baselines/mae_on_mixture/", {}),
         "random": ("random weights", "baselines/random/", {}),
+        "raw_pixels": ("raw pixels", "baselines/raw_pixels/", {}),
     }
     for name, (label, row, change) in arms.items():
         arm(
@@ -104,10 +115,11 @@ def distillation(config: ConfigDict, dataset: str, runlocal: str) -> None:
 
 def attributes(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """Which factors of each image its branch's latents still tell; ground truth: shapes."""
-    if "attributes" not in config.runs.imae.evals:
+    if "attributes" not in all_evals(dataset, runlocal):
         raise ValueError(f"{dataset} has no factors but the class; the data set is shapes")
-    keep_evals(config.runs.teacher)
-    keep_evals(config.runs.imae, "attributes")
+    config.runs.imae.evals.attributes = all_evals(dataset, runlocal).attributes
+    config.runs.imae.evals.attributes.alphas = (config.runs.imae.evals.attributes.alpha,)
+    config.primary = "label_subordinate"
     categories = ("label", "colour", "background")
     for name in (*categories, "size", "x", "y", "rotation"):
         metric = "accuracy" if name in categories else "r2"
@@ -126,12 +138,17 @@ def attributes(config: ConfigDict, dataset: str, runlocal: str) -> None:
         arm(config, name, label, row, whose, **roles)
 
 
+def all_evals(dataset: str, runlocal: str) -> ConfigDict:
+    """All evaluators of a data set's i-MAE run."""
+    return imae.get_config(dataset + runlocal).evals
+
+
 def semantics(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """The paper's second question: does mixing images of one class teach semantics?"""
-    keep_evals(config.runs.teacher)
-    keep_evals(config.runs.imae, "reconstruction", "probes", "semantics")
-    probe_columns(config)
+    probe_columns(config, "student")
     finetune_column(config, dataset, runlocal)
+    config.primary = "linear_class_token"
+    column(config, "gain", "gain", "student", "separability/gain")
     metric = "semantics/{branch}/accuracy"
     by_branch(config, "class", "class in mixture", "student", metric)
     by_branch(config, "error", "error", "student", "reconstruction/{branch}/ratio")
@@ -147,101 +164,76 @@ def semantics(config: ConfigDict, dataset: str, runlocal: str) -> None:
         )
 
 
-def over_students(config: ConfigDict, changes: dict[str, tuple[str, dict]]) -> None:
-    """An arm for each change of the i-MAE run, all taught by the same teacher."""
-    separation_columns(config)
-    keep_evals(config.runs.teacher)
-    for name, (label, change) in changes.items():
-        arm(config, name, label, teacher=role("teacher"), imae=role("imae", **change))
-
-
-def mix(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """The alpha that students are trained on; all are measured at the same one."""
-    changes = {"drawn": ("drawn per mixture", {})}
-    for alpha in (0.1, 0.2, 0.3, 0.4, 0.5):
-        name, label = f"alpha_{round(100 * alpha)}", f"alpha {alpha:g}"
-        changes[name] = label, dict(mix=dict(alpha=alpha))
-    over_students(config, changes)
-
-
-def mask(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """The share of patches removed: of teacher, student and measurement alike."""
-    separation_columns(config)
-    keep_evals(config.runs.teacher)
-    for ratio in (0.5, 0.6, 0.75, 0.9):
-        change = dict(mask=dict(ratio=ratio))
-        arm(
-            config,
-            f"mask_{round(100 * ratio)}",
-            f"mask ratio {ratio:g}",
-            teacher=role("teacher", **change),
-            imae=role("imae", **change),
-        )
-
-
-def size(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """The encoder of teacher and student; the decoder stays."""
-    separation_columns(config)
-    keep_evals(config.runs.teacher)
-    patch = config.runs.imae.model.variant.partition("/")[2]
-    changes = {name: dict(variant=f"{name}/{patch}") for name in ("Ti", "S", "B")}
-    width = config.runs.imae.model.encoder.width
-    if width is not None:  # it counts, whatever the variant
-        widths = (width // 2, width, 2 * width)
-        changes = {f"width_{w}": dict(encoder=dict(width=w)) for w in widths}
-    for name, change in changes.items():
-        roles = {run: role(run, model=change) for run in ("teacher", "imae")}
-        arm(config, name, name.replace("_", " "), **roles)
-
-
-def branches(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """Both images rebuilt, or only the weaker one as in the paper's first version."""
-    labels = {"both": "both", "subordinate": "subordinate only"}
-    changes = {k: (label, dict(loss=dict(branches=k))) for k, label in labels.items()}
-    over_students(config, changes)
-
-
-def teacher_input(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """Shows the teacher each image alone, or, as released, the mixture."""
-    labels = {"image": "each image alone", "mixture": "the mixture"}
-    changes = {k: (label, dict(teacher=dict(input=k))) for k, label in labels.items()}
-    over_students(config, changes)
-
-
 def mae_vs_imae(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """Equal epochs from an equal start: a MAE trained further, and made an i-MAE."""
-    config.runs.mae = mae.get_config(dataset + runlocal)
-    for run in ("teacher", "mae", "imae"):
-        keep_evals(config.runs[run], "probes")
+    mae_student(config, "start")
+    mae_student(config, "mae")
     config.runs.mae.init = config.runs.imae.init = "run:teacher"
-    probe_columns(config)
+    probe_columns(config, "student")
     finetune_column(config, dataset, runlocal)
+    config.primary = "linear_class_token"
+    # An untrained encoder's latents are a row of every run's table.
+    column(config, "gain", "gain", "student", f"separability/{ROW}gain")
     config.runs.scratch = transfer.get_config(f"{dataset},scratch{runlocal}")
+    no_teacher = dict(loss=dict(distill_weight=0.0))
+    some_clean = dict(mix=dict(clean_fraction=0.25))
     arms = {
         "mae": ("MAE, trained further", role("mae")),
         "imae": ("i-MAE", role("imae")),
+        "imae_clean": ("i-MAE, 25% of pairs alone", role("imae", **some_clean)),
         "imae_without_distillation": (
             "i-MAE without distillation",
-            role("imae", loss=dict(distill_weight=0.0)),
+            role("imae", **no_teacher),
         ),
+        "start": ("their start", role("start")),
     }
     for name, (label, student) in arms.items():
         roles = dict(student=student, finetune=role("finetune"))
         arm(config, name, label, teacher=role("teacher"), **roles)
-    roles = dict(student=role("teacher"), finetune=role("finetune"))
-    arm(config, "start", "their start", **roles)
-    roles = dict(student=role("teacher"), finetune=role("scratch"))
+    roles = dict(teacher=role("teacher"), student=role("start"), finetune=role("scratch"))
     arm(config, "scratch", "random weights", "baselines/random/", **roles)
 
 
+def separability_vs_probe(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Do separability and probe accuracy rise together? All arms of the other studies.
+
+    Those of one mask ratio and one width, whose gains are comparable; without their
+    fine-tuning. Runs that another study has trained in the same workdir are not repeated.
+    """
+    for name in ("distill_weight", "clean", "mae_vs_imae", "semantics"):
+        other = ordered()
+        other.runs, other.arms, other.columns = ordered(), ordered(), ordered()
+        other.update(get_config(f"{name},{dataset}{runlocal}"))
+        for arm_name, given in other.arms.items():
+            student = given.runs.get("student") or given.runs.get("imae")
+            if given.row or f"{name}/{arm_name}" in SEEN_ELSEWHERE:
+                continue
+            base = f"{name}_{student.base}"
+            config.runs[base] = other.runs[student.base]
+            change = student.change.to_dict()
+            roles = dict(teacher=role("teacher"), student=dict(base=base, change=change))
+            arm(config, f"{name}_{arm_name}", f"{name}: {given.label}", **roles)
+    del config.runs.imae
+    column(config, "gain", "gain", "student", "separability/gain")
+    probe_columns(config, "student")
+    config.correlate = ("gain", "linear_class_token")
+
+
+# Arms that equal one of `distill_weight`.
+SEEN_ELSEWHERE = ("clean/clean_0",)
+
 STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
+    "heads": ablations.heads,
     "distillation": distillation,
-    "attributes": attributes,
-    "semantics": semantics,
-    "mix": mix,
-    "mask": mask,
-    "size": size,
-    "branches": branches,
-    "teacher_input": teacher_input,
     "mae_vs_imae": mae_vs_imae,
+    "attributes": attributes,
+    "mask": ablations.mask,
+    "semantics": semantics,
+    "distill_weight": ablations.distill_weight,
+    "clean": ablations.clean,
+    "separability_vs_probe": separability_vs_probe,
+    "mix": ablations.mix,
+    "size": ablations.size,
+    "branches": ablations.branches,
+    "teacher_input": ablations.teacher_input,
 }

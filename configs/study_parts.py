@@ -62,25 +62,46 @@ def keep_evals(config: ConfigDict, *names: str) -> None:
             config.evals[name].alphas = (config.evals[name].alpha,)
 
 
-def separation_columns(config: ConfigDict) -> None:
+def measure_students(config: ConfigDict) -> None:
+    """Leaves every run that is pre-trained the same evaluators, separability and probes.
+
+    Teachers are measured as students only, where they have this role.
+    """
+    keep_evals(config.runs.imae, "reconstruction", "separability", "semantics", "probes")
+    keep_evals(config.runs.teacher)
+
+
+def mae_student(config: ConfigDict, name: str) -> None:
+    """Adds a run of the teacher's config that is measured: separability and probes."""
+    run = config.runs[name] = config.runs.teacher.copy_and_resolve_references()
+    run.evals.separability = config.runs.imae.evals.separability
+    run.evals.separability.teacher = "run:teacher"
+    run.evals.probes = config.runs.imae.evals.probes
+
+
+def separation_columns(config: ConfigDict, run: str = "imae") -> None:
     """Adds columns of separation: of latents, pixels and classes."""
-    keep_evals(config.runs.imae, "reconstruction", "separability", "semantics")
     latents, classes = f"separability/{ROW}", f"semantics/{ROW}"
-    by_branch(config, "r2", "R2", "imae", latents + "{branch}/r2")
-    by_branch(config, "cross_r2", "cross R2", "imae", latents + "{branch}/cross_r2")
+    column(config, "gain", "gain", run, latents + "gain")
+    by_branch(config, "r2", "R2", run, latents + "{branch}/r2")
+    by_branch(config, "excess", "excess", run, latents + "{branch}/excess")
+    by_branch(
+        config, "component_r2", "by component", run, latents + "{branch}/component_r2"
+    )
+    by_branch(config, "cross_r2", "cross R2", run, latents + "{branch}/cross_r2")
     metric = latents + "assignment_accuracy"
-    column(config, "assignment", "which is which", "imae", metric)
+    column(config, "assignment", "assignment accuracy", run, metric)
     metric = f"reconstruction/{ROW}{{branch}}/ratio"
-    by_branch(config, "error", "error", "imae", metric)
-    by_branch(config, "class", "class", "imae", classes + "{branch}/accuracy")
+    by_branch(config, "error", "error", run, metric)
+    by_branch(config, "class", "class", run, classes + "{branch}/accuracy")
 
 
-def probe_columns(config: ConfigDict) -> None:
+def probe_columns(config: ConfigDict, run: str) -> None:
     """Adds columns of probes: classes of whole images, from a frozen encoder."""
     for name, label in (("linear", "LARS probe"), ("ridge", "ridge"), ("knn", "k-NN")):
         for pool, short in (("class_token", "class token"), ("mean", "mean")):
             metric = f"probes/{ROW}{name}/{pool}/accuracy"
-            column(config, f"{name}_{pool}", f"{label}, {short}", "student", metric)
+            column(config, f"{name}_{pool}", f"{label}, {short}", run, metric)
 
 
 def finetune_column(config: ConfigDict, dataset: str, runlocal: str) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from imae_jax import evaluation
 from imae_jax.commands.study_grid import Cell, Grid, make_grid
 from imae_jax.errors import UserError
-from imae_jax.report import study_tables
+from imae_jax.report import study_statistics, study_tables
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import check_paths
 from imae_jax.storage.workdir import as_json, open_workdir, settle_dtype
@@ -179,9 +179,12 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "training": training(config),
         "columns": {name: column.label for name, column in config.columns.items()},
+        "primary": config.primary,
         "rows": collect(config, grid, workdir),
         "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
     }
+    if config.correlate:
+        found["correlation"] = study_statistics.correlate(found, config.correlate)
     atomic_files.write_json(folder / "study_config.json", as_json(config))
     study_tables.write(found, folder)
     if failed:

@@ -137,7 +137,7 @@ def write_report(workdir: str | Path) -> Path:
             for chart in charts.of_run(numbers, name)
         ],
         studies=[
-            (study_tables.tables(study), study_tables.chart(study))
+            (study_tables.tables(study), study_tables.charts(study))
             for study in found_studies
         ],
         losses=runs

@@ -1,4 +1,4 @@
-"""Tables of a study, with mean and std over seeds, as Markdown, CSV and HTML."""
+"""Tables, sentences and pictures of a study, with mean and std over seeds."""
 
 import csv
 import io
@@ -12,35 +12,33 @@ from matplotlib.figure import Figure
 from imae_jax.evaluators.tables import Table
 from imae_jax.report.charts import GREY, ORANGE, STYLE, Chart
 from imae_jax.report.figures import as_png
+from imae_jax.report.study_statistics import (
+    differences,
+    half_interval,
+    points,
+    summary,
+)
 from imae_jax.storage import atomic_files
 
 STUDY_FILE = "study.json"
 
 
-def summary(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Returns `mean`, `sd` (sample std with n - 1; None for one value) and `n`."""
-    return {
-        "mean": statistics.fmean(values) if values else None,
-        "sd": statistics.stdev(values) if len(values) > 1 else None,
-        "n": len(values),
-    }
+def cell(values: Sequence[float], num_seeds: int, form: str = ".3f", spread=None) -> str:
+    """Formats a mean and its spread, with the number of seeds if some are missing.
 
-
-def differences(study: Mapping, arm: str, column: str) -> list[float]:
-    """Differences of an arm's values to the first arm's, for the seeds that both have."""
-    first = next(iter(study["rows"].values()))["values"][column]
-    own = study["rows"][arm]["values"][column]
-    return [value - first[seed] for seed, value in own.items() if seed in first]
-
-
-def cell(values: Sequence[float], num_seeds: int, form: str = ".3f") -> str:
-    """Formats mean and std, with the number of seeds if some are missing."""
-    found = summary(values)
-    if not found["n"]:
+    Args:
+      values: one per seed that has it.
+      num_seeds: number of seeds of the study.
+      form: format of the mean.
+      spread: function of the values; the standard deviation by default.
+    """
+    if not values:
         return "–"
+    found = summary(values)
     text = f"{found['mean']:{form}}"
-    if found["sd"] is not None:
-        text += f" ± {found['sd']:.3f}"
+    beside = found["sd"] if spread is None else spread(values)
+    if beside is not None:
+        text += f" ± {beside:.3f}"
     return text if found["n"] == num_seeds else f"{text} (n={found['n']})"
 
 
@@ -64,16 +62,62 @@ def tables(study: Mapping) -> list[Table]:
         values = [list(row["values"][name].values()) for name in study["columns"]]
         rows.append((row["label"], [cell(found, seeds) for found in values]))
         found = [differences(study, arm, name) for name in study["columns"]]
-        apart.append((row["label"], [cell(values, seeds, "+.3f") for values in found]))
+        cells = [cell(values, seeds, "+.3f", half_interval) for values in found]
+        apart.append((row["label"], cells))
     made = [Table(title, caption(study), columns, rows)]
     if len(rows) > 1:
         note = (
-            f"Each arm less “{rows[0][0]}” with the same seed: mean ± standard "
-            "deviation of these differences. One within its deviation of 0 says nothing."
+            f"Each arm less “{rows[0][0]}” with the same seed: mean ± half of its 95 % "
+            "interval over seeds (Student's t). One that includes 0 shows no difference. "
+            + finding(study)
         )
         differ = f"{title}: differences"
         made.append(Table(differ, note, columns, apart[1:], is_control=True))
     return made
+
+
+def finding(study: Mapping) -> str:
+    """States what the study shows in its primary column; empty for version 0.1.0's."""
+    primary = study.get("primary")
+    if primary is None or len(study["rows"]) < 2:
+        return ""
+    first, *others = study["rows"]
+    label, reference = study["columns"][primary], study["rows"][first]["label"]
+    said = filter(None, (_difference(study, arm, primary) for arm in others))
+    return (
+        f"Primary number, named before the study ran: {label}. Against “{reference}”: "
+        f"{'; '.join(said)}."
+    )
+
+
+def _difference(study: Mapping, arm: str, column: str) -> str:
+    """States an arm's difference to the first arm and whether seeds bear it out."""
+    values, label = differences(study, arm, column), study["rows"][arm]["label"]
+    if not values:
+        return ""
+    mean, half = statistics.fmean(values), half_interval(values)
+    if half is None:
+        return f"{label} {mean:+.3f} (one seed: no interval)"
+    interval = f"95 % interval {mean - half:+.3f} to {mean + half:+.3f}"
+    verdict = "" if abs(mean) > half else ", so no difference is shown"
+    return f"{label} {mean:+.3f} ({interval}{verdict})"
+
+
+def correlation_sentence(study: Mapping) -> str:
+    """States the rank correlation, without a word on causes."""
+    found = study["correlation"]
+    across, up = (study["columns"][name] for name in found["columns"])
+    text = (
+        f"Rank correlation of {across} and {up} over {found['n']} arms (means over seeds): "
+        f"{found['rho']:+.2f}, 95 % interval {found['low']:+.2f} to {found['high']:+.2f} "
+        "by a bootstrap over arms"
+    )
+    is_shown = found["low"] > 0 or found["high"] < 0
+    return text + (
+        ". It does not say which of them, if either, is the cause."
+        if is_shown
+        else ": none is shown."
+    )
 
 
 def as_markdown(study: Mapping) -> str:
@@ -87,6 +131,8 @@ def as_markdown(study: Mapping) -> str:
             label = label.replace("|", "\\|")
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
         lines.append("")
+    if study.get("correlation"):
+        lines += [correlation_sentence(study), ""]
     lines += [f"Failed: {name}: {why}" for name, why in study["failed"].items()]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -138,18 +184,41 @@ def draw(study: Mapping) -> Figure:
     return figure
 
 
-def chart(study: Mapping) -> Chart:
-    """Makes the chart of a study for the report."""
+def draw_correlation(study: Mapping) -> Figure:
+    """Draws one column against another, a labelled point per arm."""
+    names = study["correlation"]["columns"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+        axis = figure.subplots()
+        for arm, (x, y) in points(study, names).items():
+            axis.plot(x, y, "o", color=ORANGE, ms=5)
+            place = dict(xytext=(4, 3), textcoords="offset points", fontsize=7)
+            axis.annotate(study["rows"][arm]["label"], (x, y), **place)
+        axis.set(xlabel=study["columns"][names[0]], ylabel=study["columns"][names[1]])
+        axis.grid(alpha=0.25)
+    return figure
+
+
+def charts(study: Mapping) -> list[Chart]:
+    """Makes the charts of a study for the report."""
     note = "Dots are seeds; the line is their mean, as wide as the standard deviation."
-    return Chart(f"Study: {study['name']}, by arm", note, draw(study))
+    made = [Chart(f"Study: {study['name']}, by arm", note, draw(study))]
+    if study.get("correlation"):
+        note = correlation_sentence(study)
+        title = f"Study: {study['name']}, correlation"
+        made.append(Chart(title, note, draw_correlation(study)))
+    return made
 
 
 def write(study: Mapping, folder: Path) -> None:
-    """Writes `study.json`, `table.md`, `table.csv` and `figures/study.png`."""
+    """Writes `study.json`, `table.md`, `table.csv` and pictures in `figures/`."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     atomic_files.write_text(folder / "table.md", as_markdown(study))
     atomic_files.write_text(folder / "table.csv", as_csv(study))
     atomic_files.write_bytes(folder / "figures" / "study.png", as_png(draw(study)))
+    if study.get("correlation"):
+        picture = as_png(draw_correlation(study))
+        atomic_files.write_bytes(folder / "figures" / "correlation.png", picture)
     atomic_files.write_json(folder / STUDY_FILE, study)
 
 

@@ -4,8 +4,9 @@ import csv
 import json
 
 import pytest
+from scipy.stats import spearmanr
 
-from imae_jax.report import study_tables
+from imae_jax.report import study_statistics, study_tables
 
 STUDY = {
     "name": "branches",
@@ -29,15 +30,15 @@ STUDY = {
 
 
 def test_summary_is_of_the_sample():
-    found = study_tables.summary([0.5, 0.7, 0.6])
+    found = study_statistics.summary([0.5, 0.7, 0.6])
     assert found == pytest.approx({"mean": 0.6, "sd": 0.1, "n": 3})
-    assert study_tables.summary([0.5]) == {"mean": 0.5, "sd": None, "n": 1}
-    assert study_tables.summary([]) == {"mean": None, "sd": None, "n": 0}
+    assert study_statistics.summary([0.5]) == {"mean": 0.5, "sd": None, "n": 1}
+    assert study_statistics.summary([]) == {"mean": None, "sd": None, "n": 0}
 
 
 def test_differences_are_taken_seed_by_seed():
-    assert study_tables.differences(STUDY, "one", "r2") == pytest.approx([-0.1, -0.05])
-    assert study_tables.differences(STUDY, "one", "class") == []
+    assert study_statistics.differences(STUDY, "one", "r2") == pytest.approx([-0.1, -0.05])
+    assert study_statistics.differences(STUDY, "one", "class") == []
 
 
 def test_tables():
@@ -47,13 +48,81 @@ def test_tables():
         ("both", ["0.600 ± 0.100", "0.250 (n=1)"]),
         ("one | only", ["0.525 ± 0.177 (n=2)", "–"]),
     ]
-    assert apart.rows == [("one | only", ["-0.075 ± 0.035 (n=2)", "–"])]
+    # 12.706 (Student's t, one degree of freedom) times 0.0354 / sqrt(2).
+    assert apart.rows == [("one | only", ["-0.075 ± 0.318 (n=2)", "–"])]
     assert "less “both”" in apart.note
     for part in ("shapes", "3 seeds (0, 1, 2)", "1 x cpu", "teacher 4 epochs", "deviation"):
         assert part in whole.note
     alone = STUDY | {"rows": {"both": STUDY["rows"]["both"]}, "seeds": [4]}
     (table,) = study_tables.tables(alone)
     assert "1 seed (4)" in table.note and "deviation" not in table.note
+
+
+def test_the_interval_is_students():
+    # 2.48 standard deviations for three seeds.
+    half = study_statistics.half_interval([0.5, 0.7, 0.6])
+    assert half == pytest.approx(2.484 * 0.1, rel=1e-3)
+    assert study_statistics.half_interval([0.5]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        (
+            {"0": 0.4, "1": 0.6, "2": 0.5},
+            "one | only -0.100 (95 % interval -0.100 to -0.100)",
+        ),
+        (
+            {"0": 0.4, "1": 0.8, "2": 0.6},
+            "one | only +0.000 (95 % interval -0.248 to +0.248, so no difference is shown)",
+        ),
+        ({"0": 0.4}, "one | only -0.100 (one seed: no interval)"),
+    ],
+)
+def test_the_sentence_follows_the_interval(values, verdict):
+    rows = json.loads(json.dumps(STUDY["rows"]))
+    rows["one"]["values"]["r2"] = values
+    found = study_tables.finding(STUDY | {"rows": rows, "primary": "r2"})
+    assert found.startswith(
+        "Primary number, named before the study ran: R2. Against “both”"
+    )
+    assert found.endswith(f": {verdict}.")
+
+
+def correlated(ys, seeds=2):
+    """A study whose arms have the values 0, 1, ... and `ys`."""
+    rows = {
+        f"arm_{i}": {
+            "label": f"arm {i}",
+            "values": {
+                "r2": {str(seed): i + 0.1 * seed for seed in range(seeds)},
+                "class": {str(seed): y - 0.1 * seed for seed in range(seeds)},
+            },
+        }
+        for i, y in enumerate(ys)
+    }
+    study = STUDY | {"rows": rows, "primary": "r2"}
+    return study | {"correlation": study_statistics.correlate(study, ("r2", "class"))}
+
+
+def test_rank_correlation_over_arms():
+    ys = [1.0, 3.0, 2.0, 5.0, 4.0, 6.0, 6.0]
+    found = correlated(ys)["correlation"]
+    assert found["rho"] == pytest.approx(spearmanr(range(7), ys).statistic)
+    assert found["n"] == 7 and found["low"] < found["rho"] <= found["high"] <= 1
+    assert study_statistics.correlate(correlated([1.0, 2.0, 3.0]), ("r2", "class")) is None
+
+
+def test_a_correlation_is_drawn_and_stated_without_a_cause(tmp_path):
+    rising = correlated([float(y) for y in range(9)])
+    assert rising["correlation"]["rho"] == pytest.approx(1)
+    assert "does not say which of them" in study_tables.as_markdown(rising)
+    mixed = correlated([3.0, 1.0, 2.0, 4.0, 0.0])
+    assert study_tables.as_markdown(mixed).rstrip().endswith("none is shown.")
+    study_tables.write(rising, tmp_path)
+    assert (tmp_path / "figures" / "correlation.png").stat().st_size > 1000
+    assert len(study_tables.charts(rising)) == 2 and len(study_tables.charts(STUDY)) == 1
+    assert len(study_tables.draw_correlation(rising).axes[0].lines) == 9
 
 
 def test_failures_are_said():
