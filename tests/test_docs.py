@@ -99,10 +99,10 @@ def test_python_blocks_run(page, block, capsys, parity):
 
 
 @pytest.mark.parametrize("page,block", LOADING, ids=lambda x: getattr(x, "name", ""))
-def test_blocks_that_load_a_model_run(page, block, evaluated, tmp_path, monkeypatch):
+def test_blocks_that_load_a_model_run(page, block, student, tmp_path, monkeypatch):
     (tmp_path / "runs" / "c10").mkdir(parents=True)
-    (tmp_path / "runs" / "c10" / "imae").symlink_to(evaluated)
-    export_weights.export(evaluated, "safetensors", tmp_path / "imae.safetensors")
+    (tmp_path / "runs" / "c10" / "imae").symlink_to(student)
+    export_weights.export(student, "safetensors", tmp_path / "imae.safetensors")
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
     ids = np.tile(np.arange(16), (2, 1))
@@ -113,12 +113,28 @@ def test_blocks_that_load_a_model_run(page, block, evaluated, tmp_path, monkeypa
     assert given["apart"].dominant.shape == (8, 8, 1)
 
 
+def test_the_theory_prints_what_it_says(capsys):
+    """Each line of output against the numbers in the comment of its `print`."""
+    page = ROOT / "docs" / "theory.md"
+    blocks = [block for found, block in MEASURING if found == page]
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), {})
+        printed = capsys.readouterr().out.split()
+        comments = re.findall(r"print\(.*#(.*)", block)
+        said = [number for text in comments for number in re.findall(r"\d\.\d+", text)]
+        assert len(printed) == len(said)
+        for number, text in zip(printed, said, strict=True):
+            digits = len(text.split(".")[1])
+            assert float(number) == pytest.approx(float(text), abs=0.6 * 10**-digits)
+
+
 def test_the_readme_measures_any_encoder_in_ten_lines(capsys):
     (block,) = (block for page, block in MEASURING if page.name == "README.md")
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
     exec(block, {})
-    subordinate, dominant, assignment = map(float, capsys.readouterr().out.split())
-    assert subordinate < dominant < 1 and assignment > 0.5
+    gain, subordinate, null = map(float, capsys.readouterr().out.split())
+    assert -0.2 < gain < 0.2 and subordinate < 0.3 and null == pytest.approx(0.155, abs=1e-3)
 
 
 @pytest.mark.parametrize("page", [*PAGES, WEIGHTS], ids=lambda page: page.name)
