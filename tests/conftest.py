@@ -112,14 +112,20 @@ def transfer_config(data_dir, teacher):
 
 
 @pytest.fixture(scope="session")
-def evaluated(imae_config, tmp_path_factory):
-    """The workdir of an i-MAE run, trained and evaluated; to be read, not written."""
+def student(imae_config, tmp_path_factory):
+    """The workdir of an i-MAE run of four steps; to be read, not written."""
     workdir = tmp_path_factory.mktemp("runs") / "imae"
-    config = imae_config()
-    train(config, workdir)
-    config.data.evaluate_on.update(dict(train=150, validation=150, test=150))
-    evaluation.evaluate(config, workdir)
+    train(imae_config(), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def evaluated(student, imae_config):
+    """The workdir of `student`, evaluated."""
+    config = imae_config()
+    config.data.evaluate_on.update(dict(train=150, validation=150, test=150))
+    evaluation.evaluate(config, student)
+    return student
 
 
 @pytest.fixture(scope="session")

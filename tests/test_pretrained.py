@@ -20,24 +20,24 @@ IMAGES = RANDOM.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def pretrained(evaluated):
-    return imae_jax.load(evaluated)
+def pretrained(student):
+    return imae_jax.load(student)
 
 
 def run_of(workdir):
     return trained_run.load_run(workdir, "workdir", sharding.make_mesh())
 
 
-def test_a_workdir_and_its_file_are_the_same(pretrained, evaluated, tmp_path):
-    export_weights.export(evaluated, "safetensors", tmp_path / "w.safetensors")
+def test_a_workdir_and_its_file_are_the_same(pretrained, student, tmp_path):
+    export_weights.export(student, "safetensors", tmp_path / "w.safetensors")
     from_file = imae_jax.load(tmp_path / "w.safetensors")
     jax.tree.map(np.testing.assert_array_equal, from_file.params, pretrained.params)
     np.testing.assert_array_equal(from_file.encode(IMAGES), pretrained.encode(IMAGES))
     assert from_file.config.model == pretrained.config.model
 
 
-def test_encode_sees_every_patch_in_raster_order(pretrained, evaluated):
-    run = run_of(evaluated)
+def test_encode_sees_every_patch_in_raster_order(pretrained, student):
+    run = run_of(student)
     x = augment.normalize(
         IMAGES, *(np.array(run.meta[k], np.float32) for k in ("mean", "std"))
     )
@@ -56,8 +56,8 @@ def test_encode_sees_every_patch_in_raster_order(pretrained, evaluated):
     np.testing.assert_allclose(out["tokens"][:, 1:], shown, atol=1e-5)
 
 
-def test_forward_gives_the_models_own_outputs(pretrained, evaluated):
-    run = run_of(evaluated)
+def test_forward_gives_the_models_own_outputs(pretrained, student):
+    run = run_of(student)
     mixture = RANDOM.normal(size=(3, 8, 8, 1)).astype(np.float32)
     mask = masking.random_mask(jax.random.key(0), 3, 16, 0.25)
     found = pretrained.forward(mixture, mask.ids_keep, mask.ids_restore)

@@ -52,7 +52,7 @@ HEADS = dict(num_heads=2, decoder_num_heads=2)
 
 
 @pytest.fixture(scope="session")
-def workdirs(teacher, evaluated, imae_config, transfer_config, tmp_path_factory):
+def workdirs(teacher, student, imae_config, transfer_config, tmp_path_factory):
     """A trained run of every kind."""
     folder = tmp_path_factory.mktemp("kinds")
     config = imae_config()
@@ -61,7 +61,7 @@ def workdirs(teacher, evaluated, imae_config, transfer_config, tmp_path_factory)
     for mode in ("linear", "finetune"):
         train(transfer_config(mode), folder / mode)
     found = {x: folder / x for x in ("subordinate", "linear", "finetune")}
-    return found | {"mae": teacher, "imae": evaluated}
+    return found | {"mae": teacher, "imae": student}
 
 
 def load(workdir):
