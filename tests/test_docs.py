@@ -134,7 +134,9 @@ def test_the_readme_measures_any_encoder_in_ten_lines(capsys):
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
     exec(block, {})
     gain, subordinate, null = map(float, capsys.readouterr().out.split())
-    assert -0.2 < gain < 0.2 and subordinate < 0.3 and null == pytest.approx(0.155, abs=1e-3)
+    assert (
+        -0.2 < gain < 0.2 and subordinate < 0.3 and null == pytest.approx(0.155, abs=1e-3)
+    )
 
 
 @pytest.mark.parametrize("page", [*PAGES, WEIGHTS], ids=lambda page: page.name)

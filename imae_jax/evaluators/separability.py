@@ -207,10 +207,10 @@ def _null_row(numbers: Numbers, metrics: Sequence[str]) -> list[tuple[str, list[
 def _main_table(numbers: Numbers, run: str) -> Table:
     columns = {"gain": "gain"}
     for branch, short in zip(BRANCHES, ("sub.", "dom."), strict=True):
-        columns |= {f"{branch}/r2": branch, f"{branch}/excess": f"excess, {short}"}
+        columns |= {f"{branch}/r2": f"R2, {short}", f"{branch}/excess": "excess"}
     for branch, short in zip(BRANCHES, ("sub.", "dom."), strict=True):
         columns[f"{branch}/cross_r2"] = f"cross, {short}"
-    columns["assignment_accuracy"] = "assignment accuracy"
+    columns["assignment_accuracy"] = "assignment"
     keys = [f"separability/{{row}}{name}" for name in columns]
     return Table(
         "Linear separability",
@@ -220,7 +220,7 @@ def _main_table(numbers: Numbers, run: str) -> Table:
         "separates, already explains most of the dominant one. Excess: R2 less that; gain: "
         "both excesses together. A gain of 0 is superposition, or one image at the cost "
         "of the other. Cross: the same for the other image, where a branch that keeps to "
-        "its own scores 0. Assignment accuracy: fraction of mixtures whose two latents are "
+        "its own scores 0. Assignment: fraction of mixtures whose two latents are "
         "nearer to their own images' than exchanged; high for raw pixels, too.",
         list(columns.values()),
         _null_row(numbers, list(columns)) + network_rows(numbers, run, keys),

@@ -170,7 +170,9 @@ def test_changes_of_keys_that_do_not_exist():
 
 
 def test_unknown_study_or_data_set():
-    with pytest.raises(ValueError, match="no study 'destillation'; studies: distillation"):
+    with pytest.raises(
+        ValueError, match="no study 'destillation'; studies: heads, distillation"
+    ):
         studies.get_config("destillation,digits")
     with pytest.raises(ValueError, match="no preset for data set 'digit'"):
         studies.get_config("mask,digit")

@@ -258,15 +258,22 @@ def test_the_numbers_shown_are_those_of_eval_json(open_page, report):
     ):
         prefix = f"separability/{prefix}"
         assert row("Linear separability (imae)", label) == numbers(
+            f"{prefix}gain",
             f"{prefix}subordinate/r2",
+            f"{prefix}subordinate/excess",
             f"{prefix}dominant/r2",
+            f"{prefix}dominant/excess",
             f"{prefix}subordinate/cross_r2",
             f"{prefix}dominant/cross_r2",
             f"{prefix}assignment_accuracy",
         )
+    null = row("Linear separability (imae)", "superposition (null)")
+    assert null[:5] == ["0.000", "0.155", "0.000", "0.845", "0.000"]
     words = page.get_by_role("list").first.inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{results['separability/gain']:+.2f}" in words
     for branch in ("subordinate", "dominant"):
-        assert f"{100 * results[f'separability/{branch}/r2']:.0f} %" in words
+        for number in ("r2", "r2_null"):
+            assert f"{100 * results[f'separability/{branch}/{number}']:.0f} %" in words
 
 
 def test_every_picture_is_drawn_and_every_table_opens(open_page):

@@ -23,10 +23,22 @@ NUMBERS = {
     "separability/dominant/r2": 0.78,
     "separability/subordinate/cross_r2": 0.5,
     "separability/dominant/cross_r2": 0.2,
+    "separability/subordinate/r2_null": 0.155,
+    "separability/dominant/r2_null": 0.845,
+    "separability/subordinate/excess": 0.185,
+    "separability/dominant/excess": -0.065,
+    "separability/gain": 0.12,
+    "separability/subordinate/component_r2": 0.21,
+    "separability/subordinate/mlp_r2": 0.41,
     "separability/assignment_accuracy": 0.97,
     "separability/baselines/random/subordinate/r2": 0.06,
     "separability/baselines/random/dominant/r2": 0.43,
     "separability/baselines/random/assignment_accuracy": 0.9,
+    "separability/baselines/random/gain": -0.51,
+    "separability/baselines/raw_pixels/gain": -0.82,
+    "separability/baselines/raw_pixels/assignment_accuracy": 0.86,
+    "separability/alpha_0.40/subordinate/r2_null": 0.308,
+    "separability/alpha_0.10/subordinate/r2_null": 0.012,
     "separability/alpha_0.40/subordinate/r2": 0.4,
     "separability/alpha_0.10/subordinate/r2": 0.1,
     "separability/alpha_0.10/baselines/random/subordinate/r2": 0.01,
@@ -133,9 +145,23 @@ def test_tables_of_a_run():
     tables = {table.title: table for table in summary.all_tables({"mine": NUMBERS}, {})}
     separability = tables["Linear separability"]
     assert separability.rows == [
-        ("mine", ["0.340", "0.780", "0.500", "0.200", "0.970"]),
-        ("random weights", ["0.060", "0.430", "–", "–", "0.900"]),
+        (
+            "superposition (null)",
+            ["0.000", "0.155", "0.000", "0.845", "0.000", "0.845", "0.155", "–"],
+        ),
+        ("mine", ["0.120", "0.340", "0.185", "0.780", "-0.065", "0.500", "0.200", "0.970"]),
+        ("random weights", ["-0.510", "0.060", "–", "0.430", "–", "–", "–", "0.900"]),
+        ("raw pixels", ["-0.820", "–", "–", "–", "–", "–", "–", "0.860"]),
     ]
+    # Runs of version 0.1.0 have no null.
+    old = {k: v for k, v in NUMBERS.items() if "null" not in k and "gain" not in k}
+    (table,) = (
+        t for t in summary.all_tables({"a": old}, {}) if t.title == separability.title
+    )
+    assert [label for label, _ in table.rows] == ["a", "random weights", "raw pixels"]
+    components = tables["Linear separability: every component, and beyond linear"]
+    assert components.columns == ["subordinate, by component", "subordinate, by MLP"]
+    assert components.rows == [("mine", ["0.210", "0.410"])]
     probes = tables["Class of whole images, from the frozen encoder"]
     assert dict(probes.rows)["raw pixels, no network"][:2] == ["0.600", "–"]
     assert all(len(cells) == len(probes.columns) for _, cells in probes.rows)
@@ -174,10 +200,15 @@ def test_headlines_in_plain_words():
         return " ".join(headlines.sentences(numbers)).replace("\N{NO-BREAK SPACE}", " ")
 
     said = say(NUMBERS)
-    assert "explains 34 % of what the teacher makes of the subordinate image alone" in said
-    assert "An untrained network: 6 % and 43 %." in said
+    assert "better than their sum does by a gain of +0.12, where pure" in said
+    assert "superposition has 0; untrained -0.51; raw pixels -0.82." in said
+    assert "explains 34 % of the teacher's latents of the subordinate image alone" in said
+    assert "(superposition: 16 %) and 78 % of the dominant one's (84 %)" in said
+    none = say(NUMBERS | {"separability/gain": -0.03})
+    assert "hold no more of both images than their sum (gain -0.03)" in none
     assert "explains 50 % of the dominant image, more than of its own" in said
-    assert "In 97 % of the mixtures" in said and "untrained: 90 %" in said
+    assert "In 97 % of the mixtures" in said and "raw pixels: 86 %, untrained: 90 %" in said
+    assert "50 %)" not in said
     assert "0.60 times the error of the mean training image" in said
     assert "from 60 % of the rebuilt subordinate and 90 % of the dominant" in said
     assert "names the class of 80 % of whole images" in said
@@ -204,6 +235,7 @@ def test_charts_show_the_sweep_and_its_numbers():
     assert table.rows == [
         ("mine", ["0.100", "0.400"]),
         ("random weights", ["0.010", "–"]),
+        ("superposition (null)", ["0.012", "0.308"]),
     ]
     svg = base64.b64decode(chart.image.partition(",")[2]).decode()
     # Follows the page into dark mode.

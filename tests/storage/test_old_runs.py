@@ -50,9 +50,10 @@ def test_an_old_run_is_resumed_and_scored_as_it_was(old):
         assert line["loss/total"] == pytest.approx(known["loss/total"], rel=1e-4)
     found = imae_jax.evaluate(config, "imae")
     known = json.loads(Path("imae_eval.json").read_text())
-    assert found.keys() == known.keys()
+    assert found.keys() >= known.keys()
     for name, value in known.items():
-        if not name.endswith("/blr"):
+        # CKA and effective rank have other definitions since.
+        if not name.startswith("representation/") and not name.endswith("/blr"):
             tolerance = 0.13 if name.endswith("accuracy") else 2e-2
             assert found[name] == pytest.approx(value, rel=1e-2, abs=tolerance), name
 
