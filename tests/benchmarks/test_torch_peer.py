@@ -67,6 +67,7 @@ def peer(parity):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_worker_makes_steps(peer):
     status, (ready, *steps) = work(["step", "step"], kind="mae")
     assert status == 0
@@ -77,6 +78,7 @@ def test_worker_makes_steps(peer):
         assert step["seconds"] > 0 and math.isfinite(step["loss"])
 
 
+@pytest.mark.slow
 def test_worker_says_in_one_line_what_failed(peer):
     status, (_, step, failure) = work(["step", "stop"], kind="imae", shared_mask=True)
     assert status == 1

@@ -198,6 +198,7 @@ def test_batches_tell_their_sources_factors(batches):
             np.testing.assert_allclose(batch.factors[name], values, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixtures_that_cannot_be_asked_are_not_counted(made, batches):
     valid = np.concatenate([batch.valid for batch in batches])
     labels = np.concatenate([batch.labels for batch in batches])[valid]

@@ -116,6 +116,7 @@ def test_swapping_the_heads_swaps_the_branches_exactly():
         assert not np.allclose(out[name], out[name][:, ::-1])
 
 
+@pytest.mark.slow
 def test_both_branches_share_the_decoder():
     network, params = initialized("imae")
     images, mask = inputs()

@@ -32,7 +32,12 @@ def test_image_that_is_no_multiple_of_the_patch_is_refused():
         patches.patchify(np.zeros((1, 8, 9, 1)), 2)
 
 
-@given(num_patches=st.integers(1, 40), ratio=st.floats(0, 0.99), seed=st.integers(0, 99))
+# Few shapes: each is compiled.
+@given(
+    num_patches=st.sampled_from([1, 2, 7, 36]),
+    ratio=st.sampled_from([0.0, 0.3, 0.5, 0.99]),
+    seed=st.integers(0, 99),
+)
 def test_mask_partitions_the_patches(num_patches, ratio, seed):
     visible = int(num_patches * (1 - ratio))
     if visible < 1:
@@ -46,7 +51,11 @@ def test_mask_partitions_the_patches(num_patches, ratio, seed):
         assert sorted(keep.tolist()) == np.flatnonzero(~removed).tolist()
 
 
-@given(num_patches=st.integers(2, 20), seed=st.integers(0, 99), ratio=st.floats(0, 0.9))
+@given(
+    num_patches=st.sampled_from([2, 7, 20]),
+    seed=st.integers(0, 99),
+    ratio=st.sampled_from([0.0, 0.4, 0.9]),
+)
 def test_restore_puts_every_visible_patch_back_in_its_place(num_patches, seed, ratio):
     if int(num_patches * (1 - ratio)) < 1:
         return

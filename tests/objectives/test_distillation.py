@@ -45,6 +45,7 @@ def test_targets_are_the_latents_of_each_image_alone_under_the_mixtures_mask(par
     assert not np.allclose(targets[:, 0], targets[:, 1])
 
 
+@pytest.mark.slow
 def test_shared_mask_runs_the_teacher_once_per_image_with_the_same_result(params):
     mixtures = make_mixtures(shared_mask=True)
     plain = teacher_latents(TEACHER, params, mixtures, shared_mask=False)

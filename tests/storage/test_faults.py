@@ -417,6 +417,7 @@ def test_a_reader_follows_a_run_that_goes_on(tmp_path):
     assert (step, meta["note"]) == (2, "new")
 
 
+@pytest.mark.slow
 def test_terminated_at_the_last_step(config, tmp_path, monkeypatch):
     """A study must not go on to its next run."""
     config.train.total_steps = 3

@@ -37,6 +37,7 @@ def undisturbed(imae_config, tmp_path_factory):
     return workdir, loop.train(imae_config(), workdir)
 
 
+@pytest.mark.slow
 def test_four_steps_equal_two_and_two_more_exactly(imae_config, undisturbed, tmp_path):
     expected_dir, expected = undisturbed
     loop.train(imae_config(), tmp_path, stop_at=2)
@@ -140,6 +141,7 @@ def test_data_that_changed_is_refused(imae_config, undisturbed, monkeypatch):
         evaluation.evaluate(imae_config(), undisturbed[0])
 
 
+@pytest.mark.slow
 def test_evaluation_sees_pixels_in_the_units_of_training(
     imae_config, undisturbed, monkeypatch
 ):
