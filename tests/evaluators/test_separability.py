@@ -9,8 +9,13 @@ from imae_jax.data.load import load
 from imae_jax.errors import UserError
 from imae_jax.evaluators import separability
 from imae_jax.evaluators.separability import linear_separability, mixture_separability
-from imae_jax.evaluators.separability_scores import Latents, assignments, measure
-from imae_jax.probing.ridge import AffineMap
+from imae_jax.evaluators.separability_scores import (
+    Latents,
+    assignments,
+    component_scores,
+    measure,
+)
+from imae_jax.probing.ridge import AffineMap, Moments, fit
 
 TOKENS, WIDTH, ALPHA = 3, 4, 0.3
 SEEDS = {"train": 0, "validation": 1, "test": 2}
@@ -92,6 +97,29 @@ def test_components_count_the_same_however_large():
     expected = {"001_001": 1, "002_002": 0, "003_003": 1}
     expected = {f"subordinate/component_r2/{k}": v for k, v in expected.items()}
     assert bands == pytest.approx(expected, abs=0.02)
+
+
+def test_components_by_numpy():
+    """Test targets of another spread than those that the components are of."""
+    random = np.random.default_rng(0)
+    h = {split: random.normal(size=(500, WIDTH)) * [4, 3, 2, 1] for split in SEEDS}
+    h["test"] = 2 * h["test"] @ random.normal(size=(WIDTH, WIDTH)) + 1
+    z = {split: x + random.normal(size=x.shape) for split, x in h.items()}
+    moments = {split: Moments.of(z[split], h[split]) for split in SEEDS}
+    targets = {split: Moments.of(x, x[:, :0]) for split, x in h.items()}
+    own = fit(moments["train"], moments["validation"])
+    parts = own, moments["test"], targets["train"], targets["test"]
+    found = dict(component_scores(*parts))
+    mean = h["train"].mean(axis=0)
+    _, sizes, directions = np.linalg.svd(h["train"] - mean)
+    held = np.cumsum(sizes**2) / np.sum(sizes**2)
+    count = 1 + np.count_nonzero(held < 0.95)
+    predicted = own(z["test"], np.zeros(500, int))
+    errors = np.square((predicted - h["test"]) @ directions[:count].T).sum(axis=0)
+    scores = 1 - errors / np.square((h["test"] - mean) @ directions[:count].T).sum(axis=0)
+    assert found["component_r2"] == pytest.approx(scores.mean())
+    assert found["component_r2/001_001"] == pytest.approx(scores[0])
+    assert found["component_r2/003_003"] == pytest.approx(scores[2])
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 0.45])
