@@ -164,7 +164,7 @@ def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
 
     def make() -> dict[str, np.ndarray]:
         counted = f"{len(indices):,} of {len(images):,} images"
-        logger.info(f"mean and deviation of pixels, from {counted}")
+        logger.info(f"mean and std of pixels, from {counted}")
         found, good = decode_all(images, indices, on_bad_image)
         if not len(good):
             raise UserError(f"none of {counted} can be used")

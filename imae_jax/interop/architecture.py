@@ -238,11 +238,11 @@ def _statistics(
         if len(said.mean) == len(said.std) == channels:
             return tuple(said.mean), tuple(said.std), []
         raise UserError(
-            f"mean {list(said.mean)} and deviation {list(said.std)} of pixels must be of "
+            f"mean {list(said.mean)} and std {list(said.std)} of pixels must be of "
             f"{channels} channels"
         )
     if channels == 3:
-        note = "pixels are normalized with ImageNet's mean and deviation"
+        note = "pixels are normalized with ImageNet's mean and std"
         return IMAGENET_MEAN, IMAGENET_STD, [note]
     note = "pixels in 0..1 are taken as they are: nothing says how to normalize them"
     return (0.0,) * channels, (255.0,) * channels, [note]

@@ -52,7 +52,7 @@ def export_timm(run: trained_run.TrainedRun, out: Path) -> str:
     return (
         f"{out}: timm.models.VisionTransformer({shown}) loads it, or "
         "timm.create_model with these options; pixels are normalized with "
-        f"mean {_shown(run, 'mean')} and deviation {_shown(run, 'std')}"
+        f"mean {_shown(run, 'mean')} and std {_shown(run, 'std')}"
     )
 
 

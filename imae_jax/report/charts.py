@@ -210,7 +210,7 @@ def quality(numbers: Numbers, run: str) -> list[Chart]:
         charts.append(
             _chart(
                 f"{metric.upper()} of the reconstructions",
-                "Every patch as predicted when it was removed; the mixture itself hides "
+                "Every patch as predicted when it was masked; the mixture itself hides "
                 "nothing. Higher is better.",
                 panels,
                 ylabel,

@@ -19,14 +19,14 @@ REPORT_FILE = "report.html"
 # Pictures in a run's figures/, and their captions.
 PICTURES = {
     "reconstructions.png": (
-        "Held-out images. Grey squares are removed patches. Raw is what the decoder says "
-        "in one pass; about the patches the encoder saw it was never trained to say "
-        "anything. Rebuilt shows every patch as predicted in passes in which it was "
-        "removed. No pixel of either is copied from a target."
+        "Held-out images. Grey squares are masked patches. Raw is the decoder's output "
+        "of one pass; it was not trained on the patches that the encoder saw. Rebuilt "
+        "shows every patch as predicted in passes in which it was masked. No pixel of "
+        "either is copied from a target."
     ),
     explorer.SWEEP_FILE: (
         "One pair of held-out images over alpha, the subordinate image's weight, and the "
-        "share of patches removed. Every patch as predicted when it was removed."
+        "fraction of masked patches. Every patch as predicted when it was masked."
     ),
 }
 

@@ -125,13 +125,13 @@ def test_mask_ratio_by_keyboard(open_page):
     slider = found.get_by_role("slider", name="Mask ratio")
     assert slider.get_attribute("aria-valuetext") == "mask ratio 0.25, as in training"
     before, words = state(found)
-    assert "4 of 16 patches removed" in words
+    assert "4 of 16 patches masked" in words
     slider.focus()
     slider.press("ArrowRight")
     assert slider.get_attribute("aria-valuetext") == "mask ratio 0.50"
     after, others = state(found)
     assert changed(before, after) == {"masked", "rebuilt", "difference"}
-    assert "8 of 16 patches removed" in others
+    assert "8 of 16 patches masked" in others
 
 
 def test_pair_by_keyboard_alone(open_page):

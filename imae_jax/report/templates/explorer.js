@@ -28,7 +28,7 @@ for (const section of document.querySelectorAll(".explorer")) {
     return context;
   }
 
-  /** Draws a mixture with removed patches grey, struck out to tell them from grey pixels. */
+  /** Draws a mixture with masked patches grey, struck out to tell them from grey pixels. */
   function drawMasked(canvas, tile, mask) {
     const context = draw(canvas, tile, Math.ceil(288 / Math.max(width, height)));
     const [rows, across] = layout.patches;
@@ -85,7 +85,7 @@ for (const section of document.querySelectorAll(".explorer")) {
     const mask = layout.masks[pair][r];
     const removed = sum([...mask].map(Number));
     const weights = [alphas[a].toFixed(2), (1 - alphas[a]).toFixed(2)];
-    const state = `alpha ${weights[0]}, ${removed} of ${mask.length} patches removed`;
+    const state = `alpha ${weights[0]}, ${removed} of ${mask.length} patches masked`;
 
     const say = (slider, text, value) => {
       slider.setAttribute("aria-valuetext", text);
