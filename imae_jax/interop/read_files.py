@@ -49,10 +49,11 @@ def read(path: Path) -> FileContents:
             head = file.read(9)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    # First: the header's length, 8 bytes, may begin as a pickle does.
+    if head[4:] == b"\0\0\0\0{":
+        return _read_safetensors(path)
     if head.startswith((_ZIP, _PICKLE)):
         return _read_torch(path)
-    if head[8:] == b"{":
-        return _read_safetensors(path)
     raise UserError(
         f"{path} is no checkpoint: it begins like neither a safetensors file nor one of "
         "PyTorch's"

@@ -61,23 +61,21 @@ def correlate(study: Mapping, names: Sequence[str]) -> dict | None:
     if len(found) < 4:
         return None
     random = np.random.default_rng(0)
-    drawn = []
-    for _ in range(10_000):
-        part = found[random.integers(len(found), size=len(found))]
-        if len(np.unique(part[:, 0])) > 1 and len(np.unique(part[:, 1])) > 1:
-            drawn.append(_spearman(part))
+    drawn = found[random.integers(len(found), size=(10_000, len(found)))]
+    drawn = drawn[(np.ptp(drawn, axis=1) > 0).all(axis=1)]
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
+    low, high = np.percentile(_spearman(drawn), [tail, 100 - tail])
     return {
         "columns": list(names),
         "n": len(found),
-        "rho": _spearman(found),
+        "rho": float(_spearman(found)),
         "low": float(low),
         "high": float(high),
     }
 
 
-def _spearman(pairs: np.ndarray) -> float:
-    """Returns Spearman's rank correlation of [N, 2], ties sharing their mean rank."""
-    ranks = stats.rankdata(pairs, axis=0)
-    return float(np.corrcoef(ranks.T)[0, 1])
+def _spearman(pairs: np.ndarray) -> np.ndarray:
+    """Returns Spearman's rank correlation of [..., N, 2], ties sharing their mean rank."""
+    ranks = stats.rankdata(pairs, axis=-2)
+    x, y = np.moveaxis(ranks - ranks.mean(axis=-2, keepdims=True), -1, 0)
+    return (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))

@@ -349,6 +349,24 @@ def test_positions_are_computed_for_another_size_and_that_is_said(
     assert_same(run.params, load(workdirs["mae"]).params)
 
 
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x480, 0xD80])
+def test_a_header_whose_length_begins_like_a_pickle(length, tmp_path):
+    """One safetensors file in 32: lengths are multiples of 8, and a pickle begins 0x80."""
+    path = tmp_path / "w.safetensors"
+    arrays = {"a": np.ones(3, np.float32)}
+    plain = len(json.dumps(dict(args="", format="pt")))
+    for padding in range(length + plain):
+        metadata = {"format": "pt", "args": json.dumps({"note": "x" * padding})}
+        data = safetensors.numpy.save(arrays, metadata)
+        if int.from_bytes(data[:8], "little") >= length:
+            break
+    assert int.from_bytes(data[:8], "little") == length
+    path.write_bytes(data)
+    found = read_files.read(path)
+    assert found.args == {"note": "x" * padding}
+    np.testing.assert_array_equal(found.arrays["a"], arrays["a"])
+
+
 def test_positions_of_as_many_patches_in_another_shape(workdirs, tmp_path, capsys):
     export_weights.export(workdirs["mae"], "imae_torch", tmp_path / "w.safetensors")
     import_file(tmp_path / "w.safetensors", tmp_path / "run", image_size="4x16")
