@@ -274,6 +274,7 @@ def test_batches_and_their_filling_change_nothing(made, batch_size):
     assert one == pytest.approx(other, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_of_images_of_which_nothing_else_is_known_the_class_is_read(dataset):
     splits = {
         name: Split(split.images, split.labels) for name, split in dataset.splits.items()

@@ -255,6 +255,7 @@ def test_cka_of_known_features():
     assert similarity.linear_cka(x[:, :4], y) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_none_are_not_written(imae_config, tmp_path):
     loop.train(imae_config(), tmp_path, stop_at=1)
     config = imae_config()

@@ -266,6 +266,7 @@ def test_reading_back(held_out, tmp_path):
     assert explorer.read(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_draws_its_panel(evaluated, imae_config):
     config = imae_config()
     panel = explorer.read(evaluated / "figures")

@@ -115,6 +115,7 @@ def test_a_rate_that_classes_do_not_allow_is_said_in_numbers(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_the_achieved_rate_is_logged(imae_config, tmp_path):
     config = imae_config()
     config.mix.same_class_rate = 0.5

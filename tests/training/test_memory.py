@@ -103,6 +103,7 @@ def refused(config, workdir):
     return str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_step_that_fits_is_taken(mae_config, tmp_path, only):
     only(GIB)
     state = train(mae_config(), tmp_path / "run")

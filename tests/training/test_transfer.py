@@ -127,6 +127,7 @@ def test_what_is_loaded_and_what_is_not_is_said(transfer_config, tmp_path, capsy
     )
 
 
+@pytest.mark.slow
 def test_a_classifier_and_an_imae_run_give_their_encoders(
     transfer_config, run_of, evaluated, tmp_path, capsys
 ):
@@ -284,6 +285,7 @@ def test_the_average_is_what_is_scored(transfer_config, tmp_path):
     assert changed(run.params, state.params) == set(tree_leaves(run.params))
 
 
+@pytest.mark.slow
 def test_the_average_starts_from_what_is_loaded(transfer_config, teacher, tmp_path):
     config = transfer_config("finetune")
     config.optim.ema_decay = 0.999
