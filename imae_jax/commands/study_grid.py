@@ -126,11 +126,18 @@ def make_grid(study: ConfigDict) -> Grid:
     """Makes all cells, seed by seed.
 
     Raises:
-      UserError: for an empty grid, repeated or negative seeds, and as in `make_cell`.
+      UserError: for an empty grid, repeated or negative seeds, columns that do not exist,
+        and as in `make_cell`.
     """
-    for section in ("name", "seeds", "runs", "arms", "columns"):
+    sections = ("name", "seeds", "runs", "arms", "columns", "primary", "correlate")
+    for section in sections:
         if section not in study:
             raise UserError(f"--config describes no study: it has no {section!r}")
+    for key, names in (("primary", [study.primary]), ("correlate", study.correlate)):
+        for name in names:
+            if name not in study.columns:
+                known = ", ".join(study.columns)
+                raise UserError(f"{key}={name!r} is no column; columns: {known}")
     seeds = study.seeds
     if not seeds or not study.arms:
         raise UserError(

@@ -32,6 +32,7 @@ def make(data_dir):
             run.compute.dtype = "float32"
             run.data.evaluate_on.update(dict(train=64, validation=64, test=64))
             studies.keep_evals(run, "reconstruction")
+        config.primary = "error_subordinate"
         for column in list(config.columns):
             if column != "error_subordinate":
                 del config.columns[column]
@@ -64,6 +65,10 @@ def test_a_study_is_one_table(make, tmp_path, capsys):
     mean = study_tables.cell(list(values(folder, "both").values()), 2)
     assert f"| both | {mean} |" in (folder / "table.md").read_text()
     assert (folder / "table.csv").read_text().count("\n") == 1 + 2 * 2
+    assert (
+        "Primary number, named before the study ran: error, sub."
+        in (folder / "table.md").read_text()
+    )
     page = write_report(tmp_path).read_text()
     assert "Study: branches" in page and mean in page
 
@@ -140,7 +145,7 @@ def test_bad_configs_are_found_before_the_first_run(make, tmp_path):
 def test_starts_that_do_not_fit_are_found_before_the_first_run(make, teacher, tmp_path):
     config = make()
     config.runs.teacher.init = str(teacher)
-    config.runs.teacher.model.decoder.width = 16
+    config.runs.teacher.model.decoder.width = 24
     with pytest.raises(UserError, match="seed 0: init=.* does not fit the model"):
         study.study(config, tmp_path)
     assert not (tmp_path / "cells").exists()

@@ -134,6 +134,16 @@ def test_impossible_grids(change, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "key,value", [("primary", "gian"), ("correlate", ("gain", "gian"))]
+)
+def test_columns_that_do_not_exist(key, value):
+    with pytest.raises(
+        UserError, match=f"{key}='gian' is no column; columns: gain, r2_sub"
+    ):
+        study_grid.make_grid(make(**{key: value}))
+
+
 def test_a_study_without_arms():
     config = make()
     config.arms = ConfigDict()
