@@ -19,4 +19,4 @@ class Terminated(BaseException):
 def require(ok: bool, key: str, value, allowed: str) -> None:
     """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
     if not ok:
-        raise UserError(f"{key}={value!r} is not possible: it must be {allowed}")
+        raise UserError(f"invalid {key}={value!r}: must be {allowed}")

@@ -123,7 +123,7 @@ class Pretrained:
                 "their brightness and contrast, which are no pictures"
             )
         if not 0 < alpha <= 0.5:
-            raise UserError(f"alpha={alpha!r} is not possible: it must be in (0, 0.5]")
+            raise UserError(f"invalid alpha={alpha!r}: must be in (0, 0.5]")
         ratio = self.config.mask.ratio if mask_ratio is None else mask_ratio
         check_mask_ratio(ratio, "mask_ratio", self.network.num_patches)
         images_a, is_single = self._checked(image_a, "image_a")

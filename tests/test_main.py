@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
         ),
         (
             ["demo", "--workdir=x", "--config.imae.mix.alpha=0.9"],
-            "imae: mix.alpha=0.9 is not possible",
+            "imae: invalid mix.alpha=0.9",
         ),
         (
             ["demo", "--workdir=x", "--config.imae.teacher.init=there"],

@@ -140,8 +140,8 @@ def test_images_that_cannot_be_shown(images, message, pretrained):
 def test_numbers_that_are_not_possible(pretrained):
     a, b = IMAGES[0], IMAGES[1]
     for arguments, message in (
-        (dict(alpha=0.7), r"alpha=0.7 is not possible: it must be in \(0, 0.5\]"),
-        (dict(mask_ratio=1.0), "mask_ratio=1.0 is not possible"),
+        (dict(alpha=0.7), r"invalid alpha=0.7: must be in \(0, 0.5\]"),
+        (dict(mask_ratio=1.0), "invalid mask_ratio=1.0"),
         (dict(image_b=IMAGES), "must be of one shape"),
     ):
         with pytest.raises(UserError, match=message):

@@ -145,9 +145,7 @@ def make_grid(study: ConfigDict) -> Grid:
         )
     possible = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
     if not possible or len(set(seeds)) < len(seeds):
-        raise UserError(
-            f"seeds={seeds} is not possible: they must be 0 or more, all different"
-        )
+        raise UserError(f"invalid seeds={seeds}: must be 0 or more, all different")
     return {
         (arm, role, seed): make_cell(study, arm, role, seed)
         for seed in seeds

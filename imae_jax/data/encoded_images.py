@@ -30,7 +30,7 @@ def parse_size(value: int | str | Sequence[int], key: str) -> tuple[int, int]:
     if len(texts) in (1, 2) and all(x.isdecimal() and int(x) >= 1 for x in texts):
         return int(texts[0]), int(texts[-1])
     raise UserError(
-        f"{key}={value!r} is not possible: give HEIGHT or HEIGHTxWIDTH, each at least 1"
+        f"invalid {key}={value!r}: give HEIGHT or HEIGHTxWIDTH, each at least 1"
     )
 
 

@@ -149,7 +149,7 @@ def find_named(name: str, data_dir: Path) -> Path:
     parts = NAME.fullmatch(name.removeprefix(TFDS))
     if parts is None:
         allowed = "tfds:NAME, tfds:NAME/CONFIG, or either with :VERSION such as :3.0.0"
-        raise UserError(f"data.name={name!r} is not possible: it must be {allowed}")
+        raise UserError(f"invalid data.name={name!r}: must be {allowed}")
     folder = data_dir / parts["name"]
     if parts["config"]:
         folder = folder / parts["config"]

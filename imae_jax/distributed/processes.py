@@ -80,14 +80,14 @@ def join(
 def _check(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise UserError(f"--coordinator={coordinator!r} is not possible: give HOST:PORT")
+        raise UserError(f"invalid --coordinator={coordinator!r}: give HOST:PORT")
     if num_processes is None or num_processes < 1:
         raise UserError(
             f"--num_processes={num_processes}: with --coordinator give how many there are"
         )
     if process_id is None or not 0 <= process_id < num_processes:
         raise UserError(
-            f"--process_id={process_id} is not possible: of {num_processes} processes it "
+            f"invalid --process_id={process_id}: of {num_processes} processes it "
             f"must be 0 to {num_processes - 1}"
         )
 
@@ -103,7 +103,7 @@ def _wait_for(coordinator: str, wait_seconds: int) -> None:
             return
         except UnicodeError:
             raise UserError(
-                f"--coordinator={coordinator!r} is not possible: {host!r} is no host"
+                f"invalid --coordinator={coordinator!r}: {host!r} is no host"
             ) from None
         except OSError as error:
             if time.monotonic() > last:

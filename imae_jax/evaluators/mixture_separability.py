@@ -62,7 +62,7 @@ def mixture_separability(
     allowed = "in (0, 0.5): at 0.5 nothing tells which image is which"
     alpha = as_number(alpha, "alpha", allowed, lambda alpha: 0 < alpha < 0.5)
     if map not in ("linear", "mlp"):
-        raise UserError(f"map={map!r} is not possible: it must be 'linear' or 'mlp'")
+        raise UserError(f"invalid map={map!r}: must be 'linear' or 'mlp'")
     batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
     train, test = _image_splits(train_images, test_images)
     _check_branches(branches, target)
@@ -86,7 +86,7 @@ def mixture_separability(
 def _check_branches(branches, target) -> None:
     """Raises UserError unless `branches` is a bool, and comes with a target if True."""
     if not isinstance(branches, bool | np.bool_):
-        raise UserError(f"branches={branches!r} is not possible: it must be True or False")
+        raise UserError(f"invalid branches={branches!r}: must be True or False")
     if branches and target is None:
         raise UserError("branches=True needs target: what an image alone should be told as")
 

@@ -41,20 +41,19 @@ def export(
     out = local_path(out, "out")
     if format not in FORMATS:
         known = ", ".join(FORMATS)
-        raise UserError(f"--format={format!r} is not possible; formats: {known}")
+        raise UserError(f"invalid --format={format!r}; formats: {known}")
     if dtype not in native_format.DTYPES or (
         dtype != "float32" and format != "safetensors"
     ):
         raise UserError(
-            f"--dtype={dtype!r} is not possible: float32 or, with --format=safetensors, "
-            "bfloat16"
+            f"invalid --dtype={dtype!r}: float32 or, with --format=safetensors, bfloat16"
         )
     if out.exists():
         raise UserError(f"--out={str(out)!r} exists already; give a name that does not")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out={str(out)!r}: there is no folder {str(out.parent)!r}")
     if step not in (None, "best") and not step.isdecimal():
-        raise UserError(f"--step={step!r} is not possible: give a number, or best")
+        raise UserError(f"invalid --step={step!r}: give a number, or best")
     _check_suffix(out, *SUFFIXES.get(format, ()))
     mesh = sharding.make_mesh()
     number = int(step) if step and step.isdecimal() else step

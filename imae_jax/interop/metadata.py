@@ -73,7 +73,7 @@ def _read(source: Mapping, key: str, is_possible: Callable[[Any], bool], where: 
     """Returns the value of a key or None; raises UserError if it is not possible."""
     value = source.get(key)
     if value is not None and not is_possible(value):
-        raise UserError(f"{where}: {key}={value!r} is not possible here")
+        raise UserError(f"{where}: invalid {key}={value!r} here")
     return value
 
 

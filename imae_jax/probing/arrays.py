@@ -158,7 +158,7 @@ def check_rows(array: np.ndarray, name: str, like: np.ndarray, others: str) -> N
 def _impossible(given: Any, name: str, allowed: str) -> UserError:
     value = " ".join(repr(given).split())
     value = value if len(value) <= 60 else f"{value[:57]}..."
-    return UserError(f"{name}={value} is not possible: it must be {allowed}")
+    return UserError(f"invalid {name}={value}: must be {allowed}")
 
 
 def as_count(given: Any, name: str, least: int, most: int | None = None) -> int:

@@ -62,8 +62,7 @@ def _checked(neighbours: int, temperature: float, count: int) -> dict:
     neighbours = as_count(neighbours, "neighbours", 1)
     if neighbours > count:
         raise UserError(
-            f"k-NN: neighbours={neighbours} is not possible: there are {count} training "
-            "examples"
+            f"k-NN: invalid neighbours={neighbours}: there are {count} training examples"
         )
     allowed = f"at least {COLDEST:g}"
     temperature = as_number(

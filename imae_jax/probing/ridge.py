@@ -242,7 +242,7 @@ def fit(
         )
     if free < width and min(ridges) == 0:
         raise UserError(
-            f"{what}: ridges={ridges} are not possible: 0 has no one answer for {width} "
+            f"{what}: invalid ridges={ridges}: 0 has no one answer for {width} "
             f"inputs and {count} training tokens; it must be above 0"
         )
     for moments in (train, validation):

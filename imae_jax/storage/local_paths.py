@@ -27,7 +27,7 @@ def local_path(path: str | Path, key: str) -> Path:
     """
     if is_address(str(path)):
         raise UserError(
-            f"{key}={str(path)!r} is not possible: it must be a path of this machine; "
+            f"invalid {key}={str(path)!r}: must be a path of this machine; "
             "mount the bucket or share (gcsfuse, mountpoint-s3, rclone mount) and give the "
             "path below the mount, or copy it here"
         )
@@ -35,7 +35,7 @@ def local_path(path: str | Path, key: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         text = f"it must be a path whose home folder is known ({error})"
-        raise UserError(f"{key}={str(path)!r} is not possible: {text}") from None
+        raise UserError(f"invalid {key}={str(path)!r}: {text}") from None
 
 
 def check_paths(config: ConfigDict, prefix: str = "") -> None:

@@ -216,13 +216,13 @@ def test_bad_values_get_one_line_before_compiling(monkeypatch):
     chip = tpu_slices.CHIPS["v5e"]
     monkeypatch.setattr(tpu_slices, "devices_of", lambda topology: (chip, devices))
     for key, value, message in (
-        ("mesh.fsdp", 3, "mesh.fsdp=3 .* divisor of the 8 devices"),
+        ("mesh.fsdp", 3, "mesh.fsdp=3: .* divisor of the 8 devices"),
         ("train.batch_size", 24, "divisible by 16"),
         ("mask.ratio", 1.5, "mask.ratio=1.5"),
         ("data.name", "digit", "data.name='digit' is not a known data set; did you mean"),
         ("data.name", "folder", "needs a section data.files"),
         ("data.feed", "foo", "data.feed='foo'"),
-        ("compute.attention", "cudnn", "compute.attention='cudnn' is not possible"),
+        ("compute.attention", "cudnn", "invalid compute.attention='cudnn'"),
     ):
         config = imae.get_config("digits,runlocal")
         config.update_from_flattened_dict({key: value})

@@ -191,7 +191,7 @@ def test_overrides_in_every_form():
 
 def test_numbers_below_one_are_refused():
     command = COMMANDS["report"]
-    with pytest.raises(UserError, match="--wait_seconds=0 is not possible: it must be at"):
+    with pytest.raises(UserError, match="invalid --wait_seconds=0: must be at"):
         main.read(command, ["--workdir=x", "--wait_seconds=0"])
 
 

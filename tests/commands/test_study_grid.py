@@ -124,8 +124,8 @@ def test_parents_workdirs_are_filled_in(tmp_path):
     ("change", "message"),
     [
         (dict(seeds=()), "seeds=(): a study needs at least one of each"),
-        (dict(seeds=(0, 1, 0)), "seeds=(0, 1, 0) is not possible"),
-        (dict(seeds=(-1,)), "seeds=(-1,) is not possible"),
+        (dict(seeds=(0, 1, 0)), "invalid seeds=(0, 1, 0)"),
+        (dict(seeds=(-1,)), "invalid seeds=(-1,)"),
     ],
 )
 def test_impossible_grids(change, message):

@@ -36,78 +36,86 @@ def assert_refused(config, message, workdir, monkeypatch):
 BAD_VALUES = [
     ("model.variant", "Ti", "'Ti' is not a variant"),
     ("model.variant", "mu/3", "image size 8x8 is not divisible by patch size 3"),
-    ("model.encoder.heads", 5, "model.encoder.width=32 .* number of heads, 5"),
-    ("model.encoder.depth", 0, "model.encoder.depth=0 .* at least 1"),
-    ("model.decoder.width", 30, "model.decoder.width=30 .* divisible by 4"),
+    ("model.encoder.heads", 5, "model.encoder.width=32: .* number of heads, 5"),
+    ("model.encoder.depth", 0, "model.encoder.depth=0: .* at least 1"),
+    ("model.decoder.width", 30, "model.decoder.width=30: .* divisible by 4"),
     ("model.decoder.width", 48, "its decoder width is 16, the student's is 48"),
     ("mask.ratio", 0.99, "mask ratio 0.99 leaves 0 of 16 patches"),
-    ("mask.ratio", -0.5, r"mask.ratio=-0.5 .* in \[0, 1\)"),
+    ("mask.ratio", -0.5, r"mask.ratio=-0.5: .* in \[0, 1\)"),
     ("mask.ratio", float("inf"), "mask.ratio=inf"),
-    ("mask.ratio", 0.0, "mask.ratio=0.0 .* mask at least one"),
-    ("mix.alpha", 0.0, r"mix.alpha=0.0 .* \(0, 0.5\]"),
+    ("mask.ratio", 0.0, "mask.ratio=0.0: .* mask at least one"),
+    ("mix.alpha", 0.0, r"mix.alpha=0.0: .* \(0, 0.5\]"),
     ("mix.alpha", 0.7, "mix.alpha=0.7"),
-    ("mix.clean_fraction", 1.0, r"mix.clean_fraction=1.0 .* in \[0, 1\)"),
+    ("mix.clean_fraction", 1.0, r"mix.clean_fraction=1.0: .* in \[0, 1\)"),
     ("mix.clean_fraction", 0.99, "one of a batch's 16 pairs mixed"),
-    ("teacher.input", "images", "teacher.input='images' .* 'image' or 'mixture'"),
+    ("teacher.input", "images", "teacher.input='images': .* 'image' or 'mixture'"),
     ("teacher.init", "", "teacher.init is empty"),
     ("teacher.init", "nowhere", "teacher.init='nowhere': there is no such folder"),
-    ("loss.branches", "dominant", "loss.branches='dominant' .* 'both' or 'subordinate'"),
+    ("loss.branches", "dominant", "loss.branches='dominant': .* 'both' or 'subordinate'"),
     ("loss.distill_weight", -1.0, "loss.distill_weight=-1.0"),
     ("init", "nowhere", "init='nowhere': there is no such folder"),
-    ("train.batch_size", 33, "train.batch_size=33 .* even"),
+    ("train.batch_size", 33, "train.batch_size=33: .* even"),
     ("train.batch_size", 0, "train.batch_size=0"),
     ("train.batch_size", 24, "divisible by 16: whole pairs on each of 8 devices"),
-    ("train.batch_size", 1312, "=1312 .* at most 1296: the train split holds 1,297 images"),
-    ("train.accumulate", 0, "train.accumulate=0 .* at least 1"),
-    ("train.accumulate", 4, "train.batch_size=32 .* 64: .* 4 parts .train.accumulate"),
-    ("mesh.fsdp", 3, "mesh.fsdp=3 .* a divisor of the 8 devices: 1, 2, 4, 8"),
-    ("mesh.fsdp", 0, "mesh.fsdp=0 .* -1 .all."),
+    (
+        "train.batch_size",
+        1312,
+        "=1312: .* at most 1296: the train split holds 1,297 images",
+    ),
+    ("train.accumulate", 0, "train.accumulate=0: .* at least 1"),
+    ("train.accumulate", 4, "train.batch_size=32: .* 64: .* 4 parts .train.accumulate"),
+    ("mesh.fsdp", 3, "mesh.fsdp=3: .* a divisor of the 8 devices: 1, 2, 4, 8"),
+    ("mesh.fsdp", 0, "mesh.fsdp=0: .* -1 .all."),
     ("data.name", "digitz", "data.name='digitz' is not .* did you mean 'digits'"),
-    ("data.feed", "stream", "data.feed='stream' .* 'auto', 'resident' or 'streaming'"),
-    ("data.on_bad_image", "drop", "data.on_bad_image='drop' .* 'raise' or 'skip'"),
-    ("data.resident_gb", -1.0, "data.resident_gb=-1.0 .* at least 0"),
-    ("data.prefetch", 0, "data.prefetch=0 .* at least 1"),
-    ("data.evaluate_on.test", 1, "data.evaluate_on.test=1 .* at least 2, or unset"),
-    ("data.files", FILES | {"channels": 4}, r"files.channels=4 .* 1 \(grey\) or 3"),
-    ("data.files", FILES | {"image_size": 0}, "files.image_size=0 .* at least 1"),
-    ("data.files", FILES | {"image_size": "8x"}, "files.image_size='8x' .* HEIGHTxWIDTH"),
+    ("data.feed", "stream", "data.feed='stream': .* 'auto', 'resident' or 'streaming'"),
+    ("data.on_bad_image", "drop", "data.on_bad_image='drop': .* 'raise' or 'skip'"),
+    ("data.resident_gb", -1.0, "data.resident_gb=-1.0: .* at least 0"),
+    ("data.prefetch", 0, "data.prefetch=0: .* at least 1"),
+    ("data.evaluate_on.test", 1, "data.evaluate_on.test=1: .* at least 2, or unset"),
+    ("data.files", FILES | {"channels": 4}, r"files.channels=4: .* 1 \(grey\) or 3"),
+    ("data.files", FILES | {"image_size": 0}, "files.image_size=0: .* at least 1"),
+    ("data.files", FILES | {"image_size": "8x"}, "files.image_size='8x': .* HEIGHTxWIDTH"),
     (
         "data.files",
         FILES | {"background": "snow white"},
-        "background='snow white' .* colour",
+        "background='snow white': .* colour",
     ),
-    ("data.files", FILES | {"background": "#ff000080"}, "background='#ff000080' .* colour"),
+    (
+        "data.files",
+        FILES | {"background": "#ff000080"},
+        "background='#ff000080': .* colour",
+    ),
     ("data.files", FILES | {"background": "rgb(1,2,300)"}, "background=.* a colour"),
-    ("data.files", FILES | {"centre": 0.0}, r"files.centre=0.0 .* in \(0, 1\]"),
-    ("mix.same_class_rate", 1.5, r"mix.same_class_rate=1.5 .* in \[0, 1\], or unset"),
-    ("train.steps_per_dispatch", 0, "train.steps_per_dispatch=0 .* at least 1"),
+    ("data.files", FILES | {"centre": 0.0}, r"files.centre=0.0: .* in \(0, 1\]"),
+    ("mix.same_class_rate", 1.5, r"mix.same_class_rate=1.5: .* in \[0, 1\], or unset"),
+    ("train.steps_per_dispatch", 0, "train.steps_per_dispatch=0: .* at least 1"),
     ("train.total_steps", 0, "at least one step"),
-    ("optim.warmup_steps", 4, "optim.warmup=4 .* shorter than the run's 4 steps"),
-    ("optim.blr", 0.0, "optim.blr=0.0 .* above 0"),
+    ("optim.warmup_steps", 4, "optim.warmup=4: .* shorter than the run's 4 steps"),
+    ("optim.blr", 0.0, "optim.blr=0.0: .* above 0"),
     ("optim.betas", (0.9,), "two numbers"),
     ("optim.betas", ("a", "b"), "two numbers"),
     ("optim.blr", float("inf"), "optim.blr=inf"),
     ("evals.separability.split", "train", "'validation' or 'test'"),
     ("evals.separability.split", "validation", "on validation, ridges and rates are"),
     ("evals.separability.alpha", 0.5, r"\(0, 0.5\): at 0.5 nothing tells which image"),
-    ("evals.separability.alphas", (0.3, 0.5), r"alphas=0.5 .* \(0, 0.5\): at 0.5"),
+    ("evals.separability.alphas", (0.3, 0.5), r"alphas=0.5: .* \(0, 0.5\): at 0.5"),
     ("evals.separability.map", "quadratic", "'linear' or 'mlp'"),
     ("evals.separability.targets", ("tokens",), "with 'latents', which the tables show"),
     ("evals.separability.targets", ("pixels",), "some of latents, tokens, each once"),
-    ("evals.separability.mlp.epochs", 0, "mlp.epochs=0 .* at least 1"),
+    ("evals.separability.mlp.epochs", 0, "mlp.epochs=0: .* at least 1"),
     ("evals.separability.alpha", 0.304, "alpha with alphas=.* first two digits"),
-    ("evals.separability.alphas", ("a", 0.3), r"alphas='a' .* \(0, 0.5\]"),
+    ("evals.separability.alphas", ("a", 0.3), r"alphas='a': .* \(0, 0.5\]"),
     ("evals.quality.mask_ratios", (0.25, 0.254), "mask_ratios=.* first two digits"),
-    ("evals.quality.mask_ratios", ("a",), "mask_ratios='a' .* a number"),
+    ("evals.quality.mask_ratios", ("a",), "mask_ratios='a': .* a number"),
     ("optim.weight_decay", -0.1, "optim.weight_decay"),
-    ("optim.clip_norm", 0.0, "optim.clip_norm=0.0 .* above 0 and finite, or unset"),
-    ("optim.max_skipped", 0, "optim.max_skipped=0 .* at least 1"),
-    ("compute.dtype", "float16", "compute.dtype='float16' .* 'float32' or 'bfloat16'"),
-    ("compute.attention", "flash", "compute.attention='flash' .* 'xla' or 'cudnn'"),
-    ("compute.attention", "cudnn", "compute.attention='cudnn' .* NVIDIA GPU in bfloat16"),
-    ("compute.remat", "all", "compute.remat='all' .* 'none', 'products' or 'blocks'"),
+    ("optim.clip_norm", 0.0, "optim.clip_norm=0.0: .* above 0 and finite, or unset"),
+    ("optim.max_skipped", 0, "optim.max_skipped=0: .* at least 1"),
+    ("compute.dtype", "float16", "compute.dtype='float16': .* 'float32' or 'bfloat16'"),
+    ("compute.attention", "flash", "compute.attention='flash': .* 'xla' or 'cudnn'"),
+    ("compute.attention", "cudnn", "compute.attention='cudnn': .* NVIDIA GPU in bfloat16"),
+    ("compute.remat", "all", "compute.remat='all': .* 'none', 'products' or 'blocks'"),
     ("augment.pad", -1, "augment.pad=-1"),
-    ("augment.crop_scale", (0.5,), r"augment.crop_scale=\(0.5,\) .* two numbers"),
+    ("augment.crop_scale", (0.5,), r"augment.crop_scale=\(0.5,\): .* two numbers"),
     ("augment.crop_scale", (0.0, 1.0), "augment.crop_scale=.* 0 < low <= high <= 1"),
     ("augment.crop_scale", (0.8, 0.2), "augment.crop_scale=.* 0 < low <= high <= 1"),
     ("augment.crop_scale", (0.2, 1.5), "augment.crop_scale=.* 0 < low <= high <= 1"),
@@ -115,39 +123,39 @@ BAD_VALUES = [
     ("checkpoint.keep", 0, "checkpoint.keep=0"),
     ("log.every_steps", 0, "log.every_steps=0"),
     ("seed", -1, "seed=-1"),
-    ("evals.separability.split", "tset", "evals.separability.split='tset' .* 'test'"),
+    ("evals.separability.split", "tset", "evals.separability.split='tset': .* 'test'"),
     ("evals.reconstruction.alpha", 0.6, "evals.reconstruction.alpha=0.6"),
     ("evals.separability.alphas", (0.3, 0.301), "differ in their first two digits"),
     (
         "evals.separability.alphas",
         (0.3, 0.6),
-        r"evals.separability.alphas=0.6 .* \(0, 0.5\]",
+        r"evals.separability.alphas=0.6: .* \(0, 0.5\]",
     ),
     ("evals.semantics.alpha", 0.0, "evals.semantics.alpha=0.0"),
     ("evals.semantics.seed", -1, "evals.semantics.seed=-1"),
     ("evals.quality.mask_ratios", (0.99,), "evals.quality.mask_ratios=0.99.* leaves 0 of"),
-    ("evals.quality.mask_ratios", (0.0,), "mask_ratios=0.0 .* mask at least one"),
-    ("evals.probes.neighbours", 0, "evals.probes.neighbours=0 .* at least 1"),
-    ("evals.probes.temperature", 0.0, "evals.probes.temperature=0.0 .* above 0"),
+    ("evals.quality.mask_ratios", (0.0,), "mask_ratios=0.0: .* mask at least one"),
+    ("evals.probes.neighbours", 0, "evals.probes.neighbours=0: .* at least 1"),
+    ("evals.probes.temperature", 0.0, "evals.probes.temperature=0.0: .* above 0"),
     ("evals.probes.lars.blrs", (0.1, -1.0), "evals.probes.lars.blrs"),
-    ("evals.probes.lars.warmup_epochs", 2, "warmup_epochs=2 .* less than the 2 epochs"),
-    ("evals.recognition.classifier.width", 0, "classifier.width=0 .* at least 1"),
-    ("evals.recognition.classifier.batch_size", 7, "classifier.batch_size=7 .* even"),
-    ("evals.recognition.classifier.blr", 0.0, "classifier.blr=0.0 .* above 0"),
+    ("evals.probes.lars.warmup_epochs", 2, "warmup_epochs=2: .* less than the 2 epochs"),
+    ("evals.recognition.classifier.width", 0, "classifier.width=0: .* at least 1"),
+    ("evals.recognition.classifier.batch_size", 7, "classifier.batch_size=7: .* even"),
+    ("evals.recognition.classifier.blr", 0.0, "classifier.blr=0.0: .* above 0"),
     ("evals.reconstruction.batch_size", 15, "evals.reconstruction.batch_size=15"),
-    ("explorer.split", "train", "explorer.split='train' .* 'test'"),
-    ("explorer.pairs", 0, "explorer.pairs=0 .* 1 to 32"),
-    ("explorer.pairs", 33, "explorer.pairs=33 .* 1 to 32: one batch"),
-    ("explorer.batch_size", 24, "explorer.batch_size=24 .* divisible by 16"),
+    ("explorer.split", "train", "explorer.split='train': .* 'test'"),
+    ("explorer.pairs", 0, "explorer.pairs=0: .* 1 to 32"),
+    ("explorer.pairs", 33, "explorer.pairs=33: .* 1 to 32: one batch"),
+    ("explorer.batch_size", 24, "explorer.batch_size=24: .* divisible by 16"),
     ("explorer.seed", -1, "explorer.seed=-1"),
-    ("explorer.alphas", (), r"explorer.alphas=\(\) .* one or more increasing numbers"),
+    ("explorer.alphas", (), r"explorer.alphas=\(\): .* one or more increasing numbers"),
     ("explorer.alphas", (0.3, 0.1), "explorer.alphas=.* increasing"),
     ("explorer.alphas", ("a", "b"), "explorer.alphas=.* numbers"),
-    ("explorer.alphas", (0.0, 0.3), r"explorer.alphas=0.0 .* \(0, 0.5\]"),
+    ("explorer.alphas", (0.0, 0.3), r"explorer.alphas=0.0: .* \(0, 0.5\]"),
     ("explorer.alphas", (0.3, 0.6), "explorer.alphas=0.6"),
-    ("explorer.mask_ratios", (0.0, 0.5), "explorer.mask_ratios=0.0 .* mask at least one"),
+    ("explorer.mask_ratios", (0.0, 0.5), "explorer.mask_ratios=0.0: .* mask at least one"),
     ("explorer.mask_ratios", (0.5, 0.99), "mask_ratios=0.99: .* leaves 0 of 16 patches"),
-    ("explorer.mask_ratios", (0.5, 1.5), r"explorer.mask_ratios=1.5 .* in \[0, 1\)"),
+    ("explorer.mask_ratios", (0.5, 1.5), r"explorer.mask_ratios=1.5: .* in \[0, 1\)"),
 ]
 
 
@@ -164,7 +172,7 @@ def test_several_steps_a_dispatch_need_resident_images(mae_config, tmp_path):
     config = mae_config()
     config.train.steps_per_dispatch = 2
     config.data.feed = "streaming"
-    with pytest.raises(UserError, match="steps_per_dispatch=2 .* must be 1 where images"):
+    with pytest.raises(UserError, match="steps_per_dispatch=2: must be 1 where images"):
         train(config, tmp_path)
 
 
@@ -181,12 +189,12 @@ def test_a_rate_of_classes_needs_classes(tmp_path):
 @pytest.mark.parametrize(
     "count,accumulate,message",
     [
-        (70, 1, "train.batch_size=64 .* at most 48: the train split holds 63 images"),
-        (70, 2, "train.batch_size=64 .* at most 32: the train split holds 63 images"),
+        (70, 1, "train.batch_size=64: .* at most 48: the train split holds 63 images"),
+        (70, 2, "train.batch_size=64: .* at most 32: the train split holds 63 images"),
         (
             14,
             1,
-            "train.batch_size=64 .* at least 16, and the train split holds 12 images: ",
+            "train.batch_size=64: .* at least 16, and the train split holds 12 images: ",
         ),
     ],
 )
@@ -245,7 +253,7 @@ def test_an_imae_run_is_no_teacher(imae_config, tmp_path):
 def test_evaluators_get_their_own_options_and_models(imae_config, mae_config, tmp_path):
     config = imae_config()
     config.evals.quality.alpha = 0.3
-    with pytest.raises(UserError, match="evals.quality='alpha' .* one of split, alphas"):
+    with pytest.raises(UserError, match="evals.quality='alpha': .* one of split, alphas"):
         train(config, tmp_path)
     config = imae_config()
     del config.evals.semantics.alphas
@@ -253,7 +261,7 @@ def test_evaluators_get_their_own_options_and_models(imae_config, mae_config, tm
         train(config, tmp_path)
     config = imae_config()
     del config.evals.reconstruction.alpha
-    with pytest.raises(UserError, match="evals.reconstruction.alpha=None .* an i-MAE"):
+    with pytest.raises(UserError, match="evals.reconstruction.alpha=None: .* an i-MAE"):
         train(config, tmp_path)
     config = mae_config()
     config.evals.quality = imae_config().evals.quality
@@ -265,7 +273,7 @@ def test_evaluators_get_their_own_options_and_models(imae_config, mae_config, tm
 def test_unknown_evaluator(mae_config, tmp_path):
     config = mae_config()
     config.evals.separabilty = config.evals.reconstruction
-    with pytest.raises(UserError, match="evals='separabilty' .* semantics, separability"):
+    with pytest.raises(UserError, match="evals='separabilty': .* semantics, separability"):
         train(config, tmp_path)
 
 
@@ -280,33 +288,38 @@ BAD_VALUES_OF_CLASSIFIERS = [
         "linear",
         "model.mode",
         "probe",
-        "model.mode='probe' .* 'linear', 'finetune' or 'scratch'",
+        "model.mode='probe': .* 'linear', 'finetune' or 'scratch'",
     ),
     ("linear", "model.mode", "finetune", "mode='finetune' needs mixup; .*DATASET,finetune"),
     ("finetune", "model.mode", "linear", "mode='linear' has no use for mixup"),
     ("linear", "init", "", "init is empty, but model.mode='linear' needs an encoder"),
     ("finetune", "init", "", "init is empty, but model.mode='finetune' needs"),
-    ("scratch", "init", "there", "init='there' .* must be empty"),
+    ("scratch", "init", "there", "init='there': must be empty"),
     ("linear", "init", "nowhere", "init='nowhere': there is no such folder"),
     ("linear", "init", "teacher", "init='teacher' needs an i-MAE"),
-    ("linear", "model.pools", (), r"model.pools=\(\) .* one of class_token and mean"),
+    ("linear", "model.pools", (), r"model.pools=\(\): .* one of class_token and mean"),
     ("linear", "model.pools", ("max",), r"model.pools=\('max',\)"),
     ("linear", "model.pools", ("mean", "mean"), "model.pools=.* class_token, mean"),
     ("finetune", "model.pools", ("mean", "class_token"), "model.pools=.* a single one"),
-    ("finetune", "model.drop_path", 1.0, r"model.drop_path=1.0 .* in \[0, 1\)"),
+    ("finetune", "model.drop_path", 1.0, r"model.drop_path=1.0: .* in \[0, 1\)"),
     ("finetune", "model.variant", "mu/3", "8x8 is not divisible by patch size 3"),
-    ("finetune", "optim.layer_decay", 0.0, r"optim.layer_decay=0.0 .* in \(0, 1\]"),
+    ("finetune", "optim.layer_decay", 0.0, r"optim.layer_decay=0.0: .* in \(0, 1\]"),
     ("finetune", "optim.layer_decay", 1.1, "optim.layer_decay=1.1"),
-    ("finetune", "optim.ema_decay", 1.0, r"optim.ema_decay=1.0 .* in \(0, 1\), or unset"),
-    ("finetune", "optim.min_lr", 9.0, "optim.min_lr=9.0 .* less than the peak rate"),
-    ("linear", "optim.min_lr", -1.0, "optim.min_lr=-1.0 .* at least 0"),
+    ("finetune", "optim.ema_decay", 1.0, r"optim.ema_decay=1.0: .* in \(0, 1\), or unset"),
+    ("finetune", "optim.min_lr", 9.0, "optim.min_lr=9.0: .* less than the peak rate"),
+    ("linear", "optim.min_lr", -1.0, "optim.min_lr=-1.0: .* at least 0"),
     ("finetune", "optim.betas", (0.9,), "two numbers"),
-    ("finetune", "mixup.mixup_alpha", -1.0, "mixup.mixup_alpha=-1.0 .* at least 0"),
+    ("finetune", "mixup.mixup_alpha", -1.0, "mixup.mixup_alpha=-1.0: .* at least 0"),
     ("finetune", "mixup.cutmix_alpha", -1.0, "mixup.cutmix_alpha=-1.0"),
     ("finetune", "mixup.switch_probability", 2.0, "mixup.switch_probability=2.0"),
-    ("finetune", "mixup.smoothing", -0.1, r"mixup.smoothing=-0.1 .* in \[0, 1\]"),
-    ("finetune", "augment.randaugment.num_ops", -1, "randaugment.num_ops=-1 .* at least 0"),
-    ("finetune", "augment.randaugment.magnitude", 11.0, r"magnitude=11.0 .* \[0, 10\]"),
+    ("finetune", "mixup.smoothing", -0.1, r"mixup.smoothing=-0.1: .* in \[0, 1\]"),
+    (
+        "finetune",
+        "augment.randaugment.num_ops",
+        -1,
+        "randaugment.num_ops=-1: .* at least 0",
+    ),
+    ("finetune", "augment.randaugment.magnitude", 11.0, r"magnitude=11.0: .* \[0, 10\]"),
     ("finetune", "augment.randaugment.magnitude_std", -1.0, "magnitude_std=-1.0"),
     ("finetune", "augment.randaugment.probability", 1.5, "randaugment.probability=1.5"),
     ("finetune", "augment.erasing.probability", 1.5, "erasing.probability=1.5"),
@@ -321,7 +334,7 @@ BAD_VALUES_OF_CLASSIFIERS = [
     ("linear", "evals.classification.split", "train", "'validation' or 'test'"),
     ("linear", "evals.classification.batch_size", 15, "evals.classification.batch_size=15"),
     ("linear", "train.batch_size", 24, "divisible by 16: whole pairs on each"),
-    ("linear", "train.accumulate", 2, "train.accumulate=2 .* BatchNorm"),
+    ("linear", "train.accumulate", 2, "train.accumulate=2: .* BatchNorm"),
 ]
 
 
@@ -337,7 +350,7 @@ def test_bad_values_of_classifiers(
 def test_a_loop_of_blocks_drops_none(transfer_config, tmp_path):
     config = transfer_config("finetune")
     config.compute.scan, config.model.drop_path = True, 0.1
-    with pytest.raises(UserError, match="compute.scan=True .* False with model.drop_path"):
+    with pytest.raises(UserError, match="compute.scan=True: .* False with model.drop_path"):
         train(config, tmp_path)
 
 
@@ -371,7 +384,7 @@ def test_images_of_train_are_not_scored(tmp_path):
     config = transfer.get_config("folder,scratch,runlocal")
     config.data.dir = str(tmp_path / "data")
     config.evals.classification.split = "validation"
-    with pytest.raises(UserError, match="classification.split='validation' .* from train"):
+    with pytest.raises(UserError, match="classification.split='validation': .* from train"):
         train(config, tmp_path / "run")
 
 

@@ -156,11 +156,11 @@ def test_two_processes_measure_as_one(teacher, start_two, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("localhost", 2, 1), "--coordinator='localhost' .* HOST:PORT"),
-        (("localhost:http", 2, 1), "--coordinator='localhost:http' .* HOST:PORT"),
+        (("localhost", 2, 1), "--coordinator='localhost': .* HOST:PORT"),
+        (("localhost:http", 2, 1), "--coordinator='localhost:http': .* HOST:PORT"),
         (("localhost:1234", None, 1), "--num_processes=None"),
-        (("localhost:1234", 2, None), "--process_id=None .* 0 to 1"),
-        (("localhost:1234", 2, 2), "--process_id=2 .* 0 to 1"),
+        (("localhost:1234", 2, None), "--process_id=None: .* 0 to 1"),
+        (("localhost:1234", 2, 2), "--process_id=2: .* 0 to 1"),
         ((None, 2, None), "need --coordinator"),
         ((None, None, 1), "need --coordinator"),
         (("a..b:1234", 2, 1), "'a..b' is no host"),

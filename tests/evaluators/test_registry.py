@@ -120,10 +120,10 @@ def test_it_is_measured_stored_and_shown(config, tmp_path):
 @pytest.mark.parametrize(
     "option,value,message",
     [
-        ("scale", -1.0, "evals.brightness.scale=-1.0 .* above 0 and finite"),
+        ("scale", -1.0, "evals.brightness.scale=-1.0: .* above 0 and finite"),
         ("scale", 17.0, "evals.brightness.scale is too large for 16 patches"),
         ("alphas", (0.7,), "evals.brightness.alphas=0.7"),
-        ("colour", 1, "evals.brightness='colour' .* seed, scale"),
+        ("colour", 1, "evals.brightness='colour': .* seed, scale"),
     ],
 )
 def test_its_options_are_checked(option, value, message, config, tmp_path):

@@ -464,14 +464,14 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
     config = atomic_files.read_json(tmp_path / "hf" / "config.json")
     for change, message in (
         (dict(num_hidden_layers=4), "missing blocks.1"),
-        (dict(num_hidden_layers=0), "num_hidden_layers=0 is not possible"),
-        (dict(hidden_act="relu"), "hidden_act='relu' is not possible"),
-        (dict(layer_norm_eps=0.1), "layer_norm_eps=0.1 is not possible"),
-        (dict(num_attention_heads="2"), "num_attention_heads='2' is not possible"),
-        (dict(image_size=-8), "image_size=-8 is not possible"),
-        (dict(image_size=[8, 8, 8]), "image_size=.* is not possible"),
-        (dict(norm_pix_loss="yes"), "norm_pix_loss='yes' is not possible"),
-        (dict(mask_ratio=1.5), "mask_ratio=1.5 is not possible"),
+        (dict(num_hidden_layers=0), "invalid num_hidden_layers=0"),
+        (dict(hidden_act="relu"), "invalid hidden_act='relu'"),
+        (dict(layer_norm_eps=0.1), "invalid layer_norm_eps=0.1"),
+        (dict(num_attention_heads="2"), "invalid num_attention_heads='2'"),
+        (dict(image_size=-8), "invalid image_size=-8"),
+        (dict(image_size=[8, 8, 8]), "invalid image_size=.*"),
+        (dict(norm_pix_loss="yes"), "invalid norm_pix_loss='yes'"),
+        (dict(mask_ratio=1.5), "invalid mask_ratio=1.5"),
         (dict(patch_size=4), "config says patch size 4, its arrays say 2"),
         (dict(num_channels=3), "config says number of channels 3, its arrays say 1"),
         (dict(model_type="vit"), "type 'vit'; it must be 'vit_mae'"),
@@ -484,8 +484,8 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
     processor = tmp_path / "hf" / "preprocessor_config.json"
     stored = atomic_files.read_json(processor)
     for change, message in (
-        (dict(image_mean=["a"]), "image_mean=.'a'. is not possible"),
-        (dict(image_std=[0]), "image_std=.0. is not possible"),
+        (dict(image_mean=["a"]), "invalid image_mean=.'a'."),
+        (dict(image_std=[0]), "invalid image_std=.0."),
         (dict(image_mean=[0.5, 0.5]), "must be of 1 channels"),
     ):
         atomic_files.write_json(processor, stored | change)
@@ -664,7 +664,7 @@ def test_what_cannot_be_exported(workdirs, tmp_path):
         ("finetune", "imae_torch", "a.pth", {}, "no classifier"),
         ("mae", "onnx", "a", {}, "formats: safetensors, timm"),
         ("mae", "safetensors", "a.bin", {}, "must end in .safetensors"),
-        ("mae", "hf", "a", dict(dtype="bfloat16"), "--dtype='bfloat16' is not possible"),
+        ("mae", "hf", "a", dict(dtype="bfloat16"), "invalid --dtype='bfloat16'"),
         ("mae", "safetensors", "no/a.safetensors", {}, "there is no folder"),
         ("mae", "safetensors", "a.safetensors", dict(step="last"), "a number, or best"),
         ("mae", "safetensors", "a.safetensors", dict(step="7"), "7 is no .*there are 4"),

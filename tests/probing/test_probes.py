@@ -279,9 +279,7 @@ def test_bad_examples_get_one_line(change, message):
 
 
 def test_too_few_neighbours_get_one_line():
-    with pytest.raises(
-        UserError, match="neighbours=300 is not possible: there are 20 training"
-    ):
+    with pytest.raises(UserError, match="invalid neighbours=300: there are 20 training"):
         knn_accuracy(splits(count=20), neighbours=300, temperature=0.07)
 
 

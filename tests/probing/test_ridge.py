@@ -120,11 +120,11 @@ def test_bad_input_gets_one_line():
         fit(few, few)
     few = moments(z[:6], z[:6], 0 * position[:6])
     with pytest.raises(
-        UserError, match=r"ridges=\[1.0, 0.0\] .* for 6 inputs and 6 training"
+        UserError, match=r"invalid ridges=\[1.0, 0.0\]: .* for 6 inputs and 6 training"
     ):
         fit(few, few, [1, 0])
     for ridges in ([], [-1], [np.nan], 1.0, None, ["a"]):
-        with pytest.raises(UserError, match="ridges=.* one or more numbers of at least 0"):
+        with pytest.raises(UserError, match="invalid ridges=.* one or more numbers of at least 0"):
             fit(few, few, ridges)
     none = Moments.zeros(POSITIONS, 6, 6)
     with pytest.raises(UserError, match="0 validation tokens are too few"):

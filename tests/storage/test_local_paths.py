@@ -41,7 +41,7 @@ def test_paths_without_a_scheme_are_taken_as_they_are(text):
 def test_home_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert local_path("~/runs", "workdir") == Path("/home/me/runs")
-    with pytest.raises(UserError, match="workdir='~nobody_here/x' is not possible"):
+    with pytest.raises(UserError, match="invalid workdir='~nobody_here/x'"):
         local_path("~nobody_here/x", "workdir")
 
 
@@ -73,7 +73,7 @@ def test_every_flag_refuses_addresses_before_anything_is_made(
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     assert main.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {key}") and "mount the bucket" in line
+    assert line.startswith(f"error: invalid {key}") and "mount the bucket" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -109,8 +109,8 @@ def test_every_text_of_a_config_is_looked_at(key, imae_config, tmp_path, monkeyp
     config = imae_config()
     config.update_from_flattened_dict({key: "gs://bucket/x"})
     for check in check_paths, checks.check_keys:
-        with pytest.raises(UserError, match=f"^{key}='gs://bucket/x' is not possible"):
+        with pytest.raises(UserError, match=f"^invalid {key}='gs://bucket/x'"):
             check(config)
-    with pytest.raises(UserError, match=f"^{key}="):
+    with pytest.raises(UserError, match=f"^invalid {key}="):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
