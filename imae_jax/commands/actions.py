@@ -35,6 +35,9 @@ def train(given: SimpleNamespace) -> None:
     from imae_jax.training.loop import train
 
     train(given.config, given.workdir)
+    logger.info(
+        f"Trained: {given.workdir}\nNext: python main.py eval --workdir={given.workdir}"
+    )
 
 
 def evaluate(given: SimpleNamespace) -> None:
@@ -43,7 +46,10 @@ def evaluate(given: SimpleNamespace) -> None:
     from imae_jax.report import page
 
     evaluation.evaluate(given.config, given.workdir)
-    logger.info("\n" + page.read_as_text(given.workdir))
+    logger.info(
+        f"\n{page.read_as_text(given.workdir)}\n"
+        f"Next: python main.py report --workdir={given.workdir}"
+    )
 
 
 def study(given: SimpleNamespace) -> None:

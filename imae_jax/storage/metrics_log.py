@@ -100,7 +100,7 @@ class Throughput:
 
 
 class Progress:
-    """Progress bar with the time left; without a terminal, a line every 15 seconds."""
+    """Progress with the time left: a bar or, without a terminal, a line every 15 s."""
 
     def __init__(self, title: str, first_step: int, total_steps: int):
         self._title = title
@@ -114,6 +114,7 @@ class Progress:
         )
         self._total = total_steps
         self._next_line = 0.0
+        self._began = None  # (step, time) of the first step shown, which was compiled
 
     def __enter__(self):
         return self
@@ -138,9 +139,21 @@ class Progress:
         }
         if "images_per_second" in metrics:
             shown["images/s"] = f"{metrics['images_per_second']:.0f}"
+        now = time.monotonic()
+        self._began = self._began or (step, now)
         if not self._bar.disable:
             self._bar.set_postfix(shown)
-        elif time.monotonic() >= self._next_line or step == self._total:
-            self._next_line = time.monotonic() + 15
+        elif now >= self._next_line or step == self._total:
+            self._next_line = now + 15
+            if left := self._left(step, now):
+                shown["left"] = left
             text = "  ".join(f"{name} {value}" for name, value in shown.items())
             logger.info(f"{self._title}: step {step}/{self._total}  {text}")
+
+    def _left(self, step: int, now: float) -> str:
+        """Returns the time left, such as "3 min"; empty if unknown, and at the end."""
+        first, began = self._began
+        if not first < step < self._total:
+            return ""
+        seconds = (self._total - step) * (now - began) / (step - first)
+        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
 from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir
-from imae_jax.training import memory
+from imae_jax.training import memory, opening
 from imae_jax.training.restore import initial_state
 from imae_jax.training.setup import (
     Setup,
@@ -31,6 +32,8 @@ from imae_jax.training.setup import (
 )
 from imae_jax.training.state import TrainState
 from imae_jax.training.step import make_train_step
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -80,7 +83,9 @@ def _train(
         atomic_files.write_json(workdir / CONFIG_FILE, as_json(config))
         last_step = min(total_steps, stop_at or total_steps)
         if int(state.step) >= last_step:
+            logger.info(f"{workdir.name}: has its {int(state.step):,} steps, nothing to do")
             return state
+        logger.info(opening.describe(setup, state, schedule, total_steps, warmup_steps))
         with make_feed(setup) as feed:
             make_step = functools.partial(
                 make_train_step,
@@ -199,7 +204,7 @@ class _Loop:
             Progress(setup.workdir.name, step, self.last_step) as progress,
         ):
             throughput = Throughput(writer.seconds)
-            is_end = step == self.last_step
+            is_start, is_end = True, step == self.last_step
             while not is_end:
                 num_steps = cadence.next_stop(step) - step
                 inputs = self.feed.inputs(step, num_steps)
@@ -209,7 +214,7 @@ class _Loop:
                 is_end = step == self.last_step or self.termination.look()
                 is_log = cadence.is_log_due(step)
                 is_save = cadence.is_save_due(step) or is_end
-                if not (is_save or is_log):
+                if not (is_save or is_log or is_start):
                     continue
                 metrics = {name: float(value) for name, value in metrics.items()}
                 if text := guard.check(step, metrics, self.checkpoints):
@@ -222,6 +227,9 @@ class _Loop:
                     line |= self.feed.metrics(step - 1)
                     writer.write({"step": step, **line})
                     progress.show(step, line)
+                elif is_start:
+                    progress.show(step, metrics)
+                is_start = False
                 if is_save:
                     known = meta | {"skipped_steps": int(metrics["skipped_steps"])}
                     total = metrics["loss/total"]

@@ -41,3 +41,15 @@ def test_progress_prints_lines_where_no_one_watches(capsys):
     lines = capsys.readouterr().out.splitlines()
     # The first and the last; between them at most one every 15 seconds.
     assert lines == [f"imae: step {step}/3  total 0.500  images/s 100" for step in (1, 3)]
+
+
+def test_the_time_left_is_that_of_the_steps_after_the_first(capsys, monkeypatch):
+    # The first step was compiled; what that took does not count.
+    now = iter([1000.0, 1020.0, 1120.0])
+    monkeypatch.setattr("imae_jax.storage.metrics_log.time.monotonic", lambda: next(now))
+    with Progress("imae", 0, 60) as progress:
+        for step in (1, 11, 51):
+            progress.show(step, {})
+    lines = capsys.readouterr().out.splitlines()
+    # 10 steps in 20 s, then 50 in 120 s.
+    assert [line.split("  ")[1:] for line in lines] == [[""], ["left 98 s"], ["left 22 s"]]
