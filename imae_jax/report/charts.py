@@ -1,11 +1,11 @@
-"""Line charts as SVG, with dark mode, and tables of their values."""
+"""Line charts as SVG in the page's colours, and tables of their values."""
 
-import base64
 import dataclasses
+import html
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,7 +15,6 @@ from imae_jax.objectives.mixing import BRANCHES
 
 # Placeholder for the text colour, replaced by the page's in the SVG.
 INK = "#010203"
-THEME = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imae_jax",
@@ -42,14 +41,25 @@ class Line:
     style: str = "-"
 
 
-def as_svg(figure: Figure) -> str:
-    """Converts a figure to an SVG data URI."""
+def as_svg(figure: Figure, name: str, values: Sequence[str] = ()) -> str:
+    """Converts a figure to SVG for a page.
+
+    Args:
+      figure: its points have the group ids `point_0`, `point_1`, ...
+      name: prefix of its ids, unique in the page.
+      values: what a reader sees who points at each of those points.
+    """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue().replace(INK, "currentColor")
-    text = re.sub(r"(<svg [^>]*>)", rf"\1{THEME}", text, count=1)
-    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+    text = text[text.index("<svg") :]  # without the XML declaration
+    for n, value in enumerate(values):
+        group = f'<g id="point_{n}">'
+        text = text.replace(group, f"{group}<title>{html.escape(value)}</title>")
+    text = re.sub(r'\bid="', f'id="{name}_', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{name}_", text)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +71,29 @@ class Chart:
       note: explanation of the figure.
       figure: the figure.
       tables: the plotted values.
+      values: text of each point that is marked, see `as_svg`.
     """
 
     title: str
     note: str
     figure: Figure
     tables: Sequence[Table] = ()
+    values: Sequence[str] = ()
 
-    @property
-    def image(self) -> str:
-        """SVG data URI of the figure."""
-        return as_svg(self.figure)
+    def svg(self, name: str) -> str:
+        """SVG of the figure, see `as_svg`."""
+        return as_svg(self.figure, name, self.values)
 
 
-def draw(panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str) -> Figure:
-    """Draws a panel per title side by side, with a shared legend below."""
+def draw(
+    panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str
+) -> tuple[Figure, list[str]]:
+    """Draws a panel per title side by side, with a shared legend below.
+
+    Returns:
+      The figure, and the text of each of its points.
+    """
+    values = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -83,16 +101,18 @@ def draw(panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str) -> 
         for axis, (title, lines) in zip(axes, panels.items(), strict=True):
             for label, line in lines.items():
                 xs, ys = zip(*line.points, strict=True)
-                (shown[label],) = axis.plot(
-                    xs, ys, line.style, color=line.colour, marker="o", ms=3, lw=1.6
-                )
+                drawn = dict(color=line.colour, ms=3)
+                (shown[label],) = axis.plot(xs, ys, line.style, lw=1.6, **drawn)
+                for x, y in line.points:
+                    axis.plot(x, y, "o", gid=f"point_{len(values)}", **drawn)
+                    values.append(f"{label}: {y:.3f} at {x:g}")
             axis.set(title=title, xlabel=xlabel)
             axis.grid(alpha=0.25)
         axes[0].set_ylabel(ylabel)
         figure.legend(
             shown.values(), shown.keys(), loc="outside lower center", ncols=3, fontsize=9
         )
-    return figure
+    return figure, values
 
 
 def sweep(numbers: Numbers, evaluator: str, name: str) -> Points:
@@ -102,15 +122,17 @@ def sweep(numbers: Numbers, evaluator: str, name: str) -> Points:
     return sorted((float(match[1]), value) for match, value in found if match)
 
 
-def _chart(title: str, note: str, panels: Mapping[str, Mapping[str, Line]], ylabel: str):
-    """Makes a chart of lines over alpha, or None if there are no points."""
+def _charts(
+    title: str, note: str, panels: Mapping[str, Mapping[str, Line]], ylabel: str
+) -> Iterator[Chart]:
+    """Yields a chart of lines over alpha, if there are any points."""
     panels = {
         panel: {label: line for label, line in lines.items() if line.points}
         for panel, lines in panels.items()
     }
     panels = {panel: lines for panel, lines in panels.items() if lines}
     if not panels:
-        return None
+        return
     tables = []
     for panel, lines in panels.items():
         alphas = sorted({x for line in lines.values() for x, _ in line.points})
@@ -120,8 +142,8 @@ def _chart(title: str, note: str, panels: Mapping[str, Mapping[str, Line]], ylab
         ]
         columns = [f"{alpha:.2f}" for alpha in alphas]
         tables.append(Table(panel, f"{ylabel}, {panel}, by alpha", columns, rows))
-    figure = draw(panels, ylabel, "alpha, weight of the subordinate image")
-    return Chart(title, note, figure, tables)
+    figure, values = draw(panels, ylabel, "alpha, weight of the subordinate image")
+    yield Chart(title, note, figure, tables, values)
 
 
 def _level(value: float | None, like: Points) -> Points:
@@ -129,7 +151,7 @@ def _level(value: float | None, like: Points) -> Points:
     return [] if value is None else [(x, value) for x, _ in like]
 
 
-def separability(numbers: Numbers, run: str) -> Chart | None:
+def separability(numbers: Numbers, run: str) -> Iterator[Chart]:
     """Chart of each branch's R2 and the gain over alpha, with null and baselines."""
     rows = {
         run: ("", ORANGE),
@@ -151,7 +173,7 @@ def separability(numbers: Numbers, run: str) -> Chart | None:
         panels[branch][f"{run}, cross"] = Line(cross, ORANGE, ":")
     level = _level(0.0, sweep(numbers, "separability", "gain"))
     panels["gain"]["superposition (null)"] = Line(level, INK, "--")
-    return _chart(
+    yield from _charts(
         "Separability over alpha",
         "R2 of the linear map to the teacher's latents of each image alone, and the gain "
         "of both over superposition (dashed). Dotted: how much the branch also tells of "
@@ -161,7 +183,7 @@ def separability(numbers: Numbers, run: str) -> Chart | None:
     )
 
 
-def semantics(numbers: Numbers, run: str) -> Chart | None:
+def semantics(numbers: Numbers, run: str) -> Iterator[Chart]:
     """Chart of probe accuracies over alpha."""
     panels = {}
     for branch in BRANCHES:
@@ -179,7 +201,7 @@ def semantics(numbers: Numbers, run: str) -> Chart | None:
             "teacher, shown the image alone": Line(_level(alone, own), PURPLE, "--"),
             "majority class": Line(_level(chance, own), GREY, "--"),
         }
-    return _chart(
+    yield from _charts(
         "Class from the latents, over alpha",
         "Accuracy of a linear probe that names each branch's image, on mixtures of two "
         "different classes.",
@@ -188,11 +210,10 @@ def semantics(numbers: Numbers, run: str) -> Chart | None:
     )
 
 
-def quality(numbers: Numbers, run: str) -> list[Chart]:
+def quality(numbers: Numbers, run: str) -> Iterator[Chart]:
     """Charts of PSNR and SSIM over alpha, a line per mask ratio."""
     form = r"quality/alpha_[\d.]+/mask_([\d.]+)/"
     ratios = sorted(set(re.findall(form, " ".join(numbers))))
-    charts = []
     for metric, ylabel in (("psnr", "PSNR in dB"), ("ssim", "SSIM")):
         panels = {}
         for branch in BRANCHES:
@@ -207,22 +228,13 @@ def quality(numbers: Numbers, run: str) -> list[Chart]:
             lines["the mixture itself"] = Line(mixture, GREY, "--")
             lines["the mean training image"] = Line(_level(mean, mixture), GREY, ":")
             panels[branch] = lines
-        charts.append(
-            _chart(
-                f"{metric.upper()} of the reconstructions",
-                "Every patch as predicted when it was masked; the mixture itself hides "
-                "nothing. Higher is better.",
-                panels,
-                ylabel,
-            )
+        yield from _charts(
+            f"{metric.upper()} of the reconstructions",
+            "Every patch as predicted when it was masked; the mixture itself hides "
+            "nothing. Higher is better.",
+            panels,
+            ylabel,
         )
-    return [chart for chart in charts if chart]
-
-
-def of_run(numbers: Numbers, run: str) -> list[Chart]:
-    """All charts for which a run has metrics."""
-    charts = [separability(numbers, run), semantics(numbers, run), *quality(numbers, run)]
-    return [chart for chart in charts if chart]
 
 
 def training(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:

@@ -3,16 +3,14 @@
 Evaluation stores its pictures in the run's folder, as a sprite image and a JSON layout.
 """
 
-import base64
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
@@ -26,8 +24,6 @@ from imae_jax.storage import atomic_files
 
 LAYOUT_FILE = "explorer.json"
 SWEEP_FILE = "alpha_by_mask_ratio.png"
-# Limit for all panels of a page, as text; the page is to stay below 8 MB.
-MAX_PANELS_CHARS = 6_000_000
 
 
 # The options of the `explorer` section of a config, by name.
@@ -195,35 +191,3 @@ def layout_of(
 def _moved(numbers: np.ndarray, axis: int) -> list:
     """Moves the pairs from `axis` to the front and converts to nested lists."""
     return np.moveaxis(np.asarray(numbers, np.float64).round(5), axis, 0).tolist()
-
-
-def read(folder: Path) -> dict | None:
-    """Reads the files of `write` for the page.
-
-    Returns:
-      `layout`, and `image`, the sprite as a data URI; None if a file is missing, damaged or
-      from another evaluation.
-    """
-    try:
-        layout = atomic_files.read_json(folder / LAYOUT_FILE)
-        data = (folder / layout["image"]).read_bytes()
-        if hashlib.sha256(data).hexdigest() != layout["sha256"]:
-            return None
-    except (UserError, OSError, KeyError, TypeError):
-        return None
-    kind = "png" if layout["image"].endswith("png") else "jpeg"
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return {"image": uri, "layout": layout}
-
-
-def read_runs(runs: Mapping[str, Path]) -> dict[str, dict | None]:
-    """Reads the panels of the runs that have one; None if the page has no room for it."""
-    panels, room = {}, MAX_PANELS_CHARS
-    for name, run in runs.items():
-        panel = read(run / "figures")
-        if panel is None:
-            continue
-        size = len(panel["image"])
-        panels[name] = panel if size <= room else None
-        room -= size if size <= room else 0
-    return panels

@@ -16,6 +16,36 @@ def _both(numbers: Numbers, key: str) -> list[float] | None:
     return [numbers[key] for key in keys] if all(key in numbers for key in keys) else None
 
 
+def lead(numbers: Numbers, who: str) -> str:
+    """The main result in one line: the gain, beside that of pure superposition.
+
+    Args:
+      who: the kind of model, such as "i-MAE".
+    Returns:
+      The line; empty if the gain was not measured.
+    """
+    gain = numbers.get("separability/gain")
+    if gain is None:
+        return ""
+    found = "hold both images" if gain > 0 else "hold no more than the sum of both images"
+    return f"The {who}'s latents {found}: gain {gain:+.2f} (superposition: 0)"
+
+
+def other_gains(numbers: Numbers) -> list[str]:
+    """Gains of the networks that a run is compared with."""
+    known = {
+        "MAE, shown the mixture": "mae_on_mixture",
+        "i-MAE without distillation": "without_distillation",
+        "untrained": "random",
+        "raw pixels": "raw_pixels",
+    }
+    gains = {
+        label: numbers.get(f"separability/baselines/{row}/gain")
+        for label, row in known.items()
+    }
+    return [f"{label} {x:+.2f}" for label, x in gains.items() if x is not None]
+
+
 def separated(numbers: Numbers) -> Iterator[str]:
     """Gain over superposition with its baselines, each branch's R2 with its null."""
     gain, own = numbers.get("separability/gain"), _both(numbers, "separability/{}/r2")
@@ -29,17 +59,7 @@ def separated(numbers: Numbers) -> Iterator[str]:
         else f"The latents of a mixture hold no more of both images than their sum (gain "
         f"{gain:+.2f})"
     )
-    known = {
-        "MAE, shown the mixture": "mae_on_mixture",
-        "i-MAE without distillation": "without_distillation",
-        "untrained": "random",
-        "raw pixels": "raw_pixels",
-    }
-    gains = {
-        label: numbers.get(f"separability/baselines/{row}/gain")
-        for label, row in known.items()
-    }
-    others = [f"{label} {x:+.2f}" for label, x in gains.items() if x is not None]
+    others = other_gains(numbers)
     yield (
         f"{said}, where pure superposition has 0" + "".join(f"; {x}" for x in others) + "."
     )
@@ -74,12 +94,12 @@ def told_apart(numbers: Numbers) -> Iterator[str]:
     )
 
 
-def rebuilt(numbers: Numbers) -> Iterator[str]:
+def reconstructed(numbers: Numbers) -> Iterator[str]:
     """Reconstruction errors."""
     found = _both(numbers, "reconstruction/{}/ratio")
     if found:
         yield (
-            "On patches it did not see, the rebuilt subordinate image has "
+            "On patches it did not see, the reconstructed subordinate image has "
             f"{found[0]:.2f} times the error of the mean training image, the dominant one "
             f"{found[1]:.2f} times."
         )
@@ -111,10 +131,11 @@ def recognised(numbers: Numbers) -> Iterator[str]:
     if found and best:
         yield (
             "A classifier of clean images reads the right class from "
-            f"{_percent(found[0])} of the rebuilt subordinate and {_percent(found[1])} of "
-            f"the dominant images ({_percent(numbers['recognition/clean_accuracy'])} of "
-            f"the images themselves). One trained on mixtures reads {_percent(best[0])} "
-            f"and {_percent(best[1])} from the mixture."
+            f"{_percent(found[0])} of the reconstructed subordinate and "
+            f"{_percent(found[1])} of the dominant images "
+            f"({_percent(numbers['recognition/clean_accuracy'])} of the images "
+            f"themselves). One trained on mixtures reads {_percent(best[0])} and "
+            f"{_percent(best[1])} from the mixture."
         )
 
 
@@ -138,9 +159,3 @@ def probed(numbers: Numbers) -> Iterator[str]:
     if max(other for other in others if other is not None) >= own:
         text += " No more than that: on these images a probe proves nothing."
     yield text
-
-
-def sentences(numbers: Numbers) -> list[str]:
-    """All sentences for which a run has metrics."""
-    said = (separated, told_apart, rebuilt, named, recognised, probed)
-    return [sentence for say in said for sentence in say(numbers)]

@@ -7,7 +7,15 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax.errors import UserError
-from imae_jax.report import charts, explorer, headlines, study_tables, summary
+from imae_jax.report import (
+    charts,
+    explorer,
+    headlines,
+    panels,
+    questions,
+    study_tables,
+    summary,
+)
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.checkpoint import Checkpoints
@@ -20,8 +28,8 @@ REPORT_FILE = "report.html"
 PICTURES = {
     "reconstructions.png": (
         "Held-out images. Grey squares are masked patches. Raw is the decoder's output "
-        "of one pass; it was not trained on the patches that the encoder saw. Rebuilt "
-        "shows every patch as predicted in passes in which it was masked. No pixel of "
+        "of one pass; it was not trained on the patches that the encoder saw. Rebuilt: "
+        "every patch as predicted in passes in which it was masked. No pixel of "
         "either is copied from a target."
     ),
     explorer.SWEEP_FILE: (
@@ -122,27 +130,22 @@ def write_report(workdir: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found_panels = panels.read_runs(runs)
     page = environment.get_template("report.html").render(
         title=workdir.name,
-        headlines={
-            name: (sentences, measured_at(settings.get(name, {})))
-            for name, numbers in results.items()
-            if (sentences := headlines.sentences(numbers))
-        },
-        explorers=explorer.read_runs(runs),
-        tables=summary.all_tables(results, settings),
-        charts=[
-            chart
-            for name, numbers in results.items()
-            for chart in charts.of_run(numbers, name)
-        ],
+        lead=choose_lead(results, described, found_panels),
+        measured={name: measured_at(found) for name, found in settings.items()},
+        explorers=found_panels,
+        sections=questions.sections(results, settings),
         studies=[
             (study_tables.tables(study), study_tables.charts(study))
             for study in found_studies
         ],
         losses=runs
         and charts.training({name: read_metrics(path) for name, path in runs.items()}),
-        pictures={name: find_pictures(path) for name, path in runs.items()},
+        pictures={
+            name: found for name, path in runs.items() if (found := find_pictures(path))
+        },
         runs=described,
         has_mixtures=any(
             run["settings"]["model.name"] == "imae" for run in described.values()
@@ -150,3 +153,24 @@ def write_report(workdir: str | Path) -> Path:
     )
     atomic_files.write_text(workdir / REPORT_FILE, page)
     return workdir / REPORT_FILE
+
+
+def choose_lead(
+    results: Mapping[str, Mapping[str, float]],
+    described: Mapping[str, Mapping],
+    found_panels: Mapping[str, Mapping | None],
+) -> dict:
+    """Chooses the run that the page begins with: one with a panel, if there is one.
+
+    Returns:
+      Its `run`, `line`, see `headlines.lead`, `beside`, the gains of others, and `strip`,
+      see `panels.draw_strip`; empty if no run's separability was measured.
+    """
+    kinds = {"imae": "i-MAE", "mae": "MAE"}
+    for name in sorted(results, key=lambda name: not found_panels.get(name)):
+        kind = kinds.get(described[name]["settings"]["model.name"])
+        if kind and (line := headlines.lead(results[name], kind)):
+            strip = (found_panels.get(name) or {}).get("strip", ())
+            beside = headlines.other_gains(results[name])
+            return {"run": name, "line": line, "beside": beside, "strip": strip}
+    return {}

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping
 
 from imae_jax.evaluators.registry import all_evaluators
-from imae_jax.evaluators.tables import Results, Table
+from imae_jax.evaluators.tables import Results, Table, cell
 
 # Evaluators whose tables come first; the others follow by name.
 ORDER = (
@@ -59,10 +59,53 @@ def all_tables(results: Results, settings: Settings) -> list[Table]:
     return found
 
 
+# Columns of the short table: a metric, and what it is without a model that has learned.
+SHORT = {
+    "gain": ("separability/gain", 0.0),
+    "error": ("reconstruction/ratio", 1.0),
+    "error, sub.": ("reconstruction/subordinate/ratio", 1.0),
+    "error, dom.": ("reconstruction/dominant/ratio", 1.0),
+    "probe": (
+        "probes/linear/class_token/accuracy",
+        "probes/baselines/raw_pixels/linear/accuracy",
+    ),
+}
+
+
+def short_table(results: Results) -> Table:
+    """The main metrics of every run; without rows if there are none."""
+    columns = {
+        name: (key, null)
+        for name, (key, null) in SHORT.items()
+        if any(key in numbers for numbers in results.values())
+    }
+
+    def null_of(null: float | str) -> float | None:
+        if isinstance(null, float):
+            return null
+        return next((n[null] for n in results.values() if null in n), None)
+
+    rows = {"null": [null_of(null) for _, null in columns.values()]}
+    for run, numbers in results.items():
+        rows[run] = [numbers.get(key) for key, _ in columns.values()]
+    return Table(
+        "In short",
+        "Null: pure superposition for the gain, the mean training image for the error on "
+        "masked patches (relative to it), raw pixels for the linear probe.",
+        list(columns),
+        [
+            (label, [cell(value) for value in row])
+            for label, row in rows.items()
+            if any(value is not None for value in row)
+        ],
+    )
+
+
 def as_text(results: Results, settings: Settings) -> str:
-    """Formats the tables as plain text."""
+    """Formats the short table, then all tables, as plain text."""
     lines = []
-    for table in all_tables(results, settings):
+    first = short_table(results)
+    for table in [*([first] if first.rows else []), *all_tables(results, settings)]:
         lines += [table.title, textwrap.indent(textwrap.fill(table.note, 78), "  ")]
         label_width = max(len(label) for label, _ in table.rows) + 2
         widths = [max(len(head), 5) + 3 for head in table.columns]

@@ -148,7 +148,8 @@ def test_pair_by_keyboard_alone(open_page):
     after, words = state(found)
     assert changed(before, after) == set(PICTURES)
     layout = json.loads(found.locator("script").inner_text())
-    subordinate, dominant = layout["labels"][1]
+    pair = (layout["start"]["pair"] + 1) % len(layout["labels"])
+    subordinate, dominant = layout["labels"][pair]
     assert f"subordinate {subordinate} " in words and f"dominant {dominant} " in words
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.name") == "alpha"
@@ -192,12 +193,13 @@ def test_pictures_are_the_states_own_tiles(open_page, report):
 def test_the_numbers_are_the_layouts(open_page):
     found = panel(open_page())
     layout = json.loads(found.locator("script").inner_text())
+    pair = layout["start"]["pair"]
     for s, branch in enumerate(("subordinate", "dominant")):
-        mse, mean = layout["mse"][0][0][1][s], layout["mse_train_mean"][0][0][s]
+        mse, mean = layout["mse"][pair][0][1][s], layout["mse_train_mean"][pair][0][s]
         row = found.locator(f"[data-branch={branch}]")
         assert row.locator("strong").inner_text() == f"{mse / mean:.2f}×"
-        all_mse = sum(pair[0][1][s] for pair in layout["mse"])
-        all_mean = sum(pair[0][s] for pair in layout["mse_train_mean"])
+        all_mse = sum(found[0][1][s] for found in layout["mse"])
+        all_mean = sum(found[0][s] for found in layout["mse_train_mean"])
         assert row.locator("small").inner_text() == (
             f"error {mse:.3f}; all 2 pairs together {all_mse / all_mean:.2f}×"
         )
@@ -269,7 +271,8 @@ def test_the_numbers_shown_are_those_of_eval_json(open_page, report):
         )
     null = row("Linear separability (imae)", "superposition (null)")
     assert null[:5] == ["0.000", "0.155", "0.000", "0.845", "0.000"]
-    words = page.get_by_role("list").first.inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert f"gain {results['separability/gain']:+.2f} " in page.locator("h1").inner_text()
+    words = page.locator(".headlines").first.inner_text().replace("\N{NO-BREAK SPACE}", " ")
     assert f"{results['separability/gain']:+.2f}" in words
     for branch in ("subordinate", "dominant"):
         for number in ("r2", "r2_null"):

@@ -1,3 +1,4 @@
+import base64
 import dataclasses
 import io
 import json
@@ -12,7 +13,7 @@ from imae_jax.evaluators import reconstruction
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.models import patches
-from imae_jax.report import explorer, sprites
+from imae_jax.report import explorer, panels, sprites
 from imae_jax.training.loop import train
 
 OPTIONS = dict(
@@ -239,37 +240,61 @@ def test_noise_stays_small(side, kind, tmp_path, monkeypatch):
     assert image.size == (places["columns"] * places["tile"][1], rows * places["tile"][0])
 
     panel = {"image": "x" * (len(data) * 4 // 3), "layout": {}}
-    monkeypatch.setattr(explorer, "read", lambda folder: panel)
-    panels = explorer.read_runs({name: tmp_path for name in "abcdef"})
-    shown = [found for found in panels.values() if found]
-    assert list(panels) == list("abcdef") and 2 <= len(shown) < 6
+    monkeypatch.setattr(panels, "read", lambda folder: panel)
+    read = panels.read_runs({name: tmp_path for name in "abcdef"})
+    shown = [found for found in read.values() if found]
+    assert list(read) == list("abcdef") and 2 <= len(shown) < 6
     assert sum(len(found["image"]) for found in shown) < 6e6
 
 
+def check_strip(panel, sprite):
+    """The pictures at the head of the page are the tiles of the first view."""
+    layout, sheet = panel["layout"], np.asarray(Image.open(sprite).convert("RGB"))
+    pair, alpha, ratio = (layout["start"][name] for name in ("pair", "alpha", "ratio"))
+    own = pair * (2 + 2 + 3 * 2 * 2)
+    rebuilt = own + 4 + (ratio * 2 + alpha) * 2
+    height, width = layout["tile"]
+    places = (own + 2 + alpha, rebuilt, own, rebuilt + 1, own + 1)
+    for (uri, _, _), place in zip(panel["strip"], places, strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+        assert min(shown.size) >= 128
+        y, x = np.array(divmod(place, layout["columns"])) * (height, width)
+        small = shown.resize((width, height), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(small, sheet[y : y + height, x : x + width])
+    assert [caption for _, caption, _ in panel["strip"]] == [
+        "mixture",
+        "predicted",
+        "original",
+        "predicted",
+        "original",
+    ]
+
+
 def test_reading_back(held_out, tmp_path):
-    assert explorer.read(tmp_path) is None
+    assert panels.read(tmp_path) is None
     explorer.write(constant(0.0), held_out, tmp_path, **OPTIONS)
-    found = explorer.read(tmp_path)
+    found = panels.read(tmp_path)
     assert found["image"].startswith("data:image/png;base64,iVBOR")
     assert found["layout"]["alphas"] == [0.1, 0.3]
+    check_strip(found, tmp_path / "explorer.png")
     layout, sprite = tmp_path / "explorer.json", tmp_path / "explorer.png"
     whole = layout.read_text()
     for broken in (whole[:-20], "[]", "{}", '{"image": "explorer.png"}'):
         layout.write_text(broken)
-        assert explorer.read(tmp_path) is None
+        assert panels.read(tmp_path) is None
     layout.write_text(whole)
     # Killed between two files: the sprite is of another evaluation.
     explorer.write(constant(1.0), held_out, tmp_path / "other", **OPTIONS)
     sprite.write_bytes((tmp_path / "other" / "explorer.png").read_bytes())
-    assert explorer.read(tmp_path) is None
+    assert panels.read(tmp_path) is None
     sprite.unlink()
-    assert explorer.read(tmp_path) is None
+    assert panels.read(tmp_path) is None
 
 
 @pytest.mark.slow
 def test_evaluating_a_run_draws_its_panel(evaluated, imae_config):
     config = imae_config()
-    panel = explorer.read(evaluated / "figures")
+    panel = panels.read(evaluated / "figures")
     assert panel["layout"]["alphas"] == list(config.explorer.alphas)
     assert panel["layout"]["trained_mask_ratio"] == config.mask.ratio
     assert np.isfinite(panel["layout"]["mse"]).all()

@@ -1,13 +1,15 @@
 """What the report and the tables say, from numbers alone."""
 
 import base64
+import html
 import re
 
 import pytest
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
-from imae_jax.report import charts, explorer, figures, headlines, summary
+from imae_jax.evaluators.tables import Table
+from imae_jax.report import charts, explorer, figures, panels, questions, summary
 from imae_jax.report.page import PICTURES, measured_at, write_report
 from imae_jax.storage import atomic_files, workdir
 from imae_jax.training.loop import train
@@ -72,7 +74,7 @@ def test_report_of_a_run_that_has_only_begun(mae_config, tmp_path):
     with_config(mae_config(), tmp_path)
     page = write_report(tmp_path).read_text()
     assert "digits, 0 steps, 0.0 epochs, 0.0 minutes of training, unknown" in page
-    assert "<table" not in page and "What was found" not in page
+    assert "<table" not in page and "gain" not in page
 
 
 def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
@@ -82,7 +84,7 @@ def test_report_tells_the_runs_of_a_folder_apart(imae_config, tmp_path):
         atomic_files.write_json(folder / "eval.json", numbers)
     (tmp_path / "no_run").mkdir()
     page = write_report(tmp_path).read_text()
-    assert "What was found: first" in page and "What was found: second" in page
+    assert "<h3>first</h3>" in page and "<h3>second</h3>" in page
     assert "0.123" in page and "0.568" in page
     assert "<h3>Linear separability (second)</h3>" in page
     assert page.count("<h3>Reconstruction of both images from their mixture</h3>") == 1
@@ -197,7 +199,11 @@ def test_text_is_aligned_and_fits():
 def test_headlines_in_plain_words():
 
     def say(numbers):
-        return " ".join(headlines.sentences(numbers)).replace("\N{NO-BREAK SPACE}", " ")
+        return " ".join(
+            text
+            for section in questions.sections({"mine": numbers}, {})
+            for text in section.sentences.get("mine", ())
+        ).replace("\N{NO-BREAK SPACE}", " ")
 
     said = say(NUMBERS)
     assert "better than their sum does by a gain of +0.12, where pure" in said
@@ -210,7 +216,7 @@ def test_headlines_in_plain_words():
     assert "In 97 % of the mixtures" in said and "raw pixels: 86 %, untrained: 90 %" in said
     assert "50 %)" not in said
     assert "0.60 times the error of the mean training image" in said
-    assert "from 60 % of the rebuilt subordinate and 90 % of the dominant" in said
+    assert "from 60 % of the reconstructed subordinate and 90 % of the dominant" in said
     assert "names the class of 80 % of whole images" in said
     assert "of 48 % of the subordinate images from their branch's latents" in said
     assert "from the other branch's, 45 % and 82 %; from the teacher's latents" in said
@@ -219,7 +225,7 @@ def test_headlines_in_plain_words():
     assert "on these images a probe proves nothing" in say(easy)
     separated = NUMBERS | {"separability/subordinate/cross_r2": 0.1}
     assert "10 % of the dominant image, less than" in say(separated)
-    assert headlines.sentences({}) == []
+    assert say({}) == ""
 
 
 def test_charts_show_the_sweep_and_its_numbers():
@@ -227,7 +233,12 @@ def test_charts_show_the_sweep_and_its_numbers():
         (0.1, 0.1),
         (0.4, 0.4),
     ]
-    found = {chart.title: chart for chart in charts.of_run(NUMBERS, "mine")}
+
+    def drawn(numbers):
+        found = questions.sections({"mine": numbers}, {})
+        return {chart.title: chart for section in found for chart in section.charts}
+
+    found = drawn(NUMBERS)
     assert found.keys() == {"Separability over alpha", "PSNR of the reconstructions"}
     chart = found["Separability over alpha"]
     (table,) = chart.tables  # nothing was measured of the dominant branch
@@ -237,12 +248,61 @@ def test_charts_show_the_sweep_and_its_numbers():
         ("random weights", ["0.010", "–"]),
         ("superposition (null)", ["0.012", "0.308"]),
     ]
-    svg = base64.b64decode(chart.image.partition(",")[2]).decode()
-    # Follows the page into dark mode.
+    svg = chart.svg("here")
+    # In the page's colour, also where that is dark.
     assert charts.INK not in svg and "currentColor" in svg
-    assert re.search(r"<svg [^>]*><style>.*prefers-color-scheme", svg)
     assert ">subordinate</text>" in svg and "http-equiv" not in svg
-    assert charts.of_run({}, "mine") == []
+    assert "<title>mine: 0.400 at 0.4</title>" in svg
+    assert svg.count("<title>") == len(chart.values) == 5
+    # Ids are the page's: those of another chart do not clash.
+    assert set(re.findall(r'\bid="(.*?)_', svg)) == {"here"}
+    assert set(re.findall(r"(?:href=\"#|url\(#)(\w+?)_", svg)) == {"here"}
+    assert drawn({}) == {}
+
+
+def test_the_page_begins_with_the_gain_and_its_null(imae_config, tmp_path):
+    folder = with_config(imae_config(), tmp_path / "run")
+    atomic_files.write_json(folder / "eval.json", NUMBERS)
+    page = html.unescape(write_report(folder).read_text())
+    assert "<h1>The i-MAE's latents hold both images: gain +0.12 (superposition: 0)" in page
+    assert "For comparison: untrained -0.51; raw pixels -0.82." in page
+    atomic_files.write_json(folder / "eval.json", NUMBERS | {"separability/gain": -0.03})
+    page = write_report(folder).read_text()
+    assert "hold no more than the sum of both images: gain -0.03" in page
+    # Every entry of the contents leads somewhere.
+    anchors = re.findall(r'<a href="#(.*?)"', page)
+    assert {"separability", "reconstruction", "runs"} <= set(anchors)
+    assert all(f'id="{anchor}"' in page for anchor in anchors)
+
+
+def test_tables_of_a_users_own_evaluator_are_in_the_page(monkeypatch):
+    own = Table("Brightness", "Mean.", ["mean"], [("run", ["0.5"])])
+    monkeypatch.setattr(questions.summary, "all_tables", lambda *_: [own])
+    (section,) = questions.sections({"run": {}}, {})
+    assert (section.title, section.tables) == ("Other numbers", [own])
+
+
+def test_the_short_table_has_the_nulls():
+    table = summary.short_table({"mine": NUMBERS, "empty": {}})
+    assert table.columns == ["gain", "error, sub.", "error, dom.", "probe"]
+    assert table.rows == [
+        ("null", ["0.000", "1.000", "1.000", "0.600"]),
+        ("mine", ["0.120", "0.600", "0.250", "0.800"]),
+    ]
+    assert summary.as_text({"mine": NUMBERS}, {}).startswith("In short")
+    assert not summary.short_table({"empty": {}}).rows
+
+
+def test_the_first_pair_shown_is_the_median_one():
+    layout = {
+        "alphas": [0.1, 0.3, 0.5],
+        "mask_ratios": [0.25, 0.5, 0.75],
+        "trained_mask_ratio": 0.6,
+        # [N][R][A][S]: worst, best and middle pair, in the order of the errors' sums.
+        "mse": [[[[1, 1]] * 3] * 3, [[[0, 0.1]] * 3] * 3, [[[0.9, 0]] * 3] * 3],
+        "mse_train_mean": [[[1, 1]] * 3] * 3,
+    }
+    assert panels.choose_start(layout) == {"pair": 2, "alpha": 1, "ratio": 1}
 
 
 def test_losses_are_drawn_for_runs_of_any_age():

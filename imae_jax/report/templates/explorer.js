@@ -10,7 +10,7 @@ for (const section of document.querySelectorAll(".explorer")) {
   const fixed = both.length + alphas.length;
   const perPair = fixed + ratios.length * alphas.length * branches.length;
 
-  // A pair's tiles: both targets, the mixture at each alpha, then what was rebuilt.
+  // A pair's tiles: both targets, the mixture at each alpha, then the reconstructions.
   const target = (pair, s) => pair * perPair + s;
   const mixture = (pair, a) => pair * perPair + both.length + a;
   const rebuilt = (pair, r, a, s) =>
@@ -111,9 +111,9 @@ for (const section of document.querySelectorAll(".explorer")) {
       const who = `${branch} ${labels[s]}`;
       const tiles = [rebuilt(pair, r, a, s), target(pair, s)];
       row.querySelector(".label").textContent = labels[s];
-      draw(picture(row, "rebuilt", `Rebuilt ${who}: ${state}`), tiles[0]);
-      draw(picture(row, "target", `Target: the true ${who}`), tiles[1]);
-      const where = `Difference between rebuilt and true ${who}: ${state}`;
+      draw(picture(row, "rebuilt", `Reconstruction of ${who}: ${state}`), tiles[0]);
+      draw(picture(row, "target", `Original ${who}`), tiles[1]);
+      const where = `Difference between reconstruction and original ${who}: ${state}`;
       drawDifference(picture(row, "difference", where), ...tiles);
 
       const { error, share, average } = measure(pair, r, a, s);
@@ -122,7 +122,7 @@ for (const section of document.querySelectorAll(".explorer")) {
       row.querySelector(".bar i").style.width = `${100 * Math.min(1, share)}%`;
       row.querySelector("small").textContent =
         `error ${error}; all ${all} pairs together ${average.toFixed(2)}×`;
-      return `${who} is rebuilt with ${share.toFixed(2)} times the error of the mean image`;
+      return `${who} is reconstructed with ${share.toFixed(2)} times the error of the mean image`;
     });
     form.querySelector(".words").textContent =
       `At ${state}: ${words.join("; ")}.`;
@@ -133,10 +133,9 @@ for (const section of document.querySelectorAll(".explorer")) {
     form.querySelectorAll(".pair").forEach((label, pair) => {
       label.querySelectorAll("canvas").forEach((canvas, s) => draw(canvas, target(pair, s)));
     });
-    // Start in the middle, with the mask ratio that is nearest to training's.
-    form.elements.alpha.value = Math.floor(alphas.length / 2);
-    const distances = ratios.map((ratio) => Math.abs(ratio - layout.trained_mask_ratio));
-    form.elements.ratio.value = distances.indexOf(Math.min(...distances));
+    form.elements.pair.value = layout.start.pair;
+    form.elements.alpha.value = layout.start.alpha;
+    form.elements.ratio.value = layout.start.ratio;
     form.addEventListener("input", show);
     form.addEventListener("submit", (event) => event.preventDefault());
     show();
