@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from small_inputs import Flowers
 
+import main
+from imae_jax.commands import command_line, config_overrides
 from imae_jax.interop import export_weights
 
 pytestmark = pytest.mark.slow
@@ -139,7 +141,79 @@ def test_the_readme_measures_any_encoder_in_ten_lines(capsys):
     )
 
 
-@pytest.mark.parametrize("page", [*PAGES, WEIGHTS], ids=lambda page: page.name)
+LINKING = [*PAGES, WEIGHTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+def anchors_of(page):
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in headings]
+    return {text.replace(" ", "-") for text in words}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
 def test_links_between_files_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if link.startswith("https://"):
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), f"{link}#{anchor}"
+
+
+def test_every_page_of_docs_is_in_the_menu():
+    index = (ROOT / "docs" / "index.md").read_text()
+    trees = "\n".join(re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL))
+    lines = [line for line in trees.splitlines() if line and line[0] != ":"]
+    names = [re.sub(r".*<(.*)>", r"\1", line) for line in lines]
+    own = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    outside = {name for name in names if name.startswith("../")}
+    assert set(names) - outside == own
+    for name in outside:
+        found = [ROOT / "docs" / f"{name}{end}" for end in (".md", ".ipynb")]
+        assert any(path.exists() for path in found), name
+
+
+def shown_commands(page):
+    """The words after `main.py` of all its commands that a page shows."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if match := re.search(r"python main\.py (.*)", line):
+                # A command that another one, such as ssh, is given ends with its quote.
+                is_inside = match[1].count('"') % 2
+                text = match[1].rstrip('"') if is_inside else match[1]
+                yield shlex.split(text.split("&&")[0], comments=True)
+
+
+SHOWING = [page for page in LINKING if any(shown_commands(page))]
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.name)
+def test_commands_on_pages_have_the_flags_and_keys_that_they_name(page):
+    for name, *words in shown_commands(page):
+        command = command_line.find_command(name, main.COMMANDS)
+        if any("..." in word for word in words):
+            continue
+        given, rest = command_line.parse(command, words, main.COMMANDS)
+        config = getattr(given, "config", None)
+        if config and not made_in_contributing(config):
+            config_overrides.override(config_overrides.load(config), rest)
+
+
+def made_in_contributing(config):
+    """True for the files and presets that CONTRIBUTING.md makes; another test runs them."""
+    return re.search(r"stripes|brightness|clipping", config)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="sphinx is not installed (requirements-docs.txt)")
+    (line,) = re.findall(r"python (-m sphinx .*)", (ROOT / "Makefile").read_text())
+    words = line.replace("build/docs", f"-d {tmp_path}/trees {tmp_path}/site").split()
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    site = tmp_path / "site" / "docs"
+    assert 'id="loss-distill-weight"' in (site / "config-reference.html").read_text()
+    assert "mixture_separability" in (site / "api.html").read_text()

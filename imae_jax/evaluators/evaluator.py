@@ -17,7 +17,7 @@ class Evaluator:
     """A module's `EVALUATOR`, named after its module in configs and `eval.json`.
 
     Attributes:
-      evaluate: (networks, held_out, **options) -> (metric, value) pairs. Its keyword-only
+      evaluate: `(networks, held_out, **options)` -> (metric, value) pairs. Its keyword-only
         parameters are the keys of its section of `config.evals`.
       rules: rules for its own options, by key. Options shared by several evaluators
         (`split`, `batch_size`, `seed`, `alpha`, `alphas`, `mask_ratios`) are checked in
