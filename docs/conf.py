@@ -46,12 +46,14 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "navigation_with_keys": False,
-    "show_nav_level": 2,
-    "header_links_before_dropdown": 6,
+    "navbar_center": [],  # the whole menu is in the sidebar
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"**": ["sidebar-nav-bs"]}
+html_sidebars = {"**": ["menu.html"]}
+templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 
 def _without_folder_links(app, docname: str, source: list[str]) -> None:
