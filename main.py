@@ -46,6 +46,7 @@ def import_weights(given: SimpleNamespace) -> None:
     presets = {
         "mae": mae.get_config("imagenet"),
         "imae": imae.get_config("imagenet"),
+        "classifier": transfer.get_config("imagenet,finetune"),
         "encoder": transfer.get_config("imagenet,linear"),
     }
     actions.import_weights(given, presets)

@@ -18,7 +18,6 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.interop import native_format, read_files
 from imae_jax.models import masking, patches
 from imae_jax.models.classifier import Classifier
-from imae_jax.models.factory import build_model
 from imae_jax.models.forward import encode
 from imae_jax.models.imae import IMAE
 from imae_jax.models.layers import Compute
@@ -29,6 +28,7 @@ from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage.local_paths import local_path
 from imae_jax.training import trained_run
 from imae_jax.training.predict import make_network
+from imae_jax.training.stored_model import stored_model
 
 
 class Separated(NamedTuple):
@@ -239,7 +239,7 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
     if step is not None:
         raise UserError(f"step={step!r}: {path} is a file, which holds one step")
     contents = read_files.read(path)
-    if not native_format.is_native(contents):
+    if not contents.is_native:
         raise UserError(f"{path} was not exported from here: {_IMPORT}")
     found = native_format.read(contents, path)
     return _pretrained(found.config, jax.device_put(found.arrays["params"]), found.meta)
@@ -252,8 +252,8 @@ _IMPORT = (
 
 
 def _pretrained(config: ConfigDict, params, meta: Mapping) -> Pretrained:
-    image_shape = tuple(meta["image_shape"])
-    network = build_model(config, image_shape, len(meta["class_names"]))
+    network = stored_model(config, meta)
+    image_shape = (*network.image_size, network.channels)
     mean, std = (np.array(meta[name], np.float32) for name in ("mean", "std"))
     network = network.clone(compute=Compute())
     return Pretrained(config, params, network, image_shape, mean, std)

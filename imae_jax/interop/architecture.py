@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.interop import mae_names, metadata
-from imae_jax.interop.huggingface import by_mae_names
+from imae_jax.interop import big_vision, huggingface, mae_names, metadata
 from imae_jax.interop.imae_release import from_release
 from imae_jax.interop.metadata import WeightsMetadata
 from imae_jax.interop.read_files import FileContents
@@ -20,9 +20,6 @@ from imae_jax.models.transformer import Size
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 16}
 RELEASE_DECODER_HEADS = {512: 16, 192: 6}  # i-MAE's release
-# Pixel statistics of MAE, timm and Hugging Face, on the 0..255 scale.
-IMAGENET_MEAN = tuple(255 * x for x in (0.485, 0.456, 0.406))
-IMAGENET_STD = tuple(255 * x for x in (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +27,8 @@ class DetectedModel:
     """A model detected in a file of another project.
 
     Attributes:
-      kind: "mae", "imae", or "encoder" if there is no decoder.
+      kind: "mae", "imae", or if there is no decoder "classifier" (fine-tuned, of mean
+        tokens) or "encoder".
       source: description of the file's origin.
       arrays: float32 arrays by MAE's names.
       encoder, decoder: sizes; no decoder for an encoder alone.
@@ -42,7 +40,7 @@ class DetectedModel:
       notes: assumptions that were made.
     """
 
-    kind: Literal["mae", "imae", "encoder"]
+    kind: Literal["mae", "imae", "classifier", "encoder"]
     source: str
     arrays: Mapping[str, np.ndarray]
     encoder: Size
@@ -61,9 +59,16 @@ class DetectedModel:
     def names(self) -> list[mae_names.Name]:
         """Names of all arrays of the model."""
         found = mae_names.encoder_names(self.encoder.depth)
+        if self.kind == "classifier":
+            return mae_names.classifier_names(found)
         if self.decoder is not None:
             found += mae_names.decoder_names(self.decoder.depth, self.heads)
         return found
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of a classifier, else 0."""
+        return len(self.arrays["head.weight"]) if self.kind == "classifier" else 0
 
     @property
     def heads(self) -> list[str]:
@@ -92,19 +97,23 @@ def detect(
     Raises:
       UserError: if it is not a masked autoencoder, or an unsupported one.
     """
-    arrays = contents.arrays
-    said = metadata.of_script(contents.args)
-    source = None
+    said, notes = metadata.of_script(contents.args), [contents.note] * bool(contents.note)
     if contents.config:
-        source, said = "a MAE of Hugging Face's", metadata.of_hugging_face(contents.config)
-        arrays = by_mae_names(arrays, said)
+        said = metadata.of_hugging_face(contents.config)
+    source, arrays, said = _by_mae_names(contents.arrays, said)
     _check_is_vit(arrays)
     arrays = {name: _as_float32(x, name) for name, x in arrays.items()}
     width, channels, patch_size, _ = _shape(arrays, "patch_embed.proj.weight", 4)
-    _check_sizes(said, patch_size, channels)
+    depth = _depth(arrays, "blocks")
+    _check_sizes(
+        ("patch size", said.patch_size, patch_size),
+        ("number of channels", said.channels, channels),
+        ("width", said.width, width),
+        ("depth", said.depth, depth),
+    )
     heads = _heads(num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads")
-    encoder = Size(width, said.depth or _depth(arrays, "blocks"), heads)
-    kind, branches, notes = "encoder", "both", []
+    encoder = Size(width, depth, heads)
+    kind, branches = "encoder", "both"
     own_source = "an encoder alone (MAE's or timm's names)"
     is_release = said.is_release or "decoder_embed1.weight" in arrays
     decoder = _decoder(arrays, said, decoder_num_heads, is_release)
@@ -112,20 +121,24 @@ def detect(
         kind, own_source = "mae", "a MAE, encoder and decoder (MAE's names)"
         if is_release:
             kind = "imae"
-            arrays, branches, notes = from_release(arrays)
+            arrays, branches, left_out = from_release(arrays)
+            notes += left_out
             number = "two heads" if branches == "both" else "one head"
             own_source = f"an i-MAE by the names of the authors' release, {number}"
             said = said._replace(norm_pix=bool(said.norm_pix))
     elif (decoder_num_heads, norm_pix) != (None, None):
         flag = "norm_pix" if decoder_num_heads is None else "decoder_num_heads"
         raise UserError(f"--{flag}: this is an encoder alone, without a decoder")
-    image_size = image_size or said.image_size or _own_image_size(arrays, patch_size)
+    else:
+        kind, own_source, arrays, left_out = _encoder_or_classifier(arrays)
+        notes += left_out
+    image_size = image_size or _image_size(arrays, said.image_size, patch_size)
     if image_size is None:
         raise UserError(
             "the file does not tell for which images it is; give --image_size=HEIGHT or "
             "HEIGHTxWIDTH"
         )
-    mean, std, note = _statistics(said, channels)
+    mean, std, note = metadata.pixel_statistics(said, channels)
     return DetectedModel(
         kind=kind,
         source=source or own_source,
@@ -155,12 +168,41 @@ def _check_is_vit(arrays: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _check_sizes(said: WeightsMetadata, patch_size: int, channels: int) -> None:
-    """Raises UserError if metadata and arrays differ."""
-    for key, value, own in (
-        ("patch size", said.patch_size, patch_size),
-        ("number of channels", said.channels, channels),
-    ):
+def _by_mae_names(
+    arrays: Mapping[str, np.ndarray], said: WeightsMetadata
+) -> tuple[str | None, Mapping[str, np.ndarray], WeightsMetadata]:
+    """Returns (source, arrays by MAE's names, metadata) for other families' names."""
+    if big_vision.MARK in arrays:
+        arrays, heads = big_vision.by_mae_names(arrays)
+        return "a ViT of big_vision's", arrays, said._replace(num_heads=heads)
+    if huggingface.has_its_names(arrays):
+        return "a MAE of Hugging Face's", huggingface.by_mae_names(arrays), said
+    return None, arrays, said
+
+
+def _encoder_or_classifier(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[str, str, dict[str, np.ndarray], list[str]]:
+    """Returns (kind, source, arrays, notes) of a model without a decoder."""
+    heads = sorted(x for x in arrays if x.startswith(("head.", "head_dist.")))
+    if "fc_norm.weight" in arrays and "norm.weight" not in arrays:
+        if "head.weight" not in arrays or arrays["head.weight"].ndim != 2:
+            raise UserError(
+                "it is an encoder that ends with fc_norm, and no classifier, as it has no "
+                "head.weight: which model it belongs to is not clear"
+            )
+        note = f"the names of its {len(arrays['head.weight'])} classes are not in the file"
+        source = "a fine-tuned classifier of mean tokens (MAE's or timm's names)"
+        return "classifier", source, dict(arrays), [note]
+    # With the class token or the mean of tokens: nothing says which.
+    notes = [f"a head is left out: {', '.join(heads)}"] if heads else []
+    rest = {name: x for name, x in arrays.items() if name not in heads}
+    return "encoder", "an encoder alone (MAE's or timm's names)", rest, notes
+
+
+def _check_sizes(*sizes: tuple[str, int | None, int]) -> None:
+    """Raises UserError if metadata and arrays differ; takes (name, stated, of arrays)."""
+    for key, value, own in sizes:
         if value not in (None, own):
             raise UserError(f"its config says {key} {value}, its arrays say {own}")
 
@@ -176,7 +218,11 @@ def _decoder(
         return None
     width = _shape(arrays, "mask_token", 3)[-1]
     usual = RELEASE_DECODER_HEADS if is_release else DECODER_HEADS
-    depth = said.decoder_depth or _depth(arrays, "decoder_blocks")
+    depth = _depth(arrays, "decoder_blocks")
+    _check_sizes(
+        ("decoder width", said.decoder_width, width),
+        ("decoder depth", said.decoder_depth, depth),
+    )
     heads = num_heads, said.decoder_num_heads, usual, width
     return Size(width, depth, _heads(*heads, "decoder_num_heads"))
 
@@ -184,7 +230,12 @@ def _decoder(
 def _as_float32(x: np.ndarray, name: str) -> np.ndarray:
     if np.iscomplexobj(x):
         raise UserError(f"{name} holds complex numbers")
-    x = np.asarray(x, np.float32)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(f"{name} holds {x.dtype}, no floating-point numbers")
+    if not x.size:
+        raise UserError(f"{name} is {list(x.shape)}, it holds no values")
+    with np.errstate(over="ignore"):
+        x = np.asarray(x, np.float32)
     if not np.all(np.isfinite(x)):
         raise UserError(f"{name} holds values that are not finite")
     return x
@@ -219,30 +270,24 @@ def _heads(
     return said or usual[width]
 
 
-def _own_image_size(
-    arrays: Mapping[str, np.ndarray], patch_size: int
+def _image_size(
+    arrays: Mapping[str, np.ndarray], said: tuple[int, int] | None, patch_size: int
 ) -> tuple[int, int] | None:
-    """Infers (H, W) of square images from the number of position embeddings."""
+    """Returns (H, W) as stated, or of square images with as many patches as positions.
+
+    Raises:
+      UserError: if the stated size has another number of patches.
+    """
     if "pos_embed" not in arrays:
-        return None
+        return said
     num_patches = _shape(arrays, "pos_embed", 3)[1] - 1
+    if said is not None:
+        height, width = said
+        if height * width != num_patches * patch_size**2:
+            raise UserError(
+                f"its config says images of {height}x{width}, its pos_embed is of "
+                f"{num_patches} patches of {patch_size}x{patch_size}"
+            )
+        return said
     side = math.isqrt(max(num_patches, 0))
     return (side * patch_size,) * 2 if side and side**2 == num_patches else None
-
-
-def _statistics(
-    said: WeightsMetadata, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
-    """Returns (mean, std, notes)."""
-    if said.mean is not None and said.std is not None:
-        if len(said.mean) == len(said.std) == channels:
-            return tuple(said.mean), tuple(said.std), []
-        raise UserError(
-            f"mean {list(said.mean)} and std {list(said.std)} of pixels must be of "
-            f"{channels} channels"
-        )
-    if channels == 3:
-        note = "pixels are normalized with ImageNet's mean and std"
-        return IMAGENET_MEAN, IMAGENET_STD, [note]
-    note = "pixels in 0..1 are taken as they are: nothing says how to normalize them"
-    return (0.0,) * channels, (255.0,) * channels, [note]

@@ -10,9 +10,9 @@ import safetensors.numpy
 
 from imae_jax.errors import UserError
 from imae_jax.interop import mae_names
-from imae_jax.interop.metadata import WeightsMetadata
+from imae_jax.interop.read_files import DIGEST
 from imae_jax.interop.state_dict import in_unit_range, state_dict
-from imae_jax.storage import atomic_files
+from imae_jax.storage import atomic_files, pytrees
 from imae_jax.training import trained_run
 
 # Patterns of MAE's names and their replacements in Hugging Face's published ViTMAE.
@@ -35,6 +35,8 @@ _HUGGING_FACE_BLOCK = {
 }
 # transformers 5 writes the first name and reads both.
 _HUGGING_FACE_ALIASES = {"decoder.decoder_encoder.layer.": "decoder.decoder_layers."}
+_ENCODER = "vit."  # precedes the encoder's names
+_MARK = "embeddings.patch_embeddings.projection.weight"
 _QKV = ("query", "key", "value")
 
 
@@ -83,7 +85,8 @@ def export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
     )
     state = to_hugging_face(state_dict(run))
     state = {name: np.ascontiguousarray(x) for name, x in state.items()}
-    weights = safetensors.numpy.save(state, {"format": "pt"})
+    metadata = {"format": "pt", DIGEST: pytrees.digest(state)}
+    weights = safetensors.numpy.save(state, metadata)
     with atomic_files.new_folder(out) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (folder / "preprocessor_config.json").write_text(
@@ -141,14 +144,21 @@ def from_hugging_face(
     return found | state
 
 
-def by_mae_names(
-    arrays: Mapping[str, np.ndarray], said: WeightsMetadata
-) -> dict[str, np.ndarray]:
-    """Converts a ViTMAE's arrays to MAE's names, for the depths of its config."""
-    if said.depth is None or said.decoder_depth is None:
-        raise UserError("config.json does not say how deep the model is")
-    names = mae_names.encoder_names(said.depth)
-    names += mae_names.decoder_names(said.decoder_depth, ["decoder_embed"])
+def has_its_names(arrays: Mapping[str, np.ndarray]) -> bool:
+    """True if arrays are named as in a ViTMAE, or in its encoder alone."""
+    return any(f"{prefix}{_MARK}" in arrays for prefix in ("", _ENCODER))
+
+
+def by_mae_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Converts a ViTMAE's arrays to MAE's names, for as many blocks as it has."""
+    if _MARK in arrays:  # the encoder alone
+        arrays = {_ENCODER + name: x for name, x in arrays.items()}
+    depths = []
+    for pattern in (r"vit\.encoder\.layer\.(\d+)\.", r"decoder\.\w+(?:\.layer)?\.(\d+)\."):
+        found = {int(match[1]) for name in arrays if (match := re.match(pattern, name))}
+        depths.append(len(found))
+    names = mae_names.encoder_names(depths[0])
+    names += mae_names.decoder_names(depths[1], ["decoder_embed"])
     wanted = [name.theirs for name in names] + list(mae_names.POSITIONS.values())
     try:
         return from_hugging_face(arrays, wanted)

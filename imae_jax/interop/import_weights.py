@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imae_jax.config import checks
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import mae_names, native_format, read_files
 from imae_jax.interop.architecture import DetectedModel, detect
 from imae_jax.models import masking, patches
-from imae_jax.models.factory import build_model
 from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.transformer import VARIANTS
-from imae_jax.objectives.mae import check_decoder
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir, settle_dtype
 from imae_jax.training.state import init_params
+from imae_jax.training.stored_model import stored_model
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ def import_file(
         decoder_num_heads=decoder_num_heads,
         norm_pix=norm_pix,
     )
-    if native_format.is_native(contents):
+    if contents.is_native:
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise UserError(f"--{given[0]}: {path} says so itself, being one of ours")
@@ -80,7 +78,8 @@ def import_file(
         found = detect(contents, **options)
         config, params, meta = as_run(found, presets[found.kind])
         arrays, source, notes = {"params": params}, found.source, found.notes
-    folder = write_run(workdir, config, arrays, meta, path)
+    origin = {"file": path.name, "sha256": _sha256(contents.files)}
+    folder = write_run(workdir, config, arrays, meta, origin)
     lines = [f"{path}: {source}", *notes, _as_text(config, arrays["params"], meta)]
     return "\n".join([*lines, f"Run: {folder}"])
 
@@ -100,32 +99,30 @@ def as_run(found: DetectedModel, config: ConfigDict) -> tuple[ConfigDict, Any, d
     config.model.encoder.update(found.encoder._asdict())
     if found.kind == "encoder":
         config.model.pools = ()
+    elif found.kind == "classifier":
+        config.model.pools = ("mean",)
     else:
         config.model.decoder.update(found.decoder._asdict())
         if found.mask_ratio is not None:
             config.mask.ratio = found.mask_ratio
     if found.kind == "imae":
         config.loss.branches = found.branches
-    image_shape = (*found.image_size, found.channels)
-    checks.check_model(config, image_shape)
-    if found.kind != "encoder":
-        check_decoder(config, image_shape)
-    network = build_model(config, image_shape)
-    params = _params(found, network)
-    if found.kind != "encoder":
-        norm_pix = found.norm_pix
-        if norm_pix is None:
-            norm_pix = not predicts_pixels(network, params)
-        config.loss.norm_pix = norm_pix
     meta = dict(
-        image_shape=list(image_shape),
+        image_shape=[*found.image_size, found.channels],
         mean=list(found.mean),
         std=list(found.std),
-        class_names=[],
+        class_names=[f"class {number}" for number in range(found.num_classes)],
         sizes={},
         teacher=None,
         step=0,
     )
+    network = stored_model(config, meta)
+    params = _params(found, network)
+    if network.has_decoder:
+        norm_pix = found.norm_pix
+        if norm_pix is None:
+            norm_pix = not predicts_pixels(network, params)
+        config.loss.norm_pix = norm_pix
     return config, params, meta
 
 
@@ -136,6 +133,12 @@ def _variant(found: DetectedModel) -> str:
 
 def _params(found: DetectedModel, network) -> dict:
     """Converts the arrays to our names, checked against the network's parameters."""
+    positions = {k: v for k, v in found.arrays.items() if k in mae_names.POSITIONS.values()}
+    arrays = {k: v for k, v in found.arrays.items() if k not in positions}
+    # Names first: a network as deep as one of them states may be absurd.
+    blank = np.zeros(())
+    named = {name.theirs: blank for name in found.names}
+    pytrees.check_same_tree(named, dict.fromkeys(arrays, blank), f"{found.source}: it")
     like = pytrees.tree_leaves(jax.eval_shape(lambda: init_params(network, 0)))
     patch_shape = found.patch_size, found.channels
     expected = {
@@ -145,8 +148,6 @@ def _params(found: DetectedModel, network) -> dict:
         )
         for name in found.names
     }
-    positions = {k: v for k, v in found.arrays.items() if k in mae_names.POSITIONS.values()}
-    arrays = {k: v for k, v in found.arrays.items() if k not in positions}
     pytrees.check_same_tree(expected, arrays, f"{found.source}: it")
     for part, size in (("encoder", found.encoder), ("decoder", found.decoder)):
         if size and (name := mae_names.POSITIONS[part]) in positions:
@@ -210,10 +211,14 @@ def write_run(
     config: ConfigDict,
     arrays: Mapping[str, Any],
     meta: Mapping,
-    source: Path,
+    origin: Mapping[str, str],
 ) -> Path:
     """Makes a workdir with one checkpoint of `arrays`; see `checkpoint.ARRAYS`.
 
+    Args:
+      workdir: folder without a run.
+      config, arrays, meta: what is stored.
+      origin: name of the file that they are from, and its SHA-256.
     Raises:
       UserError: if it holds a run already or cannot be written.
     """
@@ -221,7 +226,7 @@ def write_run(
     settle_dtype([config], [])
     if "ema_decay" in config.optim:
         config.optim.ema_decay = None  # the weights are the average already
-    config.imported = ConfigDict(dict(file=source.name, sha256=_sha256(source)))
+    config.imported = ConfigDict(dict(origin))
     arrays = jax.device_put(dict(arrays), sharding.replicated(sharding.make_mesh()))
     meta = dict(meta) | {"config": as_json(config)}
     workdir = open_workdir(workdir)
@@ -241,11 +246,14 @@ def write_run(
     return workdir
 
 
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the weights in a folder."""
-    path = path / "model.safetensors" if path.is_dir() else path
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(paths: Iterable[Path]) -> str:
+    """SHA-256 of a file, or of several in their order."""
+    sha = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                sha.update(block)
+    return sha.hexdigest()
 
 
 def _as_text(config: ConfigDict, params, meta: Mapping) -> str:

@@ -80,6 +80,18 @@ def decoder_names(depth: int, heads: Iterable[str]) -> list[Name]:
     ]
 
 
+def classifier_names(encoder: Iterable[Name]) -> list[Name]:
+    """Names of the arrays of a fine-tuned classifier of mean tokens (MAE).
+
+    Its encoder has no final LayerNorm; the head's own follows the mean.
+    """
+    return [
+        *[name for name in encoder if not name.ours.startswith("encoder/transformer/norm")],
+        *_norm("fc_norm", "fc_norm"),
+        *_linear("head_mean", "head"),
+    ]
+
+
 def positions(width: int, grid: tuple[int, int]) -> np.ndarray:
     """MAE's position embedding as stored in its files, [1, 1 + L, width].
 

@@ -13,10 +13,14 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from imae_jax.errors import UserError
+from imae_jax.interop import read_files
 from imae_jax.interop.read_files import FileContents
-from imae_jax.models.factory import build_model
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.storage import atomic_files, pytrees, workdir
 from imae_jax.training import trained_run
+from imae_jax.training.stored_model import stored_model
 
 FORMAT = "imae_jax 1"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -38,11 +42,6 @@ class Released(NamedTuple):
     arrays: dict[str, Any]
     meta: dict
     digest: str
-
-
-def is_native(contents: FileContents) -> bool:
-    """True if the file is in our own format."""
-    return contents.metadata.get("format", "").startswith("imae_jax")
 
 
 def write(path: Path, run: trained_run.TrainedRun, dtype: str) -> str:
@@ -78,19 +77,52 @@ def read(contents: FileContents, path: Path) -> Released:
         )
     if metadata.get("sha256_of_text") != _digest_of_text(metadata):
         raise UserError(f"{path} is damaged: its config or meta is not what was written")
-    config = workdir.config_of(json.loads(metadata["config"]))
-    meta = json.loads(metadata["meta"])
+    stated = {
+        key: read_files.parse_object(metadata.get(key, ""), f"{key} in {path}")
+        for key in ("config", "meta")
+    }
     try:
         arrays = pytrees.nested(contents.arrays)
     except (AttributeError, TypeError):
         raise UserError(f"{path} is damaged: the names of its arrays") from None
-    if pytrees.digest(arrays) != metadata.get("sha256"):
-        raise UserError(f"{path} is damaged: its values have another digest than stated")
-    image_shape, num_classes = tuple(meta["image_shape"]), len(meta["class_names"])
-    like = trained_run.abstract_variables(build_model(config, image_shape, num_classes))
+    try:
+        config = workdir.config_of(stated["config"])
+        network = stored_model(config, stated["meta"])
+        _check_arrays(network, contents.arrays)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    like = trained_run.abstract_variables(network)
     arrays = jax.tree.map(lambda x: x.astype(np.float32), arrays)
     pytrees.check_same_tree(like, arrays, str(path))
-    return Released(config, arrays, meta, metadata["sha256"])
+    return Released(config, arrays, stated["meta"], metadata["sha256"])
+
+
+def _check_arrays(network: MAE | IMAE | Classifier, leaves: Mapping[str, Any]) -> None:
+    """Raises UserError for another model's sizes, before it is built, or odd values."""
+    parts = [("encoder", network.encoder_size, "class_token")]
+    if network.has_decoder:
+        parts.append(("decoder", network.decoder_size, "mask_token"))
+    for part, size, token in parts:
+        prefix = f"params/{part}/transformer/block_"
+        blocks = {name.split("/")[3] for name in leaves if name.startswith(prefix)}
+        if len(blocks) != size.depth:
+            names = (f"block_{layer:02d}" for layer in range(size.depth))
+            first = next((name for name in names if name not in blocks), None)
+            lacks = f": missing params/{part}/transformer/{first}" if first else ""
+            raise UserError(
+                f"its config says {part} depth {size.depth}, its arrays say "
+                f"{len(blocks)}{lacks}"
+            )
+        shape = getattr(leaves.get(f"params/{part}/{token}"), "shape", None)
+        if shape != (size.width,):
+            raise UserError(
+                f"its config says {part} width {size.width}, its {token} is {shape}"
+            )
+    for name, x in leaves.items():
+        if x.dtype not in DTYPES.values():
+            raise UserError(f"{name} is {x.dtype}; must be {' or '.join(DTYPES)}")
+        if not np.all(np.isfinite(x)):
+            raise UserError(f"{name} holds values that are not finite")
 
 
 def _digest_of_text(metadata: Mapping[str, str]) -> str:

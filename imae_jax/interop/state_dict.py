@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from imae_jax.interop import mae_names
 from imae_jax.interop.metadata import WRITTEN_BY
-from imae_jax.interop.read_files import import_torch
+from imae_jax.interop.read_files import DIGEST, import_torch
 from imae_jax.models import patches
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.training import trained_run
@@ -54,6 +54,7 @@ def write_state_dict(
     """
     if out.suffix == ".safetensors":
         metadata = {"format": "pt", "args": json.dumps(args)}
+        metadata[DIGEST] = pytrees.digest(state)
         data = safetensors.numpy.save(state, metadata)
     else:
         torch = import_torch(f"--out={str(out)!r} is to be a file of PyTorch's")

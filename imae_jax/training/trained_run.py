@@ -13,7 +13,6 @@ from imae_jax import optim
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.models.classifier import Classifier
-from imae_jax.models.factory import build_model
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives.base import Objective
@@ -23,6 +22,7 @@ from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import read_config
 from imae_jax.training.state import fresh_state, init_params, init_variables
+from imae_jax.training.stored_model import stored_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,7 @@ def load_run(
 
             def read(step: int) -> TrainedRun:
                 meta = checkpoints.meta(step)
-                num_classes = len(meta["class_names"])
-                network = build_model(config, tuple(meta["image_shape"]), num_classes)
+                network = stored_model(config, meta)
                 fixed = step, config, network, mesh
                 params, batch_stats = _load_variables(checkpoints, *fixed)
                 digest = pytrees.digest(params)

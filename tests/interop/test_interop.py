@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 PRESETS = {
     "mae": mae.get_config("imagenet"),
     "imae": imae.get_config("imagenet"),
+    "classifier": transfer.get_config("imagenet,finetune"),
     "encoder": transfer.get_config("imagenet,linear"),
 }
 # Of the runs below: their widths have no usual number of heads.
@@ -463,7 +464,7 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
     export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
     config = atomic_files.read_json(tmp_path / "hf" / "config.json")
     for change, message in (
-        (dict(num_hidden_layers=4), "missing blocks.1"),
+        (dict(num_hidden_layers=4), "config says depth 4, its arrays say 1"),
         (dict(num_hidden_layers=0), "invalid num_hidden_layers=0"),
         (dict(hidden_act="relu"), "invalid hidden_act='relu'"),
         (dict(layer_norm_eps=0.1), "invalid layer_norm_eps=0.1"),
@@ -475,7 +476,7 @@ def test_hugging_faces_folder_of_another_depth_or_kind(workdirs, tmp_path):
         (dict(patch_size=4), "config says patch size 4, its arrays say 2"),
         (dict(num_channels=3), "config says number of channels 3, its arrays say 1"),
         (dict(model_type="vit"), "type 'vit'; it must be 'vit_mae'"),
-        (dict(decoder_num_hidden_layers=None), "does not say how deep"),
+        (dict(decoder_num_hidden_layers=9), "config says decoder depth 9"),
     ):
         atomic_files.write_json(tmp_path / "hf" / "config.json", config | change)
         with pytest.raises(UserError, match=message):
