@@ -19,4 +19,5 @@ class Terminated(BaseException):
 def require(ok: bool, key: str, value, allowed: str) -> None:
     """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
     if not ok:
-        raise UserError(f"invalid {key}={value!r}: must be {allowed}")
+        shown = " ".join(repr(value).splitlines())  # a section of a config has many
+        raise UserError(f"invalid {key}={shown}: must be {allowed}")
