@@ -623,7 +623,7 @@ def test_imported_classes_have_to_be_those_of_the_data(workdirs, tmp_path):
     renamed = dict(meta) | {"class_names": [f"animal {n}" for n in range(10)]}
     arrays = {"params": load(tmp_path / "run").params}
     import_weights.write_run(
-        tmp_path / "animals", config, arrays, renamed, tmp_path / "w.safetensors"
+        tmp_path / "animals", config, arrays, renamed, dict(file="w.safetensors", sha256="")
     )
     with pytest.raises(UserError, match="its class_names was"):
         evaluation.evaluate(read_config(tmp_path / "animals"), tmp_path / "animals")
