@@ -68,9 +68,9 @@ def read(path: Path) -> FileContents:
         return contents
     try:
         weights = nested_weights.find(contents.arrays)
-        arrays = {name: _as_numpy(x, name) for name, x in weights.arrays.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    arrays = {name: _as_numpy(x, name, path) for name, x in weights.arrays.items()}
     return contents._replace(arrays=arrays, note=weights.note)
 
 
@@ -262,7 +262,7 @@ def _read_torch(path: Path) -> FileContents:
     return FileContents(arrays, args=args if isinstance(args, dict) else {})
 
 
-def _as_numpy(x: Any, name: str) -> np.ndarray:
+def _as_numpy(x: Any, name: str, path: Path) -> np.ndarray:
     """Converts an array; PyTorch's floating-point types become float32."""
     if isinstance(x, np.ndarray):
         return x
@@ -270,7 +270,7 @@ def _as_numpy(x: Any, name: str) -> np.ndarray:
         return (x.float() if x.is_floating_point() else x).detach().numpy()
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} holds arrays of another kind: {text}") from None
+        raise UserError(f"{path} holds arrays of another kind: {name}: {text}") from None
 
 
 def import_torch(why: str):
