@@ -154,8 +154,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.optim.weight_decay = 0.05
     # Largest norm of the gradient; unset: not clipped (MAE).
     config.optim.clip_norm = placeholder(float)
-    # A step whose loss or gradient is not finite changes nothing; after so many in a row
-    # the run ends.
+    # A step whose loss, gradient or result is not finite changes nothing; after so many in
+    # a row the run ends.
     config.optim.max_skipped = 10
     # Linear warm-up of the learning rate: of steps, examples, epochs and fraction (of the
     # run), the first that is set counts (MAE: 40 of 400 epochs).

@@ -1,5 +1,6 @@
 """Optimization: durations, learning-rate schedule, AdamW, LARS, parameter average."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ def duration_steps(
     `section`, and uses the first that is set.
 
     Raises:
-      UserError: if none of them is set.
+      UserError: if none of them is set, or the number of steps is not finite.
     """
     steps_per_unit = {
         "steps": 1,
@@ -37,6 +38,8 @@ def duration_steps(
     for unit, steps in steps_per_unit.items():
         value = section.get(f"{name}_{unit}")
         if value is not None:
+            is_finite = value * steps < math.inf
+            require(is_finite, f"{name}_{unit}", value, "finite in steps")
             return round(value * steps)
     known = (f"{name}_{unit}" for unit in steps_per_unit)
     forms = ", ".join(form for form in known if form in section)

@@ -4,7 +4,7 @@
 keys. Rules for an evaluator's options are defined with the evaluator.
 """
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,9 +32,9 @@ class Rule(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """True for a finite real number that is not a bool."""
+    """True for a real number that is not a bool and is finite as a float."""
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    return is_real and abs(value) <= sys.float_info.max
 
 
 def is_count(value: Any) -> bool:

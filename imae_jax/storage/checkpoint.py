@@ -15,7 +15,12 @@ import orbax.checkpoint as ocp
 
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
-from imae_jax.storage.pytrees import check_same_tree, checksums, tree_leaves
+from imae_jax.storage.pytrees import (
+    all_finite,
+    check_same_tree,
+    checksums,
+    tree_leaves,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +29,7 @@ ARRAYS = ("params", "opt_state", "batch_stats")
 
 
 class Damaged(UserError):
-    """Raised if a checkpoint cannot be read or its values differ from those saved."""
+    """Raised if a checkpoint cannot be read, or has other values or no finite ones."""
 
 
 class Checkpoints:
@@ -114,7 +119,11 @@ class Checkpoints:
           step: number of training steps.
           arrays: nonempty pytrees by names in `ARRAYS`.
           meta: JSON-serializable; its `loss`, if any, ranks the best checkpoints.
+        Raises:
+          UserError: if a value is NaN or infinite, or nothing can be written.
         """
+        if bad := _not_finite(arrays):
+            raise UserError(f"step {step} is not saved: {bad} has NaN or infinite values")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = dict(meta) | {"checksums": _checksums(arrays)}
         meta["sha256"] = _sha256(meta)
@@ -184,7 +193,8 @@ class Checkpoints:
           **like: for each pytree to restore, arrays or `jax.ShapeDtypeStruct`s with its
             structure, shapes, types and sharding.
         Raises:
-          Damaged: if it cannot be read, or its values differ from those saved.
+          Damaged: if it cannot be read, its values differ from those saved, or are not
+            finite.
           UserError: if structure, shapes or types differ from `like`.
         """
         meta = self.meta(step)
@@ -210,6 +220,9 @@ class Checkpoints:
             if value != meta.get("checksums", {}).get(name, value):
                 where = self._directory / str(step)
                 raise Damaged(f"checkpoint {where} is damaged: the values of {name}")
+        if bad := _not_finite(found):
+            where = self._directory / str(step)
+            raise Damaged(f"checkpoint {where}: {bad} has NaN or infinite values")
         return found
 
     @contextlib.contextmanager
@@ -232,6 +245,11 @@ def _checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
     """Checksums by item and path, such as `params/encoder/class_token`."""
     sums = jax.device_get(checksums(dict(arrays)))
     return {name: int(value) for name, value in tree_leaves(sums).items()}
+
+
+def _not_finite(arrays: Mapping[str, Any]) -> str:
+    """Name of the first pytree with a value that is NaN or infinite, else ""."""
+    return next((name for name, tree in arrays.items() if not all_finite(tree)), "")
 
 
 def _sha256(meta: Mapping) -> str:

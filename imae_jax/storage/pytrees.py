@@ -80,6 +80,12 @@ def digest(params) -> str:
 
 
 @jax.jit
+def all_finite(tree) -> jax.Array:
+    """True, a bool scalar, if no value of a pytree of arrays is NaN or infinite."""
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+@jax.jit
 def checksums(tree):
     """Computes a uint32 for each leaf of a pytree of arrays of up to 32 bits.
 

@@ -51,7 +51,8 @@ def train(
       The final state.
     Raises:
       UserError: for bad input, before anything is compiled, and after `optim.max_skipped`
-        steps in a row with a loss or gradient that is not finite.
+        steps in a row with a loss, gradient or result that is not finite, or if no step
+        counted.
       Terminated: after SIGTERM, once the state has been saved.
     """
     workdir = open_workdir(workdir)
@@ -158,24 +159,33 @@ class SkipGuard:
     max_skipped: int
     told: int
 
-    def check(self, step: int, metrics: dict, checkpoints: Checkpoints) -> str:
+    def check(
+        self, step: int, metrics: dict, checkpoints: Checkpoints, is_end: bool
+    ) -> str:
         """Returns a message if steps were skipped since the last call, else "".
 
         Raises:
-          UserError: if the last `max_skipped` steps were skipped.
+          UserError: if the last `max_skipped` steps were skipped, or at the end all.
         """
         skipped, in_a_row = metrics["skipped_steps"], int(metrics["skipped_in_a_row"])
         if in_a_row >= self.max_skipped:
             last = max(checkpoints.steps(), default="none")
             raise UserError(
-                f"from step {step - in_a_row + 1} on, {in_a_row} steps in a row had a loss "
-                "or a gradient that is not finite; the last good checkpoint is step "
-                f"{last}. A lower optim.blr, a longer warm-up or optim.clip_norm may help"
+                f"from step {step - in_a_row + 1} on, {in_a_row} steps in a row had a "
+                "loss, gradient or result that is not finite; the last good checkpoint is "
+                f"step {last}. A lower optim.blr, a longer warm-up or optim.clip_norm may "
+                "help"
+            )
+        if is_end and skipped >= step:
+            raise UserError(
+                f"none of {step} steps counted, so nothing is saved: each had a loss, "
+                "gradient or result that is not finite. A lower optim.blr or smaller "
+                "weights of loss and decay may help"
             )
         if skipped <= self.told:
             return ""
         self.told = skipped
-        why = "their loss or gradient was not finite"
+        why = "their loss, gradient or result was not finite"
         return f"{skipped:.0f} of {step} steps were skipped: {why}"
 
 
@@ -217,7 +227,7 @@ class _Loop:
                 if not (is_save or is_log or is_start):
                     continue
                 metrics = {name: float(value) for name, value in metrics.items()}
-                if text := guard.check(step, metrics, self.checkpoints):
+                if text := guard.check(step, metrics, self.checkpoints, is_end):
                     progress.say(text)
                 if is_log:
                     line = self.log_line(step, metrics)
@@ -230,7 +240,7 @@ class _Loop:
                 elif is_start:
                     progress.show(step, metrics)
                 is_start = False
-                if is_save:
+                if is_save and metrics["skipped_steps"] < step:  # something was learned
                     known = meta | {"skipped_steps": int(metrics["skipped_steps"])}
                     total = metrics["loss/total"]
                     known |= {"loss": total} if math.isfinite(total) else {}

@@ -28,7 +28,7 @@ class TrainState:
       step: number of steps made, including skipped ones.
       params, opt_state: pytrees.
       batch_stats: statistics of BatchNorms, which only a probe has; else empty.
-      skipped: number of steps skipped because loss or gradient was not finite.
+      skipped: number of steps skipped because loss, gradient or result was not finite.
       skipped_in_a_row: number of steps skipped since the last good one.
     """
 

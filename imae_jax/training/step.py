@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from imae_jax.distributed import sharding
 from imae_jax.objectives.base import Objective
+from imae_jax.storage import pytrees
 from imae_jax.training.state import TrainState
 
 
@@ -43,14 +44,15 @@ def apply_if_finite(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns the next state and the update's metrics.
 
-    A step whose loss or gradient is not finite changes neither parameters nor statistics
-    nor optimizer state; nor does any step after `max_skipped` of these in a row.
+    A step whose loss, gradient or result is not finite changes neither parameters nor
+    statistics nor optimizer state; nor does any step after `max_skipped` of these in a row.
     """
     norm = optax.tree.norm(grads)
     is_good = jnp.isfinite(total) & jnp.isfinite(norm)
     is_good &= state.skipped_in_a_row < max_skipped
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = optax.apply_updates(state.params, updates), opt_state, batch_stats
+    is_good &= pytrees.all_finite(new)
     old = state.params, state.opt_state, state.batch_stats
     kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
     skipped = state.skipped + ~is_good

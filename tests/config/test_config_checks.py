@@ -3,7 +3,7 @@ from small_inputs import make_folder
 
 from configs import imae, mae, transfer
 from configs.datasets import PRESETS
-from imae_jax.config.rules import RULES
+from imae_jax.config.rules import RULES, is_number
 from imae_jax.errors import UserError
 from imae_jax.evaluators.config_checks import RULES as SHARED_RULES
 from imae_jax.evaluators.registry import all_evaluators
@@ -397,6 +397,9 @@ def flattened(section, prefix=""):
             yield prefix + key
 
 
+NO_VALUES = [float("nan"), float("inf"), -float("inf"), object(), {}]
+
+
 def test_every_key_of_every_preset_has_a_rule():
     made = [module.get_config(name) for module in (mae, imae) for name in PRESETS]
     made += [
@@ -408,10 +411,15 @@ def test_every_key_of_every_preset_has_a_rule():
     assert own == RULES.keys()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), object(), {}])
+@pytest.mark.parametrize("value", NO_VALUES)
 @pytest.mark.parametrize("key", RULES)
 def test_every_rule_refuses_what_is_no_value(key, value):
     assert not RULES[key].allows(value)
+
+
+def test_a_number_is_finite_as_a_float():
+    assert not is_number(10**400) and is_number(10**300)
+    assert not RULES["optim.blr"].allows(10**400)
 
 
 EVALUATOR_RULES = {
@@ -430,7 +438,7 @@ def test_every_option_of_every_evaluator_has_a_rule():
     assert len(keys) > 30 and keys <= EVALUATOR_RULES.keys()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), object(), {}])
+@pytest.mark.parametrize("value", NO_VALUES)
 @pytest.mark.parametrize("key", EVALUATOR_RULES)
 def test_every_rule_of_evaluators_refuses_what_is_no_value(key, value):
     assert not EVALUATOR_RULES[key].allows(value)

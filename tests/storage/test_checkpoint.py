@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imae_jax.errors import UserError
-from imae_jax.storage import atomic_files, pytrees
+from imae_jax.storage import atomic_files, checkpoint, pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 
 PARAMS = dict(layer=dict(kernel=np.arange(6.0, dtype=np.float32).reshape(2, 3)))
@@ -37,6 +37,33 @@ def test_what_was_saved_comes_back(saved):
     jax.tree.map(np.testing.assert_array_equal, restored["opt_state"], OPT_STATE)
     assert jax.tree.structure(restored["opt_state"]) == jax.tree.structure(OPT_STATE)
     assert only_params.keys() == {"params"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_neither_saved_nor_loaded(
+    saved, value, monkeypatch, capsys
+):
+    bad = dict(layer=dict(kernel=np.where(PARAMS["layer"]["kernel"] == 4, value, 0)))
+    bad = jax.tree.map(lambda x: x.astype(np.float32), bad)
+    with Checkpoints(saved, keep=3) as checkpoints:
+        with pytest.raises(UserError, match="step 4 is not saved: params has NaN or"):
+            checkpoints.save(4, dict(params=put(bad)), {})
+        with pytest.raises(UserError, match="step 4 is not saved: opt_state has NaN or"):
+            checkpoints.save(4, dict(params=put(PARAMS), opt_state=put(bad)), {})
+        assert checkpoints.steps() == [3, 2]
+        with monkeypatch.context() as patch:  # as an earlier version
+            patch.setattr(checkpoint, "all_finite", lambda tree: True)
+            checkpoints.save(4, dict(params=put(bad)), {})
+    with Checkpoints(saved) as checkpoints:
+
+        def read(step):
+            return checkpoints.restore(step, params=put(PARAMS))
+
+        step, found = checkpoints.newest(read)
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, found["params"], PARAMS)
+    said = capsys.readouterr().err
+    assert "checkpoints/4: params has NaN or infinite values; the one before" in said
 
 
 def test_only_the_newest_are_kept(saved):

@@ -324,6 +324,21 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_said(
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
 
 
+@pytest.mark.parametrize("every_steps", [0, 1])
+def test_a_run_in_which_no_step_counted_fails_and_saves_nothing(
+    every_steps, mae_config, tmp_path
+):
+    config = mae_config()
+    config.train.total_steps = 3
+    config.optim.warmup_steps = 0
+    config.optim.weight_decay = 1e38  # loss and gradient are finite, updates are not
+    config.optim.blr = 1e10
+    config.checkpoint.every_steps = every_steps
+    with pytest.raises(UserError, match="none of 3 steps counted, so nothing is saved"):
+        loop.train(config, tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 @pytest.mark.slow
 def test_many_in_a_row_end_the_run_and_name_the_step(mae_config, tmp_path, monkeypatch):
     without_a_loss(monkeypatch, [3, 4, 5])
