@@ -92,6 +92,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
     dataset = load_data(config)
     mesh = sharding.make_mesh()
     trained = trained_run.load_run(workdir, "workdir", mesh)
+    check_same_config(config, workdir, trained.config)
     config_checks.check_evals(config, trained.model, dataset.sizes, mesh.size)
     if not trained.model.has_decoder and not trained.model.pools:
         raise UserError(

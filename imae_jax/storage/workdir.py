@@ -60,7 +60,33 @@ def open_workdir(workdir: str | Path) -> Path:
 
 def read_config(workdir: str | Path) -> ConfigDict:
     """Reads the config of a run; raises UserError if there is none."""
-    return config_of(atomic_files.read_json(Path(workdir).expanduser() / CONFIG_FILE))
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    found = atomic_files.read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} cannot be read: it holds no config")
+    return config_of(found)
+
+
+def config_of_checkpoint(workdir: Path, meta: Mapping) -> ConfigDict:
+    """Returns the config of a run's checkpoint, whose own copy decides.
+
+    A file of the run that differs from it, in keys that affect results, is named in one
+    line of the log.
+
+    Args:
+      workdir: the run's folder.
+      meta: the checkpoint's metadata; those of earlier versions may lack the config.
+    Raises:
+      UserError: if the run has no config.
+    """
+    written = read_config(workdir)
+    if "config" not in meta:
+        return written
+    saved = config_of(meta["config"])
+    if lines := _differences(saved, written, "in the checkpoint, which counts"):
+        logger.warning(f"{workdir / CONFIG_FILE} is not as trained: {lines}")
+        return saved
+    return written
 
 
 def config_of(found: Mapping) -> ConfigDict:
@@ -98,27 +124,37 @@ def settle_dtype(configs: Iterable[ConfigDict], folders: Iterable[Path]) -> None
         section.dtype = dtype
 
 
-def check_same_config(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError naming the differences if the workdir's run has another config."""
-    if not (workdir / CONFIG_FILE).exists():
-        return
-    stored = pytrees.flatten(as_json(read_config(workdir)))
-    given = pytrees.flatten(as_json(config))
+def check_same_config(
+    config: ConfigDict, workdir: Path, stored: ConfigDict | None = None
+) -> None:
+    """Raises UserError naming the differences if the workdir's run has another config.
+
+    Args:
+      config: the config given.
+      workdir: the run's folder.
+      stored: the run's config; None: that of its file, if there is one.
+    """
+    if stored is None and (workdir / CONFIG_FILE).exists():
+        stored = read_config(workdir)
+    if stored is not None and (lines := _differences(stored, config, "there")):
+        raise UserError(
+            f"workdir {str(workdir)!r} holds a run of another config: {lines}. Take "
+            "another workdir, or the same config"
+        )
+
+
+def _differences(stored: ConfigDict, given: ConfigDict, where: str) -> str:
+    """Lists the keys that differ and affect results; `where` says where `stored` is."""
+    stored, given = (pytrees.flatten(as_json(config)) for config in (stored, given))
     # The data of an imported run are unknown, so it may be evaluated on any.
     is_imported = any(key.startswith("imported.") for key in stored.keys() & given.keys())
-    differences = [
-        f"{key} is {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} here"
+    return "; ".join(
+        f"{key} is {stored.get(key, 'absent')!r} {where}, {given.get(key, 'absent')!r} here"
         for key in sorted(stored.keys() | given.keys())
         if stored.get(key) != given.get(key)
         and (key in stored or key not in ADDED_KEYS)
         and not key.startswith(("data.", *NEUTRAL_KEYS) if is_imported else NEUTRAL_KEYS)
-    ]
-    if differences:
-        raise UserError(
-            f"workdir {str(workdir)!r} holds a run of another config: "
-            + "; ".join(differences)
-            + ". Take another workdir, or the same config"
-        )
+    )
 
 
 def as_json(config: ConfigDict) -> dict:

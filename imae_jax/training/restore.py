@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from imae_jax.errors import UserError
 from imae_jax.storage.checkpoint import Checkpoints
+from imae_jax.storage.workdir import check_same_config, config_of
 from imae_jax.training import trained_run
-from imae_jax.training.setup import Setup, run_meta
+from imae_jax.training.setup import Setup, random_settings, run_meta
 from imae_jax.training.state import TrainState, init_state
 from imae_jax.training.trained_run import TrainedRun
 
@@ -24,6 +25,21 @@ def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> Non
                 f"the data set has changed since the run began: its {name} was "
                 f"{stored.get(name)} and is {found[name]}. Give the data it began with, or "
                 "another workdir"
+            )
+
+
+def check_same_random_numbers(meta: Mapping) -> None:
+    """Raises UserError if JAX is set to draw other random numbers than the run drew.
+
+    Args:
+      meta: metadata of the run's checkpoint; those of earlier versions lack the settings.
+    """
+    now = random_settings()
+    for name, value in meta.get("random_settings", {}).items():
+        if now.get(name) != value:
+            raise UserError(
+                f"{name} was {value!r} when the run began and is {now.get(name)!r}, which "
+                "gives other random numbers: set it as it was, or take another workdir"
             )
 
 
@@ -66,6 +82,9 @@ def initial_state(setup: Setup, optimizer, checkpoints: Checkpoints) -> TrainSta
 
     def read(step: int) -> TrainState:
         meta = checkpoints.meta(step)
+        if "config" in meta:  # earlier versions stored it in the run's file only
+            check_same_config(setup.config, setup.workdir, config_of(meta["config"]))
+        check_same_random_numbers(meta)
         what = ("image_shape", "class_names", "sizes")
         check_same_data(run_meta(setup), meta, what)
         if setup.is_distilled:

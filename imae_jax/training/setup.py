@@ -30,6 +30,13 @@ from imae_jax.training import trained_run
 
 logger = logging.getLogger(__name__)
 
+# Settings of JAX that change which random numbers a seed gives.
+RANDOM_SETTINGS = (
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_random_seed_offset",
+    "jax_threefry_partitionable",
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -211,6 +218,11 @@ def batch_getter(setup: Setup, feed: Resident | Streaming):
     return feed.get_labelled_batch if setup.kind.is_labelled else feed.get_batch
 
 
+def random_settings() -> dict[str, bool | int | str]:
+    """Returns the settings of JAX that change random numbers, by name."""
+    return {name: getattr(jax.config, name) for name in RANDOM_SETTINGS}
+
+
 def run_meta(setup: Setup) -> dict:
     """Returns the metadata stored with each checkpoint of a run."""
     teacher, dataset = setup.teacher, setup.dataset
@@ -222,6 +234,7 @@ def run_meta(setup: Setup) -> dict:
         "sizes": dataset.sizes,
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
         "config": as_json(setup.config),
+        "random_settings": random_settings(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }

@@ -20,7 +20,7 @@ from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage import pytrees
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
-from imae_jax.storage.workdir import read_config
+from imae_jax.storage.workdir import config_of_checkpoint
 from imae_jax.training.state import fresh_state, init_params, init_variables
 from imae_jax.training.stored_model import stored_model
 
@@ -67,16 +67,17 @@ def load_run(
         is not damaged.
     Raises:
       UserError: if there is no run, no checkpoint, or its parameters do not fit its config.
+        That is the checkpoint's own copy, see `workdir.config_of_checkpoint`.
     """
     workdir = local_path(workdir, key)
     if not workdir.is_dir():
         raise UserError(f"{key}={str(workdir)!r}: there is no such folder")
     try:
-        config = read_config(workdir)
         with Checkpoints(workdir) as checkpoints:
 
             def read(step: int) -> TrainedRun:
                 meta = checkpoints.meta(step)
+                config = config_of_checkpoint(workdir, meta)
                 network = stored_model(config, meta)
                 fixed = step, config, network, mesh
                 params, batch_stats = _load_variables(checkpoints, *fixed)

@@ -1,6 +1,7 @@
 """What can go wrong with a disk and with processes, and that nothing is lost by it."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from imae_jax.distributed import sharding
 from imae_jax.errors import Terminated, UserError
+from imae_jax.evaluation import evaluate
 from imae_jax.models.factory import build_model
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage import atomic_files, checkpoint, metrics_log, pytrees
@@ -252,8 +254,101 @@ def test_all_damaged_is_an_error_and_nothing_is_touched(damaged, config):
     assert {x: x.read_bytes() for x in files_of(damaged / "checkpoints")} == before
 
 
+def edit_heads(workdir):
+    """Changes the number of heads in a run's config: another function of equal shapes."""
+    stored = atomic_files.read_json(workdir / "config.json")
+    assert stored["model"]["encoder"]["heads"] is None  # that of the variant
+    stored["model"]["encoder"]["heads"] = 1
+    atomic_files.write_json(workdir / "config.json", stored)
+
+
+def test_the_checkpoints_own_config_decides(damaged, undisturbed, config, capsys):
+    edit_heads(damaged)
+    mesh = sharding.make_mesh()
+    run = trained_run.load_run(damaged, "workdir", mesh)
+    difference = "model.encoder.heads is None in the checkpoint, which counts, 1 here"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"{damaged / 'config.json'} is not as trained: {difference}"
+    assert run.config.model.encoder.heads is None and run.model.encoder_size.heads > 1
+    assert run.model == trained_run.load_run(undisturbed, "workdir", mesh).model
+    config.model.encoder.heads = 1
+    with pytest.raises(UserError, match="another config: .*heads is None there, 1 here"):
+        train(config, damaged)
+    with pytest.raises(UserError, match="another config: .*heads is None there, 1 here"):
+        evaluate(config, damaged)
+    config.model.encoder.heads = None
+    with pytest.raises(UserError, match="another config: .*heads is 1 there, None here"):
+        train(config, damaged)
+
+
+def test_keys_that_compute_nothing_are_read_from_the_file(damaged, capsys):
+    stored = atomic_files.read_json(damaged / "config.json")
+    stored["compute"]["remat"] = "blocks"
+    atomic_files.write_json(damaged / "config.json", stored)
+    run = trained_run.load_run(damaged, "workdir", sharding.make_mesh())
+    assert run.config.compute.remat == "blocks"
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "[[]]"])
+def test_a_config_that_is_none(text, damaged):
+    (damaged / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json cannot be read: it holds no config"):
+        trained_run.load_run(damaged, "workdir", sharding.make_mesh())
+
+
+def resave(workdir, step, change):
+    """Saves a checkpoint again with its meta changed."""
+    with Checkpoints(workdir) as checkpoints:
+        meta = change(checkpoints.meta(step))
+    if "checksums" in meta:
+        meta["sha256"] = checkpoint._sha256(meta)
+    (path,) = (workdir / "checkpoints" / str(step) / "meta").glob("metadata")
+    path.write_text(json.dumps(meta))
+
+
+def earlier(meta):
+    """A checkpoint's meta as earlier versions wrote it."""
+    lacking = ("config", "random_settings", "checksums", "sha256")
+    return {name: value for name, value in meta.items() if name not in lacking}
+
+
+def test_checkpoints_of_earlier_versions_lack_config_and_settings(damaged, config):
+    resave(damaged, STEPS, earlier)
+    run = trained_run.load_run(damaged, "workdir", sharding.make_mesh())
+    assert run.step == STEPS
+    assert int(train(config, damaged).step) == STEPS
+
+
+@pytest.mark.parametrize(
+    "name,other",
+    [
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_enable_x64", True),
+        ("jax_random_seed_offset", 7),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_settings_that_change_random_numbers_are_refused(name, other, damaged, config):
+    value = getattr(jax.config, name)
+    message = f"{name} was {other!r} when the run began and is {value!r}, which gives"
+
+    def change(meta):
+        return meta | {"random_settings": meta["random_settings"] | {name: other}}
+
+    resave(damaged, STEPS, change)
+    with pytest.raises(UserError, match=message):
+        train(config, damaged)
+
+
+def test_settings_of_the_process_are_compared(undisturbed, config):
+    with jax.default_prng_impl("rbg"), pytest.raises(UserError, match="and is 'rbg'"):
+        train(config, undisturbed)
+
+
 def test_a_checkpoint_of_a_shallower_model_is_refused(damaged, config):
     """Orbax alone would restore 12 layers into 16 without a word."""
+    resave(damaged, STEPS, earlier)
     stored = atomic_files.read_json(damaged / "config.json")
     stored["model"]["encoder"]["depth"] = 2
     atomic_files.write_json(damaged / "config.json", stored)
