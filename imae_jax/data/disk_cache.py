@@ -1,13 +1,18 @@
 """Disk cache of computed arrays, in `$XDG_CACHE_HOME/imae_jax` (`~/.cache/imae_jax`).
 
-The folder may be deleted at any time.
+The folder may be deleted at any time. An entry is a folder of one `.npy` file per array and
+an index with their checksums; one that is not exactly as written is made again.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,8 +23,8 @@ from imae_jax.runtime import folder
 logger = logging.getLogger(__name__)
 
 # Version of the cached content: increase it when the computation changes.
-FORMAT = 3
-NAMES_FILE = "names.json"
+FORMAT = 4
+INDEX_FILE = "index.json"
 
 
 def cached(
@@ -36,35 +41,54 @@ def cached(
     """
     text = json.dumps([FORMAT, key], sort_keys=True)
     place = folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
+    if os.path.lexists(place):
+        try:
+            return _read(place, text)
+        except (OSError, ValueError) as error:
+            logger.warning("cache %s is damaged (%s): made again", place, error)
+            _discard(place)
+    arrays = make()
     try:
-        return _read(place)
-    except (OSError, ValueError):  # not there, or damaged
-        arrays = make()
-    try:
-        _write(arrays, place)
-        return _read(place)
-    except OSError as error:
+        _write(arrays, place, text)
+        return _read(place, text)
+    except (OSError, ValueError) as error:
         logger.warning("nothing cached in %s: %s", place, error)
         return arrays
 
 
-def _read(place: Path) -> dict[str, np.ndarray]:
-    names = json.loads((place / NAMES_FILE).read_text())
-    return {
-        name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in names
-    }
+def _read(place: Path, key: str) -> dict[str, np.ndarray]:
+    """Opens an entry's arrays; raises OSError or ValueError unless all is as written."""
+    checksum, _, text = (place / INDEX_FILE).read_bytes().partition(b"\n")
+    if checksum != _line(text):
+        raise ValueError(f"{INDEX_FILE} is not what was written")
+    index = json.loads(text)
+    if index["key"] != key:
+        raise ValueError("it belongs elsewhere")
+    arrays = {}
+    for name, checksum in index["checksums"].items():
+        with open(place / f"{name}.npy", "rb") as file:
+            if _checksum(file) != checksum:
+                raise ValueError(f"{name}.npy is not what was written")
+        arrays[name] = np.load(file.name, mmap_mode="r", allow_pickle=False)
+    return arrays
 
 
-def _write(arrays: Mapping[str, np.ndarray], place: Path) -> None:
-    """Writes the arrays as one folder, atomically."""
+def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
+    """Writes an entry as one folder, atomically; one that is there is kept."""
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=".writing-"))
     try:
+        checksums = {}
         for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        (temporary / NAMES_FILE).write_text(json.dumps(list(arrays)))
-        shutil.rmtree(place, ignore_errors=True)
+            with open(temporary / f"{name}.npy", "w+b") as file:
+                np.save(file, array, allow_pickle=False)
+                _sync(file)
+                file.seek(0)
+                checksums[name] = _checksum(file)
+        text = json.dumps(dict(key=key, checksums=checksums)).encode()
+        with open(temporary / INDEX_FILE, "wb") as file:
+            file.write(_line(text) + b"\n" + text)
+            _sync(file)
         try:
             temporary.rename(place)
         except OSError:
@@ -72,3 +96,28 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _checksum(file) -> int:
+    """CRC-32 of an open file: several times as fast as a cryptographic digest."""
+    return functools.reduce(
+        lambda sum, part: zlib.crc32(part, sum), iter(lambda: file.read(2**20), b""), 0
+    )
+
+
+def _line(text: bytes) -> bytes:
+    """First line of an index: the CRC-32 of the rest."""
+    return b"%08x" % zlib.crc32(text)
+
+
+def _discard(place: Path) -> None:
+    """Removes an entry, moved away first, so that nobody finds half of it."""
+    aside = dict(dir=place.parent, prefix=".damaged-", ignore_cleanup_errors=True)
+    # An error: another process was first, or the cache cannot be written.
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(**aside) as temporary:
+        place.rename(Path(temporary) / place.name)
