@@ -20,9 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from ml_collections import ConfigDict
+
 import imae_jax
 from imae_jax import runtime
-from imae_jax.commands import actions, command_line, config_overrides
+from imae_jax.commands import actions, command_line, config_overrides, failures
 from imae_jax.commands.command_flags import (
     COMPILE,
     EXPORT,
@@ -39,17 +41,24 @@ HELP = {"-h", "--help"}
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.py"
 
 
-def import_weights(given: SimpleNamespace) -> None:
-    """Imports weights trained on ImageNet, as runs of these presets."""
+def presets() -> dict[str, ConfigDict]:
+    """Makes the ImageNet preset of each kind of run, by config file."""
     from configs import imae, mae, transfer
 
-    presets = {
-        "mae": mae.get_config("imagenet"),
-        "imae": imae.get_config("imagenet"),
-        "classifier": transfer.get_config("imagenet,finetune"),
-        "encoder": transfer.get_config("imagenet,linear"),
+    return {
+        "configs/mae.py": mae.get_config("imagenet"),
+        "configs/imae.py": imae.get_config("imagenet"),
+        "configs/transfer.py": transfer.get_config("imagenet,linear"),
     }
-    actions.import_weights(given, presets)
+
+
+def import_weights(given: SimpleNamespace) -> None:
+    """Imports weights trained on ImageNet, as runs of these presets."""
+    from configs import transfer
+
+    kinds = dict(zip(("mae", "imae", "encoder"), presets().values(), strict=True))
+    kinds["classifier"] = transfer.get_config("imagenet,finetune")
+    actions.import_weights(given, kinds)
 
 
 MAE_CONFIG = "configs/mae.py:digits"
@@ -160,7 +169,7 @@ def read(command: Command, arguments: list[str]) -> SimpleNamespace:
 
         given.config = workdir.read_config(given.workdir)
     if OVERRIDE in names:
-        config_overrides.override(given.config, rest)
+        config_overrides.override(given.config, rest, presets)
     elif rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
     return given
@@ -182,6 +191,7 @@ def run(command: Command, given: SimpleNamespace) -> None:
         given.process_id,
         wait_seconds=given.wait_seconds,
     )
+    runtime.check_devices()
     if not processes.is_first():
         runtime.show_log(logging.WARNING)
     with processes.abort_all_on_error():
@@ -211,13 +221,14 @@ def answer(arguments: list[str]) -> int:
 
 def main() -> int:
     """Runs the command line, and turns errors into messages; returns the exit status."""
+    runtime.print_any_text()
     try:
         return answer(sys.argv[1:])
     except BrokenPipeError:  # whoever read the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        print(f"error: {failures.explain(error, sys.argv)}", file=sys.stderr)
         return 1
     except Terminated as end:
         print(f"terminated; {end}; rerun the same command to resume", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Process settings: malloc, log output, compilation cache, TPU compiler."""
 
 import ctypes
+import io
 import logging
 import os
 import platform
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 from tqdm import tqdm
+
+from imae_jax.errors import UserError
 
 # Without a TPU, and without these, its compiler queries the network, prints complaints, and
 # locks out other processes.
@@ -75,12 +78,42 @@ def show_log(level: int = logging.INFO) -> None:
     package.handlers = [_Terminal()]
 
 
+def print_any_text() -> None:
+    """Has characters that the console's encoding lacks printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_devices() -> None:
+    """Starts JAX's devices; raises UserError if those that were asked for are not there."""
+    import jax  # late, so that the rest is there without it
+
+    try:
+        jax.devices()
+    # JAX asserts that there is a device of a platform that it knows.
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        said = " ".join(str(error).split()) or "there is none"
+        raise UserError(
+            f"no device of JAX can be used: {said}; JAX_PLATFORMS={asked!r}: unset it to "
+            "take what this machine has"
+        ) from None
+
+
 def enable_compilation_cache() -> None:
-    """Enables JAX's compilation cache, unless JAX_COMPILATION_CACHE_DIR has done so."""
+    """Enables JAX's compilation cache, unless JAX_COMPILATION_CACHE_DIR has done so.
+
+    Without a home folder nothing is kept.
+    """
     import jax  # late, so that the rest is there without it
 
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))
+        try:
+            compiled = folder() / "compiled"
+        except UserError:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
         jax.config.update("jax_compilation_cache_max_size", 4 * 10**9)
 
 
@@ -108,9 +141,19 @@ def quiet_tpu_compiler(devices: Path = Path("/dev")) -> bool:
 
 
 def folder() -> Path:
-    """Returns the path of the cache folder, which may not exist yet."""
+    """Returns the path of the cache folder, which may not exist yet.
+
+    Raises:
+      UserError: if the user has no home folder.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "imae_jax"
+    try:
+        return Path(base).expanduser() / "imae_jax"
+    except RuntimeError:
+        raise UserError(
+            f"{base} is a folder that nobody knows, as this user has no home: set HOME or "
+            "XDG_CACHE_HOME to a folder that can be written"
+        ) from None
 
 
 def stand_alone() -> None:

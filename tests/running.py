@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from imae_jax.commands.failures import DEFECT
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -29,4 +31,5 @@ def fails(*arguments):
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1, done.stderr
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert DEFECT not in done.stderr  # as bad as a traceback
     return lines[0]

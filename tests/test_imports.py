@@ -14,7 +14,8 @@ from imae_jax.training import loop
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "runtime"},
+    {"errors"},
+    {"runtime"},
     {"distributed", "models", "optim"},
     {"probing", "storage"},
     {"data"},

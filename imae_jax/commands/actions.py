@@ -57,7 +57,8 @@ def study(given: SimpleNamespace) -> None:
     from imae_jax.commands import study
 
     folder = study.study(given.config, given.workdir)
-    logger.info(f"\n{(folder / 'table.md').read_text()}\nTable and picture: {folder}")
+    table = (folder / "table.md").read_text("utf-8")
+    logger.info(f"\n{table}\nTable and picture: {folder}")
 
 
 def report(given: SimpleNamespace) -> None:

@@ -17,7 +17,7 @@ from imae_jax.errors import UserError
 from imae_jax.storage.local_paths import local_path
 
 # Exceptions of absl and ml_collections for invalid flags.
-FLAG_ERRORS = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError)
+FLAG_ERRORS = (flags.Error, AttributeError, LookupError, OSError, TypeError, ValueError)
 FLAG = re.compile(r"--?(?P<name>[A-Za-z][^=]*)")
 CONFIG, OVERRIDE = "config", "config.KEY"
 WIDTH = 92
@@ -160,9 +160,6 @@ def _check_names(
 def message(error: Exception, arguments: Sequence[str]) -> str:
     """Formats any of `FLAG_ERRORS` in one line."""
     text = str(error)
-    if "Traceback" in text:  # get_config failed; its message is the last line
-        lines = text.strip().splitlines()
-        return f"{lines[0].split(': Error')[0]}: {lines[-1].split(': ', 1)[-1]}"
     # Some messages are quoted once or twice.
     text = text.replace("\\n", "\n").replace("\\", "").replace("'", "")
     lines = [line.strip(' "') for line in text.splitlines() if line.strip(' "')]

@@ -1,7 +1,8 @@
 """Loads a config file and applies overrides from the command line."""
 
 import difflib
-from collections.abc import Sequence
+import runpy
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -14,27 +15,43 @@ def load(file: str) -> ConfigDict:
     """Loads the config of FILE or FILE:ARG.
 
     Raises:
-      UserError: if there is no such file, or its `get_config` takes no such argument.
+      UserError: if there is no such file, if it is no program with a `get_config` that
+        returns a config, or if that takes no such argument.
     """
-    values = flags.FlagValues()
+    path, *argument = file.split(":", 1)
+    # The file is a program of the user's: whatever it raises is theirs to read.
     try:
-        config_flags.DEFINE_config_file(CONFIG, file, flag_values=values, sys_argv=[])
-        values(["main.py"])
-        values[CONFIG].value.keys()  # raises here if the file failed to load
-    except FLAG_ERRORS as error:
-        raise UserError(message(error, [f"--{CONFIG}={file}"])) from None
-    return values[CONFIG].value
+        made = runpy.run_path(path)
+        if "get_config" not in made:
+            raise ValueError("it has no function get_config")
+        config = made["get_config"](*argument)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise UserError(f"--{CONFIG}={file}: {kind}{said}") from None
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"--{CONFIG}={file}: get_config returns no ConfigDict, but {kind}")
+    return config.lock()
 
 
-def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+def override(
+    config: ConfigDict,
+    arguments: Sequence[str],
+    presets: Callable[[], Mapping[str, ConfigDict]] = dict,
+) -> None:
     """Sets the values of `--config.KEY=VALUE` and `--config.KEY VALUE`.
 
+    Args:
+      config: changed in place.
+      arguments: words of the command line.
+      presets: returns other configs by file, which messages name if they have a key.
     Raises:
       UserError: for unknown keys, values of another type, and stray arguments.
     """
     for word in arguments:
         if match := FLAG.match(word):
-            _check_key(config, match["name"].removeprefix(f"{CONFIG}."), word)
+            _check_key(config, match["name"].removeprefix(f"{CONFIG}."), word, presets)
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     try:
@@ -42,13 +59,20 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
             CONFIG, config, flag_values=values, sys_argv=list(arguments)
         )
         rest = values(["main.py", *arguments])[1:]
+    except IndexError as error:  # an index into something that has none
+        raise UserError(f"{CONFIG}: {error}") from None
     except FLAG_ERRORS as error:
         raise UserError(message(error, arguments)) from None
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
 
 
-def _check_key(config: ConfigDict, key: str, word: str) -> None:
+def _check_key(
+    config: ConfigDict,
+    key: str,
+    word: str,
+    presets: Callable[[], Mapping[str, ConfigDict]],
+) -> None:
     """Raises UserError naming the sibling keys if the config does not have the key."""
     section, path = config, ""
     for name in key.split("."):
@@ -60,7 +84,24 @@ def _check_key(config: ConfigDict, key: str, word: str) -> None:
             names = best_first(plain, section)
             near = difflib.get_close_matches(plain, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if files := [f for f, other in presets().items() if _has(other, key)]:
+                hint = f"{key} is a key of {' and '.join(files)}; "
             raise UserError(
                 f"{word}: {where} has no key {plain!r}; {hint}its keys: {', '.join(names)}"
             )
         section, path = section[plain], f"{path}.{name}".lstrip(".")
+        if plain != name and isinstance(section, ConfigDict):
+            raise UserError(f"{word}: {plain} is a section, which has no index")
+        if plain != name and not isinstance(section, list):
+            values = section if isinstance(section, tuple) else [section]
+            whole = f"--{CONFIG}.{path.split('[')[0]}={','.join(map(str, values))}"
+            raise UserError(f"{word}: give the whole value, as in {whole}")
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    """True if the config has the dotted key."""
+    for name in key.split("."):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return True

@@ -109,7 +109,7 @@ def _lines(frame: FrameType) -> Lines:
 @functools.cache
 def _notes(path: str) -> dict[int, tuple[str, str]]:
     """Returns {line: (comment, docstring of its function)} of a file's statements."""
-    text = Path(path).read_text()
+    text = Path(path).read_text("utf-8")
     beside, above = {}, {}
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -9,6 +9,7 @@ from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import check_size, decode_variant
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.optim import run_steps
+from imae_jax.storage import pytrees
 from imae_jax.storage.local_paths import check_paths
 
 
@@ -25,6 +26,22 @@ def check_keys(config: ConfigDict) -> None:
     check_paths(config)
     hold(config, RULES)
     patch_size(config)
+    _check_kind(config)
+
+
+def _check_kind(config: ConfigDict) -> None:
+    """Raises UserError unless `model.name` is the kind of run that the keys describe."""
+    keys, name = pytrees.flatten(config.to_dict()), config.model.name
+    needs = {name: kind.needs for name, kind in OBJECTIVES.items()}
+    if lacking := [key for key in sorted(needs[name]) if key not in keys]:
+        raise UserError(
+            f"invalid model.name={name!r}: the config has no {' and no '.join(lacking)}; "
+            "take the config file of that kind of run"
+        )
+    # An i-MAE's config has all that a MAE's has, and more.
+    fits = [name for name in needs if needs[name] <= keys.keys()]
+    kind = max(fits, key=lambda name: len(needs[name]))
+    require(name == kind, "model.name", name, f"{kind!r}: the config's keys are its")
 
 
 def patch_size(config: ConfigDict) -> int:

@@ -4,7 +4,7 @@
 keys. Rules for an evaluator's options are defined with the evaluator.
 """
 
-import sys
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,9 +32,10 @@ class Rule(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """True for a real number that is not a bool and is finite as a float."""
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and abs(value) <= sys.float_info.max
+    """True for a finite real number that is not a bool."""
+    if is_count(value):
+        return abs(value) < 2**63  # a larger one may not even become a float
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def is_count(value: Any) -> bool:
@@ -48,8 +49,9 @@ def at_least(low: float) -> Rule:
 
 
 def count_from(low: int) -> Rule:
-    """Allows whole numbers of at least `low`."""
-    return Rule(lambda x: is_count(x) and x >= low, f"a whole number, at least {low}")
+    """Allows whole numbers of at least `low` that JAX's int32 holds."""
+    allowed = f"a whole number, at least {low} and below 2**31"
+    return Rule(lambda x: is_count(x) and low <= x < 2**31, allowed)
 
 
 def above(low: float) -> Rule:

@@ -149,7 +149,7 @@ class Records:
             ambiguous.
         """
         with reading(folder):
-            info = json.loads((folder / INFO_FILE).read_text())
+            info = json.loads((folder / INFO_FILE).read_text("utf-8"))
         kind = info.get("fileFormat", "tfrecord")
         if kind != "array_record":
             raise UserError(

@@ -60,10 +60,12 @@ class Objective(abc.ABC):
 
     Attributes:
       title: name in messages.
+      needs: keys by which a config of this kind of run is known.
       is_labelled: True if batches have labels.
     """
 
     title: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
     is_labelled: ClassVar[bool] = False
 
     @abc.abstractmethod

@@ -47,6 +47,7 @@ class ClassificationObjective(Objective):
     """
 
     title = "a classifier"
+    needs = frozenset({"model.mode"})
     is_labelled = True
 
     model: Classifier

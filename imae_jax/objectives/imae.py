@@ -38,6 +38,7 @@ class IMAEObjective(MAEObjective):
     """
 
     title = "an i-MAE"
+    needs = MAEObjective.needs | {"mix.alpha"}
 
     model: IMAE
     alpha: float | None

@@ -58,6 +58,7 @@ class MAEObjective(Objective):
     """
 
     title = "a MAE"
+    needs = frozenset({"mask.ratio"})
 
     model: MAE
     augmentation: Augmentation

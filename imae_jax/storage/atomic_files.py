@@ -55,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads a JSON file of a run; raises UserError if it is missing or broken."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; is {path.parent} a run?") from None
     except (OSError, ValueError) as error:

@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 def read_metrics(workdir: Path) -> list[dict]:
     """Reads a run's metrics.jsonl; skips incomplete lines, left by a killed run."""
     path = workdir / METRICS_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     metrics = []
     for line in lines:
         try:
@@ -47,7 +47,8 @@ class MetricWriter:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_text(workdir / METRICS_FILE, text)
         is_first = processes.is_first()
-        self._file = open(workdir / METRICS_FILE if is_first else os.devnull, "a")
+        path = workdir / METRICS_FILE if is_first else os.devnull
+        self._file = open(path, "a", encoding="utf-8")
         self._events = SummaryWriter(
             str(workdir / "tensorboard"),
             purge_step=first_step + 1,

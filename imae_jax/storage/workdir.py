@@ -60,7 +60,7 @@ def open_workdir(workdir: str | Path) -> Path:
 
 def read_config(workdir: str | Path) -> ConfigDict:
     """Reads the config of a run; raises UserError if there is none."""
-    path = Path(workdir).expanduser() / CONFIG_FILE
+    path = local_path(workdir, "workdir") / CONFIG_FILE
     found = atomic_files.read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} cannot be read: it holds no config")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from imae_jax.commands.failures import DEFECT
 from imae_jax.distributed import sharding
 from imae_jax.errors import Terminated, UserError
 from imae_jax.evaluation import evaluate
@@ -152,7 +153,7 @@ def test_terminated_it_saves_what_it_has_and_goes_on(config, undisturbed, tmp_pa
         (step,) = checkpoints.steps()
     last = errors.splitlines()[-1]
     assert f"terminated; {workdir} is saved at step {step}; rerun the same" in last
-    assert step >= 5 and "Traceback" not in errors
+    assert step >= 5 and "Traceback" not in errors and DEFECT not in errors
 
 
 @pytest.mark.slow
