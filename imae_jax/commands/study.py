@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from imae_jax import evaluation
-from imae_jax.commands.study_grid import Cell, Grid, make_grid
+from imae_jax.commands.study_grid import CELLS, Cell, Grid, make_grid
 from imae_jax.errors import UserError
 from imae_jax.report import study_statistics, study_tables
 from imae_jax.storage import atomic_files
@@ -163,7 +163,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
     check_paths(config)
     make_grid(config)  # raises for an invalid config
     workdir = open_workdir(workdir)
-    begun = sorted((workdir / "cells").glob("*"))
+    begun = sorted((workdir / CELLS).glob("*"))
     settle_dtype(config.runs.values(), begun)  # the type is part of the digests
     grid = make_grid(config)
     cells = in_order(grid)

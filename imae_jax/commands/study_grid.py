@@ -8,9 +8,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
 from imae_jax.storage import pytrees, workdir
+from imae_jax.storage.local_paths import check_name
 
+# Folder of the runs in a workdir.
+CELLS = "cells"
 # "run:ROLE" in a config is replaced by the workdir of that role's run.
 REFERENCE = "run:"
 # Prefixes of keys that affect evaluation only; the others affect training.
@@ -39,7 +42,7 @@ class Cell:
 
     def folder(self, workdir: Path) -> Path:
         """Workdir of the run."""
-        return workdir / "cells" / f"{self.config.model.name}-{self.training}"
+        return workdir / CELLS / f"{self.config.model.name}-{self.training}"
 
     def results_file(self, workdir: Path) -> Path:
         """File of the metrics; it exists once the run has been evaluated."""
@@ -133,6 +136,8 @@ def make_grid(study: ConfigDict) -> Grid:
     for section in sections:
         if section not in study:
             raise UserError(f"--config describes no study: it has no {section!r}")
+    check_name(study.name, "name")
+    require(study.name != CELLS, "name", study.name, "another name: runs are kept there")
     for key, names in (("primary", [study.primary]), ("correlate", study.correlate)):
         for name in names:
             if name not in study.columns:

@@ -1,16 +1,31 @@
-"""Atomic reading and writing of a run's files."""
+"""Atomic reading and writing of a run's files.
+
+Mounts of buckets and shares lack some operations of a disk. A file is written without
+them, and atomically where the system can rename; what is lacking is logged once.
+"""
 
 import contextlib
+import errno
+import functools
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Errors by which file systems refuse what they do not support.
+UNSUPPORTED = {
+    getattr(errno, name)
+    for name in ("EPERM", "EACCES", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOTTY")
+} | {errno.ENOLCK, errno.EXDEV}
 
 # Files of a workdir beside its checkpoints.
 CONFIG_FILE = "config.json"
@@ -33,13 +48,85 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            sync(file)
+        set_mode(temporary, 0o644)
+        replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def without(consequence: str) -> Iterator[None]:
+    """Context that continues where a file system does not support what is done in it.
+
+    Args:
+      consequence: what is lacking then, in words; logged once in a process.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _log_once(f"{consequence}: this file system refuses it ({error.strerror})")
+
+
+@functools.cache
+def _log_once(text: str) -> None:
+    logger.warning(text)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Flushes an open file to the disk, where the file system can."""
+    file.flush()
+    with without("files may be lost when the machine stops, not when the program does"):
+        os.fsync(file.fileno())
+
+
+def set_mode(path: str | Path, mode: int) -> None:
+    """Sets the permissions of a file or folder, where the file system can."""
+    with without("files keep the permissions that they were given"):
+        os.chmod(path, mode)
+
+
+def replace(temporary: str | Path, path: Path) -> None:
+    """Renames a file or folder, or copies it where the file system cannot rename.
+
+    Raises:
+      OSError: if neither is possible; nothing half written is left.
+    """
+    temporary = Path(temporary)
+    with without("files are copied to their place, so a reader may see one half written"):
+        os.replace(temporary, path)
+    if temporary.exists():
+        _copy(temporary, path)
+        _remove(temporary)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies the contents of a file or folder, and neither times nor permissions."""
+    is_folder = source.is_dir()
+    with contextlib.ExitStack() as stack:
+        if is_folder:
+            target.mkdir(exist_ok=True)
+        else:
+            file = stack.enter_context(open(target, "wb"))
+        try:
+            if is_folder:
+                for path in source.iterdir():
+                    _copy(path, target / path.name)
+            else:
+                file.write(source.read_bytes())
+                sync(file)
+        except BaseException:
+            _remove(target)
+            raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,8 +155,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, path)
+        set_mode(temporary, 0o755)
+        replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

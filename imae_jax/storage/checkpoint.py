@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError
+from imae_jax.storage import atomic_files
 from imae_jax.storage.pytrees import (
     all_finite,
     check_same_tree,
@@ -171,7 +172,7 @@ class Checkpoints:
         for step in self.steps():
             if step > after and processes.is_first():
                 path = self._directory / str(step)
-                path.rename(_unused(path.with_name(f"damaged-{step}")))
+                atomic_files.replace(path, _unused(path.with_name(f"damaged-{step}")))
         processes.wait("damaged checkpoints are set aside")
         self._manager.reload()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
 
 # Any scheme; the usual ones also with one slash, as `pathlib` normalizes them.
 ADDRESS = re.compile(r".*://|(gs|s3|https?|ftp|file|hdfs|az|abfss?|r2|hf):/", re.DOTALL)
@@ -36,6 +36,13 @@ def local_path(path: str | Path, key: str) -> Path:
     except RuntimeError as error:
         text = f"it must be a path whose home folder is known ({error})"
         raise UserError(f"invalid {key}={str(path)!r}: {text}") from None
+
+
+def check_name(name: str, key: str) -> None:
+    """Raises UserError unless the name is that of a folder directly in another."""
+    is_name = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
+    is_plain = is_name and not name.startswith(".") and not set(name) & set("/\\")
+    require(is_plain, key, name, "a name of 1 to 100 characters, no path")
 
 
 def check_paths(config: ConfigDict, prefix: str = "") -> None:

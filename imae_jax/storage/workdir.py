@@ -1,12 +1,12 @@
 """Run folders: creation, locking and the stored config."""
 
 import contextlib
+import fcntl
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import filelock
 import jax
 from ml_collections import ConfigDict
 
@@ -172,17 +172,14 @@ def exclusive_lock(workdir: Path) -> Iterator[None]:
     if not processes.is_first():  # only the first process writes
         yield
         return
-    lock = filelock.FileLock(workdir / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(
-            f"workdir {str(workdir)!r} is being written by another process; wait for its "
-            "end, or take another workdir"
-        ) from None
-    except NotImplementedError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        lock.release()
+    with contextlib.ExitStack() as stack:
+        try:
+            with atomic_files.without("two commands may write into one workdir"):
+                file = stack.enter_context(open(workdir / ".lock", "wb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"workdir {str(workdir)!r} is being written by another process; wait for "
+                "its end, or take another workdir"
+            ) from None
+        yield  # closing the file ends the lock

@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from imae_jax.errors import UserError
+from imae_jax.storage import atomic_files
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def find(data_dir: str | os.PathLike, archive: Archive) -> Path:
         if start < archive.size:
             _download(archive, part, start)
         _check_digest(archive, part)
-        os.replace(part, path)
+        atomic_files.replace(part, path)
     except OSError as error:  # of the disk: network errors are UserErrors already
         if path.exists():  # downloaded by another run
             return path
@@ -147,8 +148,7 @@ def _download(archive: Archive, part: Path, start: int) -> None:
                 break
             file.write(block)
             bar.update(len(block))
-        file.flush()
-        os.fsync(file.fileno())
+        atomic_files.sync(file)
         received = file.tell() - start
     # `read` does not raise when the connection ends early.
     promised = response.headers.get("Content-Length")
