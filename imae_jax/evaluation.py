@@ -1,9 +1,10 @@
 """Evaluation of a run, `evaluate(config, workdir)`: all evaluators of its config."""
 
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.storage import atomic_files
-from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
+from imae_jax.storage.atomic_files import EVAL_FILE, LEFT_OUT, SETTINGS_FILE
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import check_same_config, settle_dtype
 from imae_jax.training import trained_run
@@ -34,6 +35,10 @@ from imae_jax.training.setup import load_data
 from imae_jax.training.state import init_params
 
 logger = logging.getLogger(__name__)
+
+
+class Incomplete(UserError):
+    """Raised after an evaluation, if some of the evaluators could not run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +63,55 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Runs every evaluator in `config.evals` on the run's newest checkpoint.
 
     Writes `eval.json`, `eval_settings.json` and `figures/` into the workdir after the last
-    evaluator.
+    evaluator. One that cannot run is left out; `LEFT_OUT` in the settings has the reason.
 
     Returns:
       The metrics of `eval.json`, by name.
     Raises:
-      UserError: if the run, its teacher or a baseline run is missing or does not fit, and
-        if an evaluator fails or returns a value that is not finite.
+      UserError: if the run, its teacher or a baseline run is missing or does not fit.
+      Incomplete: after the others were written, if an evaluator could not run or returned
+        a value that is not finite.
     """
     run = open_run(config, workdir)
-    results, settings = {}, {}
+    results, settings, left_out, failed = {}, {}, {}, {}
     for name in run.config.evals:
-        numbers, conditions = measure(run, name)
-        results |= numbers
-        settings |= conditions
-    draw(run)
+        if reason := not_applicable(run, name):
+            left_out[name] = reason
+            logger.info(f"{run.workdir.name}: {name} is left out, {reason}")
+            continue
+        with _collecting(failed, name):
+            numbers, conditions = measure(run, name)
+            results |= numbers
+            settings |= conditions
+    with _collecting(failed, "figures"):
+        draw(run)
+    reasons = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
+    if failed and not results:
+        raise UserError(f"{run.workdir}: nothing could be measured: {reasons}")
+    if left_out | failed:
+        settings[LEFT_OUT] = left_out | failed
     atomic_files.write_json(run.workdir / SETTINGS_FILE, settings)
     atomic_files.write_json(run.workdir / EVAL_FILE, results)
+    if failed:
+        raise Incomplete(f"{run.workdir / EVAL_FILE} lacks what could not run: {reasons}")
     return results
+
+
+@contextlib.contextmanager
+def _collecting(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Context that puts a UserError's message into `failed` under a name."""
+    try:
+        yield
+    except UserError as error:
+        failed[name] = str(error)
+
+
+def not_applicable(run: EvaluatedRun, name: str) -> str:
+    """Returns why an evaluator has nothing to measure in such data; empty if it has."""
+    num_classes = len(run.held_out.dataset.class_names)
+    if all_evaluators()[name].needs_labels and num_classes < 2:
+        return f"the images are of {num_classes or 'no'} class"
+    return ""
 
 
 def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
@@ -134,20 +170,12 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
     """Runs one evaluator.
 
     Returns:
-      Its entries of `eval.json` and of `eval_settings.json`; empty if it needs labels and
-      there are none.
+      Its entries of `eval.json` and of `eval_settings.json`.
     Raises:
-      UserError: if a value is not finite.
+      UserError: if it cannot run, or a value is not finite.
       Terminated: after SIGTERM.
     """
     evaluator, held_out = all_evaluators()[name], run.held_out
-    num_classes = len(held_out.dataset.class_names)
-    if evaluator.needs_labels and num_classes < 2:
-        count = num_classes or "no"
-        logger.info(
-            f"{run.workdir.name}: {name} is left out, the images are of {count} class"
-        )
-        return {}, {}
     if preemption.preemption_requested():
         raise Terminated(f"{run.workdir} is not measured yet")
     logger.info(f"{run.workdir.name}: measuring {name}")
@@ -158,7 +186,7 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
     numbers = {metric: np.asarray(value).item() for metric, value in found}
     for metric, value in numbers.items():
         if not math.isfinite(value):
-            raise UserError(f"{name}/{metric} is {value}; nothing was written")
+            raise UserError(f"{name}/{metric} is {value}, no number")
     count = held_out.count(section.split)
     split = held_out.dataset.published[section.split]
     settings = {

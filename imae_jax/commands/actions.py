@@ -45,11 +45,17 @@ def evaluate(given: SimpleNamespace) -> None:
     from imae_jax import evaluation
     from imae_jax.report import page
 
-    evaluation.evaluate(given.config, given.workdir)
+    incomplete = None
+    try:
+        evaluation.evaluate(given.config, given.workdir)
+    except evaluation.Incomplete as error:
+        incomplete = error
     logger.info(
         f"\n{page.read_as_text(given.workdir)}\n"
         f"Next: python main.py report --workdir={given.workdir}"
     )
+    if incomplete:
+        raise incomplete
 
 
 def study(given: SimpleNamespace) -> None:

@@ -16,11 +16,9 @@ from imae_jax.report import (
     study_tables,
     summary,
 )
+from imae_jax.report.saved_runs import SavedRun, read_runs
 from imae_jax.storage import atomic_files, pytrees
-from imae_jax.storage.atomic_files import CONFIG_FILE, EVAL_FILE, SETTINGS_FILE
-from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.local_paths import local_path
-from imae_jax.storage.metrics_log import read_metrics
 
 REPORT_FILE = "report.html"
 
@@ -39,25 +37,17 @@ PICTURES = {
 }
 
 
-def find_runs(workdir: Path) -> dict[str, Path]:
-    """Finds runs by name: the folder itself and its subfolders."""
-    folders = [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
-    return {path.name: path for path in folders if (path / CONFIG_FILE).exists()}
-
-
-def find_results(runs: Mapping[str, Path], file: str = EVAL_FILE) -> dict[str, dict]:
-    """Reads a JSON file of each run; runs without it are left out."""
-    return {
-        name: atomic_files.read_json(path / file)
-        for name, path in runs.items()
-        if (path / file).exists()
-    }
-
-
 def read_as_text(workdir: str | Path) -> str:
     """Formats the tables of the runs in a folder as plain text."""
-    runs = find_runs(local_path(workdir, "workdir").absolute())
-    return summary.as_text(find_results(runs), find_results(runs, SETTINGS_FILE))
+    runs, _ = read_runs(local_path(workdir, "workdir").absolute())
+    return summary.as_text(*results_of(runs))
+
+
+def results_of(runs: Mapping[str, SavedRun]) -> tuple[dict, dict]:
+    """Returns the metrics and the settings of the runs that have been evaluated."""
+    found = {name: run for name, run in runs.items() if run.results is not None}
+    results = {name: run.results for name, run in found.items()}
+    return results, {name: run.settings for name, run in found.items()}
 
 
 def find_pictures(run: Path) -> list[tuple[str, str]]:
@@ -92,45 +82,47 @@ def measured_at(settings: Mapping[str, Mapping]) -> str:
     return ", ".join(f"{key} {value}" for key, value in numbers.items() if value)
 
 
-def describe(run: Path) -> dict:
+def describe(run: SavedRun) -> dict:
     """Collects a run's data set, steps, time, device, versions and settings."""
-    step, meta = None, {}
-    if (run / "checkpoints").is_dir():
-        with Checkpoints(run) as checkpoints:
-            step, meta = checkpoints.newest(checkpoints.meta) or (None, {})
-    config, metrics = atomic_files.read_json(run / CONFIG_FILE), read_metrics(run)
-    last = metrics[-1] if metrics else {}
+    last = run.metrics[-1] if run.metrics else {}
     return {
-        "data": config["data"]["name"],
-        "step": step,
+        "data": run.config["data"]["name"],
+        "step": run.step,
         "epochs": last.get("epoch", 0),
         "minutes": last.get("seconds", 0) / 60,
-        "device": meta.get("device", "unknown"),
-        "versions": meta.get("versions", {}),
-        "settings": pytrees.flatten(config),
+        "device": run.meta.get("device", "unknown"),
+        "versions": run.meta.get("versions", {}),
+        "settings": pytrees.flatten(run.config),
+        "left_out": run.left_out,
     }
 
 
 def write_report(workdir: str | Path) -> Path:
     """Writes `report.html` into a folder of runs or studies, or of a single run.
 
+    Runs and studies that cannot be read are named in it, with the reason.
+
     Raises:
-      UserError: if there is no run or study.
+      UserError: if there is no run or study that can be read.
     """
     workdir = local_path(workdir, "workdir").absolute()
-    runs = find_runs(workdir) if workdir.is_dir() else {}
-    found_studies = study_tables.read(workdir) if workdir.is_dir() else []
-    if not (runs or found_studies):
+    if not workdir.is_dir():
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on")
-    results, settings = find_results(runs), find_results(runs, SETTINGS_FILE)
-    described = {name: describe(path) for name, path in runs.items()}
+    runs, broken_runs = read_runs(workdir)
+    found_studies, broken_studies = study_tables.read(workdir)
+    broken = broken_runs | broken_studies
+    if not (runs or found_studies):
+        reasons = "".join(f"; {name}: {reason}" for name, reason in broken.items())
+        raise UserError(f"workdir {str(workdir)!r} holds no run to report on{reasons}")
+    results, settings = results_of(runs)
+    described = {name: describe(run) for name, run in runs.items()}
     environment = Environment(
         loader=PackageLoader("imae_jax.report"),
         autoescape=select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found_panels = panels.read_runs(runs)
+    found_panels = panels.read_runs({name: run.folder for name, run in runs.items()})
     page = environment.get_template("report.html").render(
         title=workdir.name,
         lead=choose_lead(results, described, found_panels),
@@ -141,12 +133,12 @@ def write_report(workdir: str | Path) -> Path:
             (study_tables.tables(study), study_tables.charts(study))
             for study in found_studies
         ],
-        losses=runs
-        and charts.training({name: read_metrics(path) for name, path in runs.items()}),
+        losses=runs and charts.training({name: run.metrics for name, run in runs.items()}),
         pictures={
-            name: found for name, path in runs.items() if (found := find_pictures(path))
+            name: found for name, run in runs.items() if (found := find_pictures(run.folder))
         },
         runs=described,
+        broken=broken,
         has_mixtures=any(
             run["settings"]["model.name"] == "imae" for run in described.values()
         ),

@@ -28,7 +28,7 @@ def read(folder: Path) -> dict | None:
     """
     try:
         layout = atomic_files.read_json(folder / LAYOUT_FILE)
-        data = (folder / layout["image"]).read_bytes()
+        data = (folder / Path(layout["image"]).name).read_bytes()
         if hashlib.sha256(data).hexdigest() != layout["sha256"]:
             return None
         layout |= {"start": choose_start(layout)}

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from imae_jax.evaluators.tables import Table
+from imae_jax.report import saved_runs
 from imae_jax.report.charts import GREY, ORANGE, STYLE, Chart
 from imae_jax.report.figures import as_png
 from imae_jax.report.study_statistics import (
@@ -222,8 +223,11 @@ def write(study: Mapping, folder: Path) -> None:
     atomic_files.write_json(folder / STUDY_FILE, study)
 
 
-def read(workdir: Path) -> list[dict]:
-    """Reads the studies of a folder and its subfolders."""
-    folders = [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
-    paths = (folder / STUDY_FILE for folder in folders)
-    return [atomic_files.read_json(path) for path in paths if path.exists()]
+def read(workdir: Path) -> tuple[list[dict], dict[str, str]]:
+    """Reads the studies of a folder and its subfolders, see `saved_runs.read_studies`."""
+    found, broken = saved_runs.read_studies(workdir, STUDY_FILE)
+    for name, study in list(found.items()):
+        if lacking := {"name", "data", "seeds", "columns", "rows", "failed"} - study.keys():
+            broken[name] = f"{STUDY_FILE} has no {', '.join(sorted(lacking))}"
+            del found[name]
+    return list(found.values()), broken

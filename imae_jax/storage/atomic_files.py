@@ -31,6 +31,8 @@ UNSUPPORTED = {
 CONFIG_FILE = "config.json"
 EVAL_FILE = "eval.json"
 SETTINGS_FILE = "eval_settings.json"
+# Its entry {evaluator: the reason} of those that eval.json lacks; metrics have a slash.
+LEFT_OUT = "left_out"
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -266,6 +266,22 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
+def newest_meta(workdir: Path) -> tuple[int, dict] | None:
+    """Reads step and metadata of a run's newest undamaged checkpoint, without Orbax.
+
+    Opens one small file, and no arrays; None if there is no such file.
+    """
+    steps = {path.parts[-3]: path for path in workdir.glob("checkpoints/*/meta/metadata")}
+    for step in sorted((name for name in steps if name.isdecimal()), key=int, reverse=True):
+        try:
+            meta = json.loads(steps[step].read_text("utf-8"))
+            if meta.get("sha256", (sha := _sha256(meta))) == sha:
+                return int(step), meta
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
+
+
 def _unused(path: Path) -> Path:
     """Returns the path, with a number appended if it exists."""
     paths = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))

@@ -149,6 +149,6 @@ def test_arms_name_no_files(tmp_path):
     config = studies.get_config("mask,digits")
     arms = config.arms.to_dict()
     with config.unlocked():
-        config.arms = {f"../{name}/": arm for name, arm in arms.items()}
+        config.arms = {f"/{name}/x": arm for name, arm in arms.items()}
     for cell in make_grid(config).values():
         assert cell.folder(tmp_path).parent == tmp_path / "cells"

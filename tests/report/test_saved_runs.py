@@ -1,0 +1,135 @@
+"""Folders of runs, some of them broken, linked elsewhere, or very many."""
+
+import json
+import os
+import time
+
+import pytest
+from running import fails
+
+from imae_jax.errors import UserError
+from imae_jax.report import page
+from imae_jax.report.saved_runs import read_runs
+from imae_jax.storage import workdir
+from imae_jax.storage.checkpoint import Checkpoints, newest_meta
+
+
+@pytest.fixture
+def make_run(mae_config):
+    """Writes the files of a run that has been trained and evaluated."""
+    config = workdir.as_json(mae_config())
+
+    def make(folder, mse=0.25):
+        folder.mkdir(parents=True)
+        lines = [{"step": s, "epoch": s / 2, "loss/total": 1.0} for s in (1, 2)]
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (folder / "eval.json").write_text(json.dumps({"reconstruction/mse": mse}))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "file,text",
+    [
+        ("eval.json", "{"),
+        ("eval.json", "[1]"),
+        ("eval.json", '{"reconstruction/mse": "x"}'),
+        ("eval.json", b"\xff\xfe"),
+        ("eval_settings.json", "3"),
+        ("eval_settings.json", '{"reconstruction/mse": 3}'),
+        ("eval_settings.json", '{"left_out": {"probes": 3}}'),
+        ("eval_settings.json", '{"left_out": 3}'),
+        ("config.json", ""),
+        ("config.json", "{}"),
+        ("config.json", '{"data": 3}'),
+        ("metrics.jsonl", "3"),
+        ("metrics.jsonl", "{}"),
+    ],
+)
+def test_broken_run_is_named_and_the_others_shown(file, text, make_run, tmp_path):
+    make_run(tmp_path / "good")
+    broken = make_run(tmp_path / "broken") / file
+    broken.write_bytes(text if isinstance(text, bytes) else text.encode())
+    found, reasons = read_runs(tmp_path)
+    assert list(found) == ["good"] and list(reasons) == ["broken"]
+    assert file in reasons["broken"] or "Error" in reasons["broken"]
+    html = page.write_report(tmp_path).read_text("utf-8")
+    assert "broken is left out: " in html and "good: digits" in html
+    assert "good" in page.read_as_text(tmp_path) or "0.250" in page.read_as_text(tmp_path)
+
+
+def test_broken_study_is_named(make_run, tmp_path):
+    make_run(tmp_path / "good")
+    (tmp_path / "mask").mkdir()
+    (tmp_path / "mask" / "study.json").write_text('{"name": "mask"}')
+    html = page.write_report(tmp_path).read_text("utf-8")
+    assert "mask is left out: study.json has no columns, data" in html
+
+
+def test_only_broken_runs(make_run, tmp_path):
+    (make_run(tmp_path / "broken") / "config.json").write_text("")
+    said = fails("report", f"--workdir={tmp_path}")
+    assert "holds no run to report on; broken: " in said
+
+
+def test_damaged_checkpoint_is_left_out(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    for step, text in (("2", '{"device": "one"}'), ("10", "{"), ("x", "{}")):
+        (run / "checkpoints" / step / "meta").mkdir(parents=True)
+        (run / "checkpoints" / step / "meta" / "metadata").write_text(text)
+    assert newest_meta(run) == (2, {"device": "one"})
+    assert "2 steps" in page.write_report(tmp_path).read_text("utf-8")
+
+
+def test_metadata_is_what_orbax_reads(teacher):
+    with Checkpoints(teacher) as checkpoints:
+        assert newest_meta(teacher) == checkpoints.newest(checkpoints.meta)
+
+
+@pytest.mark.parametrize(
+    "link", ["", "config.json", "eval.json", "metrics.jsonl", "figures", "figures/a.png"]
+)
+def test_links_out_of_the_folder(link, make_run, tmp_path):
+    elsewhere = make_run(tmp_path / "elsewhere" / "secret", mse=0.777)
+    (elsewhere / "figures").mkdir()
+    (elsewhere / "figures" / "reconstructions.png").write_bytes(b"secret")
+    folder = tmp_path / "folder"
+    make_run(folder / "good")
+    run = folder / "linked"
+    if link:
+        make_run(run)
+        (run / link).unlink(missing_ok=True)
+        (run / link).parent.mkdir(exist_ok=True)
+    target = elsewhere / link if link != "figures/a.png" else elsewhere / "eval.json"
+    os.symlink(target, run / link if link else run)
+    found, reasons = read_runs(folder)
+    assert list(found) == ["good"]
+    assert "is a link that leads out of" in reasons["linked"]
+    html = page.write_report(folder).read_text("utf-8")
+    assert "0.777" not in html and "linked is left out" in html
+
+
+def test_links_within_the_folder(make_run, tmp_path):
+    make_run(tmp_path / "good")
+    os.symlink(tmp_path / "good", tmp_path / "again")
+    assert list(read_runs(tmp_path)[0]) == ["again", "good"]
+
+
+def test_hundreds_of_runs(make_run, tmp_path):
+    """Seconds, not minutes; no checkpoint is opened with Orbax."""
+    for number in range(300):
+        meta = make_run(tmp_path / f"run{number:03}") / "checkpoints" / "2" / "meta"
+        meta.mkdir(parents=True)
+        (meta / "metadata").write_text("{}")
+    start = time.process_time()
+    html = page.write_report(tmp_path).read_text("utf-8")
+    assert time.process_time() - start < 30
+    assert html.count("digits, 2 steps") == 300
+    assert "those of the first 12 of 300 runs" in html
+
+
+def test_no_runs(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        page.write_report(tmp_path / "nowhere")
