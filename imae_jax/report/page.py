@@ -1,6 +1,7 @@
 """The report on a folder of runs: one self-contained HTML file."""
 
 import base64
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
 
 REPORT_FILE = "report.html"
+
+# Number of runs that are shown with curves and pictures; tables show all.
+PICTURED_RUNS = 12
 
 # Pictures in a run's figures/, and their captions.
 PICTURES = {
@@ -116,26 +120,33 @@ def write_report(workdir: str | Path) -> Path:
         raise UserError(f"workdir {str(workdir)!r} holds no run to report on{reasons}")
     results, settings = results_of(runs)
     described = {name: describe(run) for name, run in runs.items()}
+    # Those with pictures and curves, so that a page of hundreds is made in seconds.
+    pictured = dict(itertools.islice(runs.items(), PICTURED_RUNS))
+    folders = {name: run.folder for name, run in pictured.items()}
+    metrics = {name: run.metrics for name, run in pictured.items()}
     environment = Environment(
         loader=PackageLoader("imae_jax.report"),
         autoescape=select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found_panels = panels.read_runs({name: run.folder for name, run in runs.items()})
+    found_panels = panels.read_runs(folders)
     page = environment.get_template("report.html").render(
         title=workdir.name,
         lead=choose_lead(results, described, found_panels),
         measured={name: measured_at(found) for name, found in settings.items()},
         explorers=found_panels,
-        sections=questions.sections(results, settings),
+        sections=questions.sections(results, settings, pictured),
         studies=[
             (study_tables.tables(study), study_tables.charts(study))
             for study in found_studies
         ],
-        losses=runs and charts.training({name: run.metrics for name, run in runs.items()}),
+        losses=runs and charts.training(metrics),
+        num_pictured=len(pictured),
         pictures={
-            name: found for name, run in runs.items() if (found := find_pictures(run.folder))
+            name: found
+            for name, folder in folders.items()
+            if (found := find_pictures(folder))
         },
         runs=described,
         broken=broken,

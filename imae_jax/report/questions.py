@@ -1,7 +1,7 @@
 """Sections of the report: questions, each with the evaluators that answer it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from imae_jax.evaluators.tables import Numbers, Results, Table
 from imae_jax.report import charts, headlines, summary
@@ -71,10 +71,16 @@ class Section:
     tables: Sequence[Table]
 
 
-def sections(results: Results, settings: summary.Settings) -> list[Section]:
+def sections(
+    results: Results, settings: summary.Settings, pictured: Collection[str]
+) -> list[Section]:
     """Answers the questions for which there are metrics.
 
     Tables of other evaluators, such as a user's own, make a last section.
+
+    Args:
+      results, settings: of several runs.
+      pictured: the runs whose charts are drawn.
     """
     tables: dict[str, list[Table]] = {}
     known = {name: id for id, q in QUESTIONS.items() for name in q.evaluators}
@@ -94,6 +100,7 @@ def sections(results: Results, settings: summary.Settings) -> list[Section]:
             [
                 chart
                 for run, numbers in results.items()
+                if run in pictured
                 for draw in question.charts
                 for chart in draw(numbers, run)
             ],

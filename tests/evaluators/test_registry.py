@@ -1,11 +1,13 @@
 """A new evaluator is one file, and one section of a config."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from imae_jax import evaluation, evaluators
+from imae_jax.commands import actions
 from imae_jax.errors import UserError
 from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.report.page import write_report
@@ -140,16 +142,43 @@ def test_its_needs_are_checked(brightness, mae_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_written_if_it_refuses(config, imae_config, tmp_path):
-    """After others were measured, and over an older evaluation."""
+def test_one_that_cannot_run_is_left_out(config, imae_config, tmp_path, monkeypatch):
+    """The others are measured; with none of them, an older evaluation stays."""
     workdir = tmp_path / "mine"
     train(config, workdir, stop_at=1)
     before = evaluation.evaluate(config, workdir)
+    assert "left_out" not in atomic_files.read_json(workdir / "eval_settings.json")
     config.evals.reconstruction = imae_config().evals.reconstruction
     # Measured before it, and loads a teacher.
     config.evals.attributes = imae_config().evals.semantics
     assert list(config.evals)[:2] == ["attributes", "brightness"]
-    with pytest.raises(UserError, match="brightness has no use for a teacher"):
+    with pytest.raises(evaluation.Incomplete, match="eval.json lacks") as error:
         evaluation.evaluate(config, workdir)
-    assert atomic_files.read_json(workdir / "eval.json") == before
-    assert not (workdir / "figures").exists()
+    reason = "brightness has no use for a teacher"
+    assert f"brightness ({reason}" in str(error.value) and "\n" not in str(error.value)
+    results = atomic_files.read_json(workdir / "eval.json")
+    assert {key.split("/")[0] for key in results} == {"attributes", "reconstruction"}
+    settings = atomic_files.read_json(workdir / "eval_settings.json")
+    left_out = settings.pop("left_out")
+    assert list(left_out) == ["brightness"] and reason in left_out["brightness"]
+    assert settings.keys() == results.keys()
+    page = write_report(workdir).read_text()
+    assert f"mine: brightness is left out: {reason}" in page
+    # Through the command line: the tables, then one line and status 1.
+    said = []
+    monkeypatch.setattr(actions.logger, "info", said.append)
+    with pytest.raises(evaluation.Incomplete, match=reason):
+        actions.evaluate(SimpleNamespace(config=config, workdir=workdir))
+    assert any("Reconstruction" in text for text in said)
+    for name in ("attributes", "reconstruction"):
+        del config.evals[name]
+    assert before and results
+    config.evals.brightness.scale = 3.0
+    monkeypatch.setattr(evaluation, "measure", refuse)
+    with pytest.raises(UserError, match="nothing could be measured: brightness"):
+        evaluation.evaluate(config, workdir)
+    assert atomic_files.read_json(workdir / "eval.json") == results
+
+
+def refuse(run, name):
+    raise UserError(f"{name} refuses")

@@ -201,7 +201,7 @@ def test_headlines_in_plain_words():
     def say(numbers):
         return " ".join(
             text
-            for section in questions.sections({"mine": numbers}, {})
+            for section in questions.sections({"mine": numbers}, {}, {"mine"})
             for text in section.sentences.get("mine", ())
         ).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -235,7 +235,7 @@ def test_charts_show_the_sweep_and_its_numbers():
     ]
 
     def drawn(numbers):
-        found = questions.sections({"mine": numbers}, {})
+        found = questions.sections({"mine": numbers}, {}, {"mine"})
         return {chart.title: chart for section in found for chart in section.charts}
 
     found = drawn(NUMBERS)
@@ -278,7 +278,7 @@ def test_the_page_begins_with_the_gain_and_its_null(imae_config, tmp_path):
 def test_tables_of_a_users_own_evaluator_are_in_the_page(monkeypatch):
     own = Table("Brightness", "Mean.", ["mean"], [("run", ["0.5"])])
     monkeypatch.setattr(questions.summary, "all_tables", lambda *_: [own])
-    (section,) = questions.sections({"run": {}}, {})
+    (section,) = questions.sections({"run": {}}, {}, {"run"})
     assert (section.title, section.tables) == ("Other numbers", [own])
 
 

@@ -149,9 +149,8 @@ def test_markdown_and_csv():
 def test_files(tmp_path):
     study_tables.write(STUDY, tmp_path / "branches")
     assert (tmp_path / "branches" / "figures" / "study.png").stat().st_size > 1000
-    assert (
-        study_tables.read(tmp_path) == study_tables.read(tmp_path / "branches") == [STUDY]
-    )
+    for folder in (tmp_path, tmp_path / "branches"):
+        assert study_tables.read(folder) == ([STUDY], {})
     assert json.loads((tmp_path / "branches" / "study.json").read_text()) == STUDY
 
 
