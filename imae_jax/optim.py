@@ -188,7 +188,7 @@ def run_steps(config: ConfigDict, num_examples: int) -> tuple[int, int]:
     batch_size = config.train.batch_size
     sizes = dict(batch_size=batch_size, num_examples=num_examples)
     total = duration_steps(config.train, "total", **sizes)
-    require(1 <= total < 2**31, "train.total", total, "at least 1 and below 2**31 steps")
+    require(1 <= total < 2**31, "train.total", total, "at least one step, and below 2**31")
     warmup = duration_steps(config.optim, "warmup", **sizes, total_steps=total)
     require(
         0 <= warmup < total,
