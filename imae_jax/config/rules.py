@@ -50,7 +50,7 @@ def at_least(low: float) -> Rule:
 
 def count_from(low: int) -> Rule:
     """Allows whole numbers of at least `low` that JAX's int32 holds."""
-    allowed = f"a whole number, at least {low} and below 2**31"
+    allowed = f"a whole number below 2**31, at least {low}"
     return Rule(lambda x: is_count(x) and low <= x < 2**31, allowed)
 
 
