@@ -31,6 +31,7 @@ from imae_jax.commands.command_flags import (
     FILE,
     IMPORT,
     PROCESSES,
+    SEPARABILITY,
     VALUE,
     WORKDIR,
 )
@@ -59,6 +60,13 @@ def import_weights(given: SimpleNamespace) -> None:
     kinds = dict(zip(("mae", "imae", "encoder"), presets().values(), strict=True))
     kinds["classifier"] = transfer.get_config("imagenet,finetune")
     actions.import_weights(given, kinds)
+
+
+def separability(given: SimpleNamespace) -> None:
+    """Measures encoders on the data of a preset of these."""
+    from configs import mae
+
+    actions.separability(given, mae.get_config)
 
 
 MAE_CONFIG = "configs/mae.py:digits"
@@ -138,6 +146,15 @@ COMMANDS = (
         import_weights,
         (WORKDIR, *IMPORT, *PROCESSES),
         {"workdir": "", "checkpoint": ""},
+    ),
+    Command(
+        "separability",
+        "Measures whether encoders of any library separate mixtures of two images. Prints "
+        "a table of each encoder and its controls; with --out, writes it, a chart and all "
+        "numbers.",
+        separability,
+        (*SEPARABILITY, *PROCESSES),
+        {"encoder": "timm:vit_small_patch16_224", "data": "cifar10"},
     ),
     Command(
         "compile",

@@ -26,7 +26,10 @@ in this list (tests/test_imports.py):
 * `report`              tables, charts and the HTML page
 * `training`            setup, step, loop, and trained runs on disk
 * `interop`             import and export of weights
-* `evaluation`, `aot`, `commands`   the commands of main.py; `pretrained` holds `load`
+* `evaluation`, `aot`   evaluation of a run; ahead-of-time compilation
+* `pretrained`          holds `load`
+* `encoders`            encoders of any library, and their separability
+* `commands`            the commands of main.py
 
 Shape key, used in every docstring:
 
@@ -41,6 +44,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from imae_jax.encoders.separability import separability
     from imae_jax.evaluation import evaluate
     from imae_jax.evaluators.mixture_separability import mixture_separability
     from imae_jax.pretrained import load
@@ -54,6 +58,7 @@ __all__ = [
     "linear_separability",
     "load",
     "mixture_separability",
+    "separability",
     "show_log",
     "train",
 ]
@@ -64,6 +69,7 @@ _MODULES = {
     "linear_separability": "imae_jax.probing.linear_separability",
     "load": "imae_jax.pretrained",
     "mixture_separability": "imae_jax.evaluators.mixture_separability",
+    "separability": "imae_jax.encoders.separability",
     "show_log": "imae_jax.runtime",
     "train": "imae_jax.training.loop",
 }

@@ -24,7 +24,9 @@ LAYERS = [
     {"evaluators"},
     {"report", "training"},
     {"aot", "evaluation", "interop"},
-    {"commands", "pretrained"},
+    {"pretrained"},
+    {"encoders"},
+    {"commands"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

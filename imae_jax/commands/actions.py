@@ -4,7 +4,7 @@ Modules that load JAX are imported inside the functions, so help and errors are 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 from ml_collections import ConfigDict
@@ -88,6 +88,13 @@ def import_weights(given: SimpleNamespace, presets: Mapping[str, ConfigDict]) ->
     names = ("image_size", "num_heads", "decoder_num_heads", "norm_pix")
     options = {name: getattr(given, name) for name in names}
     logger.info(import_file(given.checkpoint, given.workdir, presets, **options))
+
+
+def separability(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> None:
+    """Measures encoders and prints a table."""
+    from imae_jax.commands import separability
+
+    logger.info(separability.measure(given, preset))
 
 
 def plan_step(given: SimpleNamespace) -> None:

@@ -114,3 +114,57 @@ IMPORT = (
         shown="what the file says, or the decoder shows",
     ),
 )
+SEPARABILITY = (
+    Flag(
+        "encoder",
+        "ENCODER",
+        "Encoder to measure, may be repeated: run:WORKDIR, file:WEIGHTS.safetensors, "
+        "timm:NAME, hf:FOLDER_OR_ID, torchvision:NAME, onnx:FILE or "
+        "python:MODULE:FUNCTION, and options as in timm:NAME,checkpoint=FILE.",
+        list,
+        is_path=False,
+    ),
+    Flag("data", "DATA", "Preset of a data set, such as cifar10, or folder of images."),
+    Flag(
+        "alphas",
+        "NUMBERS",
+        "Weights of the subordinate image, in (0, 0.5), separated by commas.",
+        default="0.1,0.2,0.3,0.4",
+    ),
+    Flag(
+        "target",
+        "TARGET",
+        "Features to predict: own, of each encoder; pixels; or an encoder.",
+        default="own",
+        is_path=False,
+    ),
+    Flag(
+        "features",
+        "FEATURES",
+        "pooled, the mean over patches, or tokens, centred by position.",
+        default="pooled",
+    ),
+    Flag(
+        "num_images",
+        "N",
+        "Most images to fit on, and most to test on.",
+        int,
+        default=5000,
+        check=check_positive,
+    ),
+    Flag(
+        "batch_size",
+        "N",
+        "Images per call of an encoder.",
+        int,
+        default=64,
+        check=check_positive,
+    ),
+    Flag("seed", "N", "Random seed of splits, pairs and bootstrap.", int, 0, "0"),
+    Flag(
+        "out",
+        "DIR",
+        "Folder of the table, the chart and all numbers.",
+        shown="none, they are only printed",
+    ),
+)

@@ -31,10 +31,11 @@ class Flag:
       name: name without dashes.
       value: placeholder of the value in help, such as "DIR".
       meaning: one or several sentences.
-      kind: str, int or bool.
+      kind: str, int, bool, or list for a flag that may be repeated.
       default: default value; None: no default.
       shown: description of the default, if it is not the value itself.
       check: called with the value and "--name"; raises UserError.
+      is_path: False for a text that may look like an address of an object store.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Flag:
     default: Any = None
     shown: str = ""
     check: Callable[[str, str], Any] | None = None
+    is_path: bool = True
 
     def usage(self) -> str:
         """Formats the flag as it is typed."""
@@ -104,11 +106,19 @@ def parse(
       UserError: for unknown flags, missing flags and invalid values.
     """
     _check_names(command, arguments, commands)
+    others = {flag.name for flag in command.flags if not flag.is_path}
     for before, word in zip(["", *arguments], arguments, strict=False):
         flag, is_one_word, value = word.partition("=")
-        local_path(*((value, flag) if is_one_word else (word, before)))
+        name, text = (flag, value) if is_one_word else (before, word)
+        if name.lstrip("-") not in others:
+            local_path(text, name)
     found = flags.FlagValues()
-    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+    define = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        bool: flags.DEFINE_bool,
+        list: flags.DEFINE_multi_string,
+    }
     own = [flag for flag in command.flags if flag.name != OVERRIDE]
     for flag in own:
         define[flag.kind](flag.name, flag.default, flag.meaning, flag_values=found)

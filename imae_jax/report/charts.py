@@ -5,7 +5,7 @@ import html
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -181,6 +181,26 @@ def separability(numbers: Numbers, run: str) -> Iterator[Chart]:
         panels,
         "R2, gain",
     )
+
+
+def gains(lines: Mapping[str, Points], controls: Collection[str]) -> Figure:
+    """Draws the gain over alpha of encoders and the null.
+
+    Args:
+      lines: (alpha, gain) by label.
+      controls: labels of controls, drawn broken in the colour of the encoder before them.
+    """
+    colours, drawn = itertools.cycle(COLOURS), {}
+    colour, styles = GREY, iter(())
+    for label, points in lines.items():
+        if label not in controls:
+            colour, styles = next(colours), itertools.cycle((":", "-.", "--"))
+        style = next(styles) if label in controls else "-"
+        drawn[label] = Line(points, colour, style)
+    level = _level(0.0, next(iter(lines.values())))
+    drawn["superposition (null)"] = Line(level, INK, "--")
+    figure, _ = draw({"gain": drawn}, "gain", "alpha, weight of the subordinate image")
+    return figure
 
 
 def semantics(numbers: Numbers, run: str) -> Iterator[Chart]:

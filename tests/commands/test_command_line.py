@@ -17,7 +17,7 @@ COMMANDS = {command.name: command for command in main.COMMANDS}
 FLAGS = {
     (flag.name, command.name): flag for command in main.COMMANDS for flag in command.flags
 }
-VALUES = {str: "x", int: "3"}
+VALUES = {str: "x", int: "3", list: "x"}
 CONFIG = "configs/mae.py:digits,runlocal"
 CONFIGS = {name: CONFIG for name in ("data", "train", "compile", "config")}
 CONFIGS |= {
@@ -102,7 +102,7 @@ def test_every_flag_is_accepted_by_its_command(name, command, monkeypatch, tmp_p
             given.config = given.config[part]
         assert given.config == 3
     else:
-        wanted = {str: "x", int: 3, bool: False}[flag.kind]
+        wanted = {str: "x", int: 3, bool: False, list: ["x"]}[flag.kind]
         assert getattr(given, name) == wanted
 
 

@@ -1,0 +1,127 @@
+"""Measures the separability of encoders on a data set, as `main.py separability` does."""
+
+import io
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages
+from imae_jax.data.load import Dataset
+from imae_jax.encoders.encoder import Encoder
+from imae_jax.encoders.mixture_stream import LazyImages
+from imae_jax.encoders.result import Separability
+from imae_jax.encoders.separability import OWN, PIXELS, separability
+from imae_jax.encoders.spec import open_encoder
+from imae_jax.errors import UserError
+from imae_jax.storage import atomic_files
+from imae_jax.storage.local_paths import local_path
+from imae_jax.training import setup
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "folder"  # preset of a folder of images
+NAME = "separability"  # of the files that are written
+
+
+def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
+    """Measures encoders; writes `given.out` if it is set.
+
+    Args:
+      given: the command's flags.
+      preset: returns the config of a preset, of which only the data is used.
+    Returns:
+      The table and how it was measured.
+    Raises:
+      UserError: for invalid flags, data or encoders.
+    """
+    alphas = _numbers(given.alphas)
+    if given.out:
+        out = local_path(given.out, "--out")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"invalid out={given.out!r}: must be a folder")
+    encoders = [open_encoder(text) for text in given.encoder]
+    target = given.target
+    if target not in (OWN, PIXELS):
+        same = (one for one in encoders if one.name == target)
+        target = next(same, None) or open_encoder(target)
+    for one in encoders:
+        logger.info(f"{one.name}: {one.preprocessing}; {one.shown}")
+    train, test = _images(given, preset, encoders)
+    found = separability(
+        encoders,
+        train,
+        test_images=test,
+        alphas=alphas,
+        target=target,
+        features=given.features,
+        batch_size=given.batch_size,
+        seed=given.seed,
+    )
+    if given.out:
+        write(found, out)
+    return f"\n{found.table()}\n\n{found.notes()}"
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(x) for x in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"invalid alphas={text!r}: must be numbers in (0, 0.5), as 0.1,0.3"
+        ) from None
+
+
+def _images(given, preset, encoders: list[Encoder]) -> tuple[LazyImages, LazyImages]:
+    """Opens the data; returns images to fit and to test, read when they are needed."""
+    folder = local_path(given.data, "--data")
+    if folder.is_dir():
+        config = preset(FOLDER)
+        config.data.dir = str(folder)
+        # Decoded at the largest size that an encoder takes.
+        sizes = [one.preprocessing.size for one in encoders]
+        if all(sizes):
+            config.data.files.image_size = "x".join(
+                str(max(x)) for x in zip(*sizes, strict=True)
+            )
+    else:
+        try:
+            config = preset(given.data)
+        except ValueError as error:
+            raise UserError(
+                f"invalid data={given.data!r}: must be a folder, or a preset ({error})"
+            ) from None
+    dataset: Dataset = setup.load_data(config)
+    scored = "test" if "test" in dataset.splits else "validation"
+    return tuple(
+        _lazy(dataset.splits[name].images, given.num_images) for name in ("train", scored)
+    )
+
+
+def _lazy(images: np.ndarray | EncodedImages, most: int) -> LazyImages:
+    """Returns at most `most` random images of a split, in a fixed order."""
+    # RandomState: its stream is frozen across NumPy versions.
+    chosen = np.sort(np.random.RandomState(0).permutation(len(images))[:most])
+
+    def read(places: np.ndarray) -> np.ndarray:
+        indices = chosen[places]
+        if not isinstance(images, EncodedImages):
+            return images[indices]
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            return np.stack(list(pool.map(images.get, indices.tolist())))
+
+    return LazyImages((len(chosen), *images.shape[1:]), read)
+
+
+def write(found: Separability, out: Path) -> None:
+    """Writes the table, the chart and all numbers to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    found.plot().savefig(picture, format="svg", metadata={"Date": None})
+    atomic_files.write_bytes(out / f"{NAME}.svg", picture.getvalue())
+    atomic_files.write_text(out / f"{NAME}.md", f"{found.table()}\n\n{found.notes()}\n")
+    atomic_files.write_json(out / f"{NAME}.json", found.to_dict())

@@ -1,0 +1,1 @@
+"""Encoders of any library as functions of images, and their separability."""

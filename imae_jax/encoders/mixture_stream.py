@@ -1,0 +1,207 @@
+"""Streams of encoded mixtures, with controls made of the same pixels."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from imae_jax.data.pair_sampler import epoch_pairs
+from imae_jax.encoders.encoder import Encoder
+from imae_jax.errors import UserError
+from imae_jax.evaluators import external_encoder
+from imae_jax.evaluators.separability_scores import Latents
+from imae_jax.objectives.mixing import BRANCHES, mix
+
+FEATURES = ("pooled", "tokens")
+# Side in pixels to which an image, or an image's patch, is reduced for `raw pixels`: its
+# moments are of 768 and 192 numbers in colour.
+WHOLE_SIDE, PATCH_SIDE = 16, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyImages:
+    """Images that are read when they are needed.
+
+    Attributes:
+      shape: (N, H, W, C).
+      read: [n] int indices -> [n, H, W, C] numbers in 0..255.
+    """
+
+    shape: tuple[int, int, int, int]
+    read: Callable[[np.ndarray], np.ndarray]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        return self.read(indices)
+
+
+class Features:
+    """An encoder whose features are checked, and pooled unless tokens are wanted."""
+
+    def __init__(self, encoder: Encoder, features: str):
+        """Wraps an encoder; `features` is one of `FEATURES`."""
+        self.encoder, self.is_pooled = encoder, features == "pooled"
+        self.checked = external_encoder.Encoder(encoder, encoder.name, encoder.branches)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Encodes [B, H, W, C] images as [B, S, T, D]; S is 1 without branches.
+
+        Raises:
+          UserError: see `external_encoder.Encoder`; and if there is no token of a patch.
+        """
+        if self.checked.shape is None:
+            self.checked.check_alone(images)
+        found = self.checked(images)
+        found = found if self.encoder.branches else found[:, None]
+        num_tokens, prefix = found.shape[2], self.encoder.num_prefix
+        if self.is_pooled and num_tokens > 1:
+            if num_tokens <= prefix:
+                raise UserError(f"{self.encoder.name} gave no token of a patch")
+            found = found[:, :, prefix:].mean(axis=2, keepdims=True, dtype=np.float64)
+        return found
+
+
+def patch_pixels(images: np.ndarray, num_tokens: int, num_prefix: int) -> np.ndarray | None:
+    """Returns the pixels of each token's patch, smaller; None without a grid.
+
+    Args:
+      images: [B, H, W, C].
+      num_tokens: T; with 1, the whole image is one patch.
+      num_prefix: number of tokens before the patches', which get the patches' mean.
+    Returns:
+      [B, T, P] float32.
+    """
+    prefix = num_prefix if num_tokens > 1 else 0
+    grid = math.isqrt(num_tokens - prefix)
+    if grid**2 != num_tokens - prefix:
+        return None
+    side = WHOLE_SIDE if grid == 1 else PATCH_SIDE
+    axes = [_averaging(size, grid, side) for size in images.shape[1:3]]
+    small = np.einsum("ih,jw,bhwc->bijc", *axes, images, optimize=True)
+    rows, columns = (len(axis) // grid for axis in axes)
+    small = small.reshape(len(images), grid, rows, grid, columns, -1)
+    patches = small.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), grid**2, -1)
+    before = np.repeat(patches.mean(axis=1, keepdims=True), prefix, axis=1)
+    return np.concatenate([before, patches], axis=1).astype(np.float32)
+
+
+def _averaging(size: int, grid: int, side: int) -> np.ndarray:
+    """Returns the matrix that averages `size` pixels to at most `grid * side` [n, size]."""
+    count = grid * max(1, min(side, round(size / grid)))
+    edges = np.linspace(0, size, count + 1)
+    covered = np.clip(
+        np.minimum(edges[1:, None], np.arange(size) + 1)
+        - np.maximum(edges[:-1, None], np.arange(size)),
+        0,
+        None,
+    )
+    return covered / covered.sum(axis=1, keepdims=True)
+
+
+def random_features(pixels: np.ndarray, width: int) -> np.ndarray:
+    """Returns max(0, x W + b) of [B, T, P] pixels in 0..255, [B, T, width]; W is fixed."""
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(pixels.shape[-1], width)) / np.sqrt(pixels.shape[-1])
+    return np.maximum((pixels / 255 - 0.5) @ weights + 0.1 * random.normal(size=width), 0)
+
+
+RAW, RANDOM, UNTRAINED = "raw pixels", "random features", "untrained"
+
+
+@dataclasses.dataclass
+class MixtureStream:
+    """Streams features of mixtures and controls, with targets of each image alone.
+
+    Attributes:
+      encode: features of mixtures.
+      target: features of single images; None: pixels.
+      untrained: the encoder with random weights, or None.
+      splits: [N, H, W, C] images in 0..255, by name.
+      alphas: weights of the subordinate image.
+      batch_size: images per call of an encoder.
+      seed: random seed of the pairs.
+      controls: False leaves out raw pixels and random features.
+      origins: [D] by row, subtracted so that float64 sums of squares stay exact for
+        features far from zero.
+    """
+
+    encode: Features
+    target: Features | None
+    untrained: Features | None
+    splits: Mapping[str, np.ndarray | LazyImages]
+    alphas: Sequence[float]
+    batch_size: int
+    seed: int
+    controls: bool = True
+    origins: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, split: str) -> Iterator[Latents]:
+        """Yields the latents of a split, batch by batch and alpha by alpha.
+
+        Both mixtures of a pair are adjacent, so each image is encoded alone once.
+        """
+        images = self.splits[split]
+        order = epoch_pairs(len(images), self.seed, epoch=0).reshape(-1)
+        step = max(2, self.batch_size // 2 * 2)
+        for start in range(0, len(order), step):
+            own = np.asarray(images[order[start : start + step]], np.float32)
+            partner = own.reshape(-1, 2, *own.shape[1:])[:, ::-1].reshape(own.shape)
+            sources, alone = np.stack([own, partner], axis=1), None
+            for alpha in self.alphas:
+                weights = np.full(len(own), alpha, np.float32)
+                mixtures = np.asarray(mix(sources, weights))
+                rows = self._rows(mixtures)
+                if alone is None:
+                    alone = self._targets(own, rows[""].shape[2])
+                positions = np.arange(alone.shape[2])
+                yield Latents(
+                    {(alpha, row): self._less(x, row) for row, x in rows.items()},
+                    alone,
+                    np.broadcast_to(positions, (len(own), len(positions))),
+                )
+
+    def _rows(self, mixtures: np.ndarray) -> dict[str, np.ndarray]:
+        """Encodes mixtures by every row of the table, [B, S, T, D] each."""
+        rows = {"": self.encode(mixtures)}
+        if not self.controls:
+            return rows
+        num_tokens, width = rows[""].shape[2:]
+        pixels = patch_pixels(mixtures, num_tokens, self.encode.encoder.num_prefix)
+        if pixels is not None:
+            rows[RAW] = pixels[:, None]
+            rows[RANDOM] = random_features(pixels, width)[:, None]
+        if self.untrained is not None:
+            rows[UNTRAINED] = self.untrained(mixtures)
+        return rows
+
+    def _targets(self, images: np.ndarray, num_tokens: int) -> np.ndarray:
+        """Encodes single images, pairs adjacent: [B, S, T, E]."""
+        name = self.encode.encoder.name
+        if self.target is None:
+            found = patch_pixels(images, num_tokens, self.encode.encoder.num_prefix)
+            if found is None:
+                raise UserError(
+                    f"target=pixels: the {num_tokens} tokens of {name} form no square "
+                    "grid; take features=pooled"
+                )
+        else:
+            found = self.target(images)
+            found = found[:, 0]
+            if found.shape[-2] != num_tokens:
+                raise UserError(
+                    f"{name} gave {num_tokens} tokens, target "
+                    f"{self.target.encoder.name} {found.shape[-2]}; take features=pooled"
+                )
+        found = self._less(found, "target")
+        swapped = found.reshape(-1, len(BRANCHES), *found.shape[1:])[:, ::-1]
+        return np.stack([found, swapped.reshape(found.shape)], axis=1)
+
+    def _less(self, features: np.ndarray, row: str) -> np.ndarray:
+        """Subtracts the first batch's mean."""
+        if row not in self.origins:
+            axes = tuple(range(features.ndim - 1))
+            self.origins[row] = features.mean(axis=axes, dtype=np.float64)
+        return features - self.origins[row]

@@ -1,0 +1,60 @@
+"""`onnx:FILE`: any ONNX file with one image input, run by onnxruntime."""
+
+import numpy as np
+
+from imae_jax.encoders.encoder import Encoder, Preprocessing, import_library
+from imae_jax.encoders.torch_modules import opened
+from imae_jax.storage.local_paths import local_path
+
+
+def open_encoder(spec) -> Encoder:
+    """Opens an ONNX file.
+
+    A file records no normalization: `mean` and `std` must be given, and `size` if its input
+    is of any size; `output` if it has several.
+
+    Raises:
+      UserError: if onnxruntime is missing, the file cannot be opened, or an option is
+        missing.
+    """
+    runtime = import_library("onnxruntime", spec.text)
+    path = local_path(spec.argument, "encoder")
+    spec.check(path.is_file(), "onnx:FILE; there is no such file")
+    session = opened(
+        spec.text,
+        lambda: runtime.InferenceSession(
+            str(path), providers=runtime.get_available_providers()
+        ),
+    )
+    inputs, outputs = session.get_inputs(), [x.name for x in session.get_outputs()]
+    spec.check(len(inputs) == 1, f"a file with one input; it has {len(inputs)}")
+    shape, kind = list(inputs[0].shape), inputs[0].type
+    is_image = len(shape) == 4 and kind == "tensor(float)"
+    spec.check(is_image, f"a file of float images; its input is {kind} {shape}")
+    is_first, is_last = (shape[axis] in (1, 3) for axis in (1, 3))
+    text = f"a file whose input is [N, C, H, W] or [N, H, W, C]; it is {shape}"
+    spec.check(is_first != is_last, text)
+    channels, sides = shape[1 if is_first else 3], shape[2:] if is_first else shape[1:3]
+    output = spec.options.get("output", outputs[0] if len(outputs) == 1 else "")
+    spec.check(output in outputs, f"with output= one of {', '.join(outputs)}")
+    spec.check({"mean", "std"} <= spec.options.keys(), "with mean= and std= (pixels 0..1)")
+    is_sized = all(isinstance(side, int) for side in sides)
+    text = f"with size=HEIGHTxWIDTH: the file takes {sides}"
+    spec.check(is_sized or "size" in spec.options, text)
+    size = tuple(sides) if is_sized else None
+    recorded = Preprocessing(size, channels, source="the file's input")
+    # A fixed batch of 1 is common.
+    batch = shape[0] if isinstance(shape[0], int) else None
+    spec.check(batch in (None, 1), f"a file that takes any number of images, not {batch}")
+
+    def function(images: np.ndarray) -> np.ndarray:
+        given = np.ascontiguousarray(images.transpose(0, 3, 1, 2) if is_first else images)
+        parts = [given] if batch is None else np.split(given, len(given))
+        found = [session.run([output], {inputs[0].name: part})[0] for part in parts]
+        features = np.concatenate(found)
+        if features.ndim == 4:  # a map of features, in the input's layout
+            features = features.transpose(0, 2, 3, 1) if is_first else features
+            features = features.reshape(len(features), -1, features.shape[-1])
+        return features
+
+    return Encoder(spec.text, function, spec.preprocessing(recorded))
