@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 from ml_collections import ConfigDict
 
+from imae_jax.data import image_files
+from imae_jax.data.builders.registry import BUILDERS
+from imae_jax.data.dataset import Split
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages
-from imae_jax.data.load import Dataset
+from imae_jax.data.load import check_known, load
 from imae_jax.encoders.encoder import Encoder
 from imae_jax.encoders.mixture_stream import LazyImages
 from imae_jax.encoders.result import Separability
@@ -20,7 +23,6 @@ from imae_jax.encoders.spec import open_encoder
 from imae_jax.errors import UserError
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import local_path
-from imae_jax.training import setup
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +97,19 @@ def _images(given, preset, encoders: list[Encoder]) -> tuple[LazyImages, LazyIma
             raise UserError(
                 f"invalid data={given.data!r}: must be a folder, or a preset ({error})"
             ) from None
-    dataset: Dataset = setup.load_data(config)
-    scored = "test" if "test" in dataset.splits else "validation"
-    return tuple(
-        _lazy(dataset.splits[name].images, given.num_images) for name in ("train", scored)
-    )
+    splits = _splits(config.data)
+    scored = "test" if "test" in splits else "validation"
+    return tuple(_lazy(splits[x].images, given.num_images) for x in ("train", scored))
+
+
+def _splits(data: ConfigDict) -> Mapping[str, Split]:
+    """Opens a data set; no image of a file is decoded yet."""
+    files = data.get("files")
+    check_known(data.name, files)
+    if data.name in BUILDERS:
+        return load(data.name, data.dir, on_bad_image="raise").splits
+    root = local_path(data.dir, "data.dir")
+    return image_files.open_files(data.name, root, files, min_side=1).splits
 
 
 def _lazy(images: np.ndarray | EncodedImages, most: int) -> LazyImages:

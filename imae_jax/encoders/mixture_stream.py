@@ -17,6 +17,8 @@ FEATURES = ("pooled", "tokens")
 # Side in pixels to which an image, or an image's patch, is reduced for `raw pixels`: its
 # moments are of 768 and 192 numbers in colour.
 WHOLE_SIDE, PATCH_SIDE = 16, 8
+# Most numbers of a feature: moments hold its square for every row and alpha.
+MAX_WIDTH = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Features:
         """Encodes [B, H, W, C] images as [B, S, T, D]; S is 1 without branches.
 
         Raises:
-          UserError: see `external_encoder.Encoder`; and if there is no token of a patch.
+          UserError: see `external_encoder.Encoder`; and for features
+            without a token of a patch, or too wide.
         """
         if self.checked.shape is None:
             self.checked.check_alone(images)
@@ -61,6 +64,11 @@ class Features:
             if num_tokens <= prefix:
                 raise UserError(f"{self.encoder.name} gave no token of a patch")
             found = found[:, :, prefix:].mean(axis=2, keepdims=True, dtype=np.float64)
+        if found.shape[-1] > MAX_WIDTH:
+            raise UserError(
+                f"features of {self.encoder.name} are of {found.shape[-1]} numbers; at "
+                f"most {MAX_WIDTH} are possible: pool them"
+            )
         return found
 
 
