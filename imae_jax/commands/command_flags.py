@@ -126,6 +126,12 @@ SEPARABILITY = (
     ),
     Flag("data", "DATA", "Preset of a data set, such as cifar10, or folder of images."),
     Flag(
+        "data_dir",
+        "DIR",
+        "Folder that holds the data set of a preset, or in which it is prepared.",
+        shown="what the preset has",
+    ),
+    Flag(
         "alphas",
         "NUMBERS",
         "Weights of the subordinate image, in (0, 0.5), separated by commas.",

@@ -97,6 +97,8 @@ def _images(given, preset, encoders: list[Encoder]) -> tuple[LazyImages, LazyIma
             raise UserError(
                 f"invalid data={given.data!r}: must be a folder, or a preset ({error})"
             ) from None
+        if given.data_dir:
+            config.data.dir = given.data_dir
     splits = _splits(config.data)
     scored = "test" if "test" in splits else "validation"
     return tuple(_lazy(splits[x].images, given.num_images) for x in ("train", scored))
