@@ -89,13 +89,14 @@ def test_linear_encoders_gain_nothing_on_noise(ran, tmp_path):
     )
     names = [f"python:planted:{x},size=2" for x in ("identity", "mean_colour")]
     by_label = {(row["encoder"], row["control"]): row for row in rows}
-    for name in names:
+    # The sampling of 1,500 pairs, of 12 and of 3 numbers each.
+    for name, allowed in zip(names, (0.015, 0.03), strict=True):
         for score, null in zip(by_label[name, ""]["scores"], (0.155,), strict=True):
-            assert score["gain"] == pytest.approx(0, abs=0.01)
+            assert score["gain"] == pytest.approx(0, abs=allowed)
             assert score["subordinate"] == pytest.approx(null, abs=0.03)
             assert score["low"] < score["gain"] < score["high"]
         assert by_label[name, "raw pixels"]["scores"][0]["gain"] == pytest.approx(
-            0, abs=0.01
+            0, abs=allowed
         )
     assert by_label[names[1], "raw pixels"]["width"] == 12
     assert by_label[names[1], "random features"]["width"] == 3
