@@ -37,8 +37,8 @@ def folders(tmp_path_factory):
     """A folder with the planted encoders, `noise` and `codes`."""
     folder = tmp_path_factory.mktemp("planted")
     shutil.copy(Path(__file__).parent / "planted.py", folder)
-    save(noise(4600), folder / "noise" / "train")
-    save(noise(3000, seed=1), folder / "noise" / "test")
+    save(noise(12_000), folder / "noise" / "train")
+    save(noise(8000, seed=1), folder / "noise" / "test")
     drawn = np.random.default_rng(0).integers(0, len(planted.CODES), 400)
     save(planted.CODES[drawn].astype(np.uint8), folder / "codes" / "train")
     save(planted.CODES[drawn[:200]].astype(np.uint8), folder / "codes" / "test")
@@ -78,6 +78,7 @@ def refused(ran, *arguments):
     return line
 
 
+@pytest.mark.slow
 def test_linear_encoders_gain_nothing_on_noise(ran, tmp_path):
     rows, printed = measured(
         ran,
@@ -89,8 +90,8 @@ def test_linear_encoders_gain_nothing_on_noise(ran, tmp_path):
     )
     names = [f"python:planted:{x},size=2" for x in ("identity", "mean_colour")]
     by_label = {(row["encoder"], row["control"]): row for row in rows}
-    # The sampling of 1,500 pairs, of 12 and of 3 numbers each.
-    for name, allowed in zip(names, (0.015, 0.03), strict=True):
+    # Pixels are 12 independent numbers; the mean colour's 3 are less of a sample.
+    for name, allowed in zip(names, (0.01, 0.03), strict=True):
         for score, null in zip(by_label[name, ""]["scores"], (0.155,), strict=True):
             assert score["gain"] == pytest.approx(0, abs=allowed)
             assert score["subordinate"] == pytest.approx(null, abs=0.03)
@@ -328,6 +329,7 @@ def test_what_is_no_encoder_is_refused(given):
         imae_jax.separability(given, noise(100))
 
 
+@pytest.mark.slow
 def test_our_own_weights(ran, tmp_path):
     teacher = f"file:{WEIGHTS / 'cifar10_small_teacher.safetensors'}"
     student = f"file:{WEIGHTS / 'cifar10_small_imae.safetensors'}"
