@@ -267,11 +267,10 @@ def test_a_run_from_before_there_was_a_background_is_resumed(tmp_path):
     mock_folder(tmp_path / "data")
     config = mae.get_config("folder_small,runlocal")
     config.data.dir = str(tmp_path / "data")
-    train(config, tmp_path / "run", stop_at=2)
-    path = tmp_path / "run" / "config.json"
-    stored = json.loads(path.read_text())
-    del stored["data"]["files"]["background"]
-    path.write_text(json.dumps(stored))
+    before = config.copy_and_resolve_references()
+    with before.unlocked():
+        del before.data.files.background
+    train(before, tmp_path / "run", stop_at=2)
     assert evaluation.evaluate(workdir.read_config(tmp_path / "run"), tmp_path / "run")
     assert int(train(config, tmp_path / "run").step) == 4
     config.data.files.background = "black"
