@@ -164,7 +164,7 @@ def test_numbers_that_are_not_possible(pretrained):
 def test_paths_that_hold_nothing_of_ours(workdir_without, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         imae_jax.load(tmp_path / "absent")
-    with pytest.raises(UserError, match="is .* a run"):
+    with pytest.raises(UserError, match="holds no checkpoints"):
         imae_jax.load(tmp_path)
     with pytest.raises(UserError, match="was not exported from here: .* import"):
         imae_jax.load(workdir_without)
