@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import mutated
 
 from imae_jax import runtime
 from imae_jax.data import disk_cache
@@ -101,33 +102,13 @@ def test_an_entry_that_is_a_file_or_of_another_key_is_made_again(cache, capsys):
     assert_made_again(capsys, "it belongs elsewhere")
 
 
-def mutate(path, generator):
-    """Changes one thing about a file, at random."""
-    data = bytearray(path.read_bytes())
-    kind = generator.integers(6)
-    start, stop = sorted(generator.integers(0, len(data) + 1, 2))
-    if kind == 0:
-        data[generator.integers(len(data))] ^= 1 << generator.integers(8)
-    elif kind == 1:
-        data[start:stop] = bytes(stop - start)
-    elif kind == 2:
-        del data[start:stop]
-    elif kind == 3:
-        data[start:stop] = generator.bytes(stop - start)
-    elif kind == 4:
-        data[start:start] = generator.bytes(1 + stop - start)
-    else:
-        data = data[::-1]
-    path.write_bytes(data)
-
-
 def test_two_hundred_mutations_change_nothing(cache, capsys):
     generator = np.random.default_rng(0)
     place, noticed = entry_of(cache), 0
     whole = {path: path.read_bytes() for path in place.iterdir()}
     for _ in range(200):
         path = sorted(whole)[generator.integers(len(whole))]
-        mutate(path, generator)
+        path.write_bytes(mutated(path.read_bytes(), generator))
         is_changed = path.read_bytes() != whole[path]
         assert_same(disk_cache.cached(["key"], lambda: ARRAYS))
         assert len(capsys.readouterr().err.splitlines()) == is_changed

@@ -2,12 +2,12 @@
 
 import logging
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mutations import mutated
 
 from imae_jax.errors import UserError
 from imae_jax.storage.checkpoint import Checkpoints
@@ -33,29 +33,6 @@ def saved(tmp_path_factory):
     return workdir
 
 
-def mutate(path: Path, generator):
-    """Changes one thing about a file, at random."""
-    data = bytearray(path.read_bytes())
-    kind = generator.integers(8)
-    start, stop = sorted(generator.integers(0, len(data) + 1, 2))
-    if kind == 0:
-        path.unlink()
-        return
-    if kind in (1, 2):
-        data[generator.integers(len(data))] ^= 1 << generator.integers(8)
-    elif kind == 3:
-        data[start:stop] = bytes(stop - start)
-    elif kind == 4:
-        del data[start:stop]
-    elif kind == 5:
-        data[start:stop] = generator.bytes(stop - start)
-    elif kind == 6:
-        data = bytearray()
-    else:
-        data = data[::-1]
-    path.write_bytes(data)
-
-
 @pytest.mark.slow
 def test_a_mutated_checkpoint_is_right_or_refused_in_one_line(saved, tmp_path, capsys):
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -65,7 +42,11 @@ def test_a_mutated_checkpoint_is_right_or_refused_in_one_line(saved, tmp_path, c
     for number in range(COUNT):
         copy = tmp_path / str(number)
         shutil.copytree(saved, copy)
-        mutate(copy / files[generator.integers(len(files))].relative_to(saved), generator)
+        path = copy / files[generator.integers(len(files))].relative_to(saved)
+        if generator.integers(8) == 0:
+            path.unlink()
+        else:
+            path.write_bytes(mutated(path.read_bytes(), generator))
         try:
             with Checkpoints(copy) as checkpoints:
                 for step in checkpoints.steps():
