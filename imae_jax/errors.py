@@ -16,6 +16,11 @@ class Terminated(BaseException):
     """
 
 
+def one_line(error: object) -> str:
+    """Returns the text of an error with its line breaks and indents as single spaces."""
+    return " ".join(str(error).split())
+
+
 def require(ok: bool, key: str, value, allowed: str) -> None:
     """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
     if not ok:

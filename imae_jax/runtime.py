@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 
+# Packages whose versions are stored with a run, and written into the log of a defect.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Without a TPU, and without these, its compiler queries the network, prints complaints, and
 # locks out other processes.
 ALONE = {
@@ -94,7 +96,7 @@ def check_devices() -> None:
     # JAX asserts that there is a device of a platform that it knows.
     except (RuntimeError, AssertionError) as error:
         asked = os.environ.get("JAX_PLATFORMS", "")
-        said = " ".join(str(error).split()) or "there is none"
+        said = one_line(error) or "there is none"
         raise UserError(
             f"no device of JAX can be used: {said}; JAX_PLATFORMS={asked!r}: unset it to "
             "take what this machine has"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 from imae_jax.runtime import stand_alone
 
 
@@ -73,7 +73,7 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
             **one_chip,
         )
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if "not installed" in text:
             raise UserError(
                 "compiling for TPUs needs their compiler: pip install libtpu"

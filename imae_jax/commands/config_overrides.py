@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from imae_jax.commands.command_line import CONFIG, FLAG, FLAG_ERRORS, best_first, message
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 
 
 def load(file: str) -> ConfigDict:
@@ -26,7 +26,7 @@ def load(file: str) -> ConfigDict:
             raise ValueError("it has no function get_config")
         config = made["get_config"](*argument)
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UserError(f"--{CONFIG}={file}: {kind}{said}") from None
     if not isinstance(config, ConfigDict):

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from importlib import metadata
 
 import imae_jax
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
+from imae_jax.runtime import PACKAGES
 
 # Begins the message of a defect, and no other.
 DEFECT = "this is a defect of imae_jax"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -23,7 +23,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
       error: whatever a command raised.
       arguments: the command line, for the log of a defect.
     """
-    said = " ".join(str(error).split())
+    said = one_line(error)
     if isinstance(error, UserError | OSError):
         return said
     # JAX's own class of errors is not imported for this; it says so in its text.
@@ -36,7 +36,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 def _write_log(error: Exception, arguments: Sequence[str]) -> str:
     """Writes a log of a defect; says where it is, or that it could not be written."""
-    versions = [f"{name} {_version(name)}" for name in PACKAGES]
+    versions = [f"{name} {_version(name)}" for name in (*PACKAGES, "ml-collections")]
     lines = [
         f"command: {shlex.join(arguments)}",
         f"imae_jax {imae_jax.__version__}, Python {platform.python_version()}, "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imae_jax.errors import UserError, require
+from imae_jax.errors import UserError, one_line, require
 from imae_jax.storage import pytrees, workdir
 from imae_jax.storage.local_paths import check_name
 
@@ -108,7 +108,7 @@ def make_cell(study: ConfigDict, arm: str, role: str, seed: int, asking=()) -> C
     try:
         config.lock().update(roles[role].change)
     except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{where}.change: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}.change: {one_line(error)}") from None
     config.seed += seed
     parents = {
         key: make_cell(

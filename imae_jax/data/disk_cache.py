@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from imae_jax.runtime import folder
+from imae_jax.storage import atomic_files
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +83,13 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
         for name, array in arrays.items():
             with open(temporary / f"{name}.npy", "w+b") as file:
                 np.save(file, array, allow_pickle=False)
-                _sync(file)
+                atomic_files.sync(file)
                 file.seek(0)
                 checksums[name] = _checksum(file)
         text = json.dumps(dict(key=key, checksums=checksums)).encode()
         with open(temporary / INDEX_FILE, "wb") as file:
             file.write(_line(text) + b"\n" + text)
-            _sync(file)
+            atomic_files.sync(file)
         try:
             temporary.rename(place)
         except OSError:
@@ -96,11 +97,6 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _checksum(file) -> int:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from imae_jax.errors import Terminated, UserError
+from imae_jax.errors import Terminated, UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def join(
         if coordinator is None and not isinstance(error, RuntimeError):
             _at_abort(None)
             return  # a single process
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         where = f"--coordinator={coordinator}" if coordinator else "what launched this"
         raise UserError(f"{where} cannot be used: {reason}") from None
     _at_abort(LOST)
@@ -150,7 +150,7 @@ def abort_all_on_error() -> Iterator[None]:
     except BaseException as error:
         if not jax.distributed.is_initialized():
             raise
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if isinstance(error, KeyboardInterrupt):
             logger.error("interrupted")
             os._exit(128 + signal.SIGINT)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 
 # Our names and libraries' names of what `jax.image.resize` does, antialiased.
 INTERPOLATIONS = {
@@ -112,10 +112,20 @@ class Encoder:
         return f"Encoder({self.name}: {self.preprocessing}; {self.shown})"
 
 
-def one_line(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Returns the message of an error in one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def mask_noise(ratio: float, num_patches: int) -> np.ndarray:
+    """Returns the noise [L] float32 that ranks patches, one mask for all images.
+
+    With a ratio of 0, patches stay in raster order.
+    """
+    if not ratio:
+        return np.arange(num_patches, dtype=np.float32)
+    return np.random.default_rng(0).random(num_patches).astype(np.float32)
 
 
 def import_library(name: str, spec: str, packages: str = "") -> types.ModuleType:
@@ -132,7 +142,7 @@ def import_library(name: str, spec: str, packages: str = "") -> types.ModuleType
         return importlib.import_module(name)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        why = "which is not installed" if missing else f"not importable: {one_line(error)}"
+        why = "which is not installed" if missing else f"not importable: {reason(error)}"
         raise UserError(
             f"invalid encoder={spec!r}: needs {name}, {why}: pip install {packages or name}"
         ) from None

@@ -3,7 +3,13 @@
 import numpy as np
 
 from imae_jax.encoders import torch_modules
-from imae_jax.encoders.encoder import PILLOW, Encoder, Preprocessing, import_library
+from imae_jax.encoders.encoder import (
+    PILLOW,
+    Encoder,
+    Preprocessing,
+    import_library,
+    mask_noise,
+)
 from imae_jax.storage.local_paths import local_path
 
 
@@ -82,12 +88,10 @@ def _wrapped(spec, module, preprocessing: Preprocessing, is_masked: bool, untrai
         count = int(np.prod([side // patch for side in preprocessing.size]))
     if is_masked:
         ratio = config.mask_ratio = spec.mask_ratio(count)
-        # In raster order if nothing is masked.
-        noise = np.arange(count) if not ratio else np.random.default_rng(0).random(count)
-        options["noise"] = noise.astype(np.float32)
+        options["noise"] = mask_noise(ratio, count)
         if ratio:
-            count = int(count * (1 - ratio))
-            shown = f"{count} of {len(noise)} patches, one mask for all images"
+            whole, count = count, int(count * (1 - ratio))
+            shown = f"{count} of {whole} patches, one mask for all images"
     torch = import_library("torch", spec.text)
 
     def read(images):

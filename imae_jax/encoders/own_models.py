@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imae_jax import pretrained
-from imae_jax.encoders.encoder import Encoder, Preprocessing
+from imae_jax.encoders.encoder import Encoder, Preprocessing, mask_noise
 from imae_jax.models.forward import encode, forward
 from imae_jax.models.masking import Mask, mask_from_noise
 
@@ -71,9 +71,7 @@ def _wrapped(spec, model, output: str, preprocessing: Preprocessing, params) -> 
     else:
         count = network.num_patches
         ratio = spec.mask_ratio(count)
-        # In raster order if nothing is masked.
-        noise = np.arange(count) if not ratio else np.random.default_rng(0).random(count)
-        one = mask_from_noise(jnp.asarray(noise, jnp.float32)[None], ratio)
+        one = mask_from_noise(jnp.asarray(mask_noise(ratio, count))[None], ratio)
         if ratio:
             shown = f"{one.ids_keep.shape[1]} of {count} patches, one mask for all images"
 

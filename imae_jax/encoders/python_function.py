@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from imae_jax.encoders.encoder import Encoder, Preprocessing, one_line
+from imae_jax.encoders.encoder import Encoder, Preprocessing, reason
 from imae_jax.errors import UserError
 
 
@@ -21,7 +21,7 @@ def open_encoder(spec) -> Encoder:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        text = f"{type(error).__name__}: {one_line(error)}"
+        text = f"{type(error).__name__}: {reason(error)}"
         raise UserError(
             f"invalid encoder={spec.text!r}: {module_name} cannot be imported: {text}"
         ) from None

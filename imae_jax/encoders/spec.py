@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imae_jax.data.encoded_images import parse_size
-from imae_jax.encoders.encoder import INTERPOLATIONS, Encoder, Preprocessing, one_line
+from imae_jax.encoders.encoder import INTERPOLATIONS, Encoder, Preprocessing, reason
 from imae_jax.errors import UserError, require
 
 OPTION = re.compile(r"(?P<key>[a-z_]+)=(?P<value>.*)", re.DOTALL)
@@ -169,7 +169,7 @@ def guarded(encoder: Encoder) -> Encoder:
         except Exception as error:
             raise UserError(
                 f"{encoder.name} failed on images {list(images.shape)}: "
-                f"{type(error).__name__}: {one_line(error)}"
+                f"{type(error).__name__}: {reason(error)}"
             ) from error
 
     make: Callable | None = encoder.untrained

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from imae_jax.encoders.encoder import import_library, one_line
+from imae_jax.encoders.encoder import import_library, reason
 from imae_jax.errors import UserError
 
 
@@ -42,7 +42,7 @@ def opened(text: str, make: Callable[[], Any]) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"invalid encoder={text!r}: {one_line(error)}") from error
+        raise UserError(f"invalid encoder={text!r}: {reason(error)}") from error
 
 
 def load_arrays(text: str, module: Any, arrays: Mapping[str, np.ndarray]) -> list[str]:

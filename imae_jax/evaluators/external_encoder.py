@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from imae_jax.data.pair_sampler import epoch_pairs
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 from imae_jax.evaluators.separability_scores import Latents
 from imae_jax.objectives.mixing import BRANCHES, mix
 from imae_jax.probing.arrays import ROUNDING, as_array, as_features, as_text
@@ -131,7 +131,7 @@ def _is_module(function: Any) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100]
+    return one_line(error)[:100]
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ import ml_dtypes  # noqa: F401  (bfloat16 for safetensors)
 import numpy as np
 import safetensors
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 from imae_jax.interop import file_kinds, nested_weights, pickle_stand_ins
 from imae_jax.storage import pytrees
 
@@ -246,7 +246,7 @@ def _read_torch(path: Path) -> FileContents:
         ) from None
     # Any other exception means a damaged file.
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)[:200]
         raise UserError(f"{path} is no whole file of PyTorch's: {text}") from None
     arrays = nested_weights.flatten(found)
     if not arrays:
@@ -269,7 +269,7 @@ def _as_numpy(x: Any, name: str, path: Path) -> np.ndarray:
     try:
         return (x.float() if x.is_floating_point() else x).detach().numpy()
     except (RuntimeError, TypeError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)[:200]
         raise UserError(f"{path} holds arrays of another kind: {name}: {text}") from None
 
 

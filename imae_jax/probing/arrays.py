@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 
 # Range of the largest magnitude of features: squares and their sums neither overflow nor
 # underflow in float32.
@@ -65,7 +65,7 @@ def as_array(given: Any, name: str) -> np.ndarray:
         return np.asarray(given)
     # Libraries raise different errors for ragged lists, sparse or deleted arrays.
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)[:120]
         raise UserError(f"{name} cannot be read as an array: {reason}") from error
 
 

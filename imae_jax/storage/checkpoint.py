@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from imae_jax.distributed import processes
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 from imae_jax.storage import atomic_files
 from imae_jax.storage.pytrees import (
     all_finite,
@@ -181,10 +181,7 @@ class Checkpoints:
         with self._reading(step):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
-        # Checkpoints of an earlier version have no checksums.
-        is_old = isinstance(meta, dict) and not meta.keys() & {"checksums", "sha256"}
-        is_whole = is_old or isinstance(meta, dict) and meta.get("sha256") == _sha256(meta)
-        if not is_whole:
+        if not _is_whole(meta):
             raise Damaged(f"checkpoint {self._directory / str(step)} is damaged: its meta")
         return meta
 
@@ -255,6 +252,14 @@ def _not_finite(arrays: Mapping[str, Any]) -> str:
     return next((name for name, tree in arrays.items() if not all_finite(tree)), "")
 
 
+def _is_whole(meta: Any) -> bool:
+    """True if metadata are as saved; those of an earlier version have no checksums."""
+    if not isinstance(meta, dict):
+        return False
+    is_old = not meta.keys() & {"checksums", "sha256"}
+    return is_old or meta.get("sha256") == _sha256(meta)
+
+
 def _sha256(meta: Mapping) -> str:
     """SHA-256 of everything in `meta` but `sha256` itself."""
     text = json.dumps({k: v for k, v in meta.items() if k != "sha256"}, sort_keys=True)
@@ -262,7 +267,7 @@ def _sha256(meta: Mapping) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return f"{type(error).__name__}: {text[:300]}"
 
 
@@ -275,9 +280,9 @@ def newest_meta(workdir: Path) -> tuple[int, dict] | None:
     for step in sorted((name for name in steps if name.isdecimal()), key=int, reverse=True):
         try:
             meta = json.loads(steps[step].read_text("utf-8"))
-            if meta.get("sha256", (sha := _sha256(meta))) == sha:
+            if _is_whole(meta):
                 return int(step), meta
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError):
             continue
     return None
 

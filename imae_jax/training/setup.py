@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imae_jax import errors
+from imae_jax import errors, runtime
 from imae_jax.config import checks
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
@@ -37,7 +37,6 @@ RANDOM_SETTINGS = (
     "jax_random_seed_offset",
     "jax_threefry_partitionable",
 )
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,5 +235,5 @@ def run_meta(setup: Setup) -> dict:
         "config": as_json(setup.config),
         "random_settings": random_settings(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in runtime.PACKAGES},
     }
