@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,49 +111,37 @@ def detect(
         ("width", said.width, width),
         ("depth", said.depth, depth),
     )
-    heads = _heads(num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads")
-    encoder = Size(width, depth, heads)
-    kind, branches = "encoder", "both"
-    own_source = "an encoder alone (MAE's or timm's names)"
+    heads = num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads"
+    encoder = Size(width, depth, _heads(*heads))
     is_release = said.is_release or "decoder_embed1.weight" in arrays
     decoder = _decoder(arrays, said, decoder_num_heads, is_release)
-    if decoder is not None:
-        kind, own_source = "mae", "a MAE, encoder and decoder (MAE's names)"
-        if is_release:
-            kind = "imae"
-            arrays, branches, left_out = from_release(arrays)
-            notes += left_out
-            number = "two heads" if branches == "both" else "one head"
-            own_source = f"an i-MAE by the names of the authors' release, {number}"
-            said = said._replace(norm_pix=bool(said.norm_pix))
-    elif (decoder_num_heads, norm_pix) != (None, None):
+    is_alone = decoder is None
+    if is_alone and (decoder_num_heads, norm_pix) != (None, None):
         flag = "norm_pix" if decoder_num_heads is None else "decoder_num_heads"
         raise UserError(f"--{flag}: this is an encoder alone, without a decoder")
-    else:
-        kind, own_source, arrays, left_out = _encoder_or_classifier(arrays)
-        notes += left_out
-    image_size = image_size or _image_size(arrays, said.image_size, patch_size)
+    if is_release and not is_alone:
+        said = said._replace(norm_pix=bool(said.norm_pix))
+    found = _without_decoder(arrays) if is_alone else _with_decoder(arrays, is_release)
+    image_size = image_size or _image_size(found.arrays, said.image_size, patch_size)
     if image_size is None:
-        raise UserError(
-            "the file does not tell for which images it is; give --image_size=HEIGHT or "
-            "HEIGHTxWIDTH"
-        )
+        form = "give --image_size=HEIGHT or HEIGHTxWIDTH"
+        raise UserError(f"the file does not tell for which images it is; {form}")
     mean, std, note = metadata.pixel_statistics(said, channels)
     return DetectedModel(
-        kind=kind,
-        source=source or own_source,
-        arrays=arrays,
+        kind=found.kind,
+        source=source or found.source,
+        arrays=found.arrays,
         encoder=encoder,
         decoder=decoder,
         patch_size=patch_size,
         image_size=image_size,
         channels=channels,
-        branches=branches,
+        branches=found.branches,
         norm_pix=said.norm_pix if norm_pix is None else norm_pix,
         mask_ratio=said.mask_ratio,
         mean=mean,
         std=std,
-        notes=(*notes, *note),
+        notes=(*notes, *found.notes, *note),
     )
 
 
@@ -180,10 +168,28 @@ def _by_mae_names(
     return None, arrays, said
 
 
-def _encoder_or_classifier(
-    arrays: Mapping[str, np.ndarray],
-) -> tuple[str, str, dict[str, np.ndarray], list[str]]:
-    """Returns (kind, source, arrays, notes) of a model without a decoder."""
+class _Kind(NamedTuple):
+    """What a model is, with those of its arrays that are used; see `DetectedModel`."""
+
+    kind: Literal["mae", "imae", "classifier", "encoder"]
+    source: str
+    arrays: Mapping[str, np.ndarray]
+    notes: Sequence[str] = ()
+    branches: str = "both"
+
+
+def _with_decoder(arrays: Mapping[str, np.ndarray], is_release: bool) -> _Kind:
+    """Kind of a model with a decoder."""
+    if not is_release:
+        return _Kind("mae", "a MAE, encoder and decoder (MAE's names)", arrays)
+    arrays, branches, left_out = from_release(arrays)
+    number = "two heads" if branches == "both" else "one head"
+    source = f"an i-MAE by the names of the authors' release, {number}"
+    return _Kind("imae", source, arrays, left_out, branches)
+
+
+def _without_decoder(arrays: Mapping[str, np.ndarray]) -> _Kind:
+    """Kind of a model without a decoder."""
     heads = sorted(x for x in arrays if x.startswith(("head.", "head_dist.")))
     if "fc_norm.weight" in arrays and "norm.weight" not in arrays:
         if "head.weight" not in arrays or arrays["head.weight"].ndim != 2:
@@ -193,11 +199,11 @@ def _encoder_or_classifier(
             )
         note = f"the names of its {len(arrays['head.weight'])} classes are not in the file"
         source = "a fine-tuned classifier of mean tokens (MAE's or timm's names)"
-        return "classifier", source, dict(arrays), [note]
+        return _Kind("classifier", source, dict(arrays), [note])
     # With the class token or the mean of tokens: nothing says which.
     notes = [f"a head is left out: {', '.join(heads)}"] if heads else []
     rest = {name: x for name, x in arrays.items() if name not in heads}
-    return "encoder", "an encoder alone (MAE's or timm's names)", rest, notes
+    return _Kind("encoder", "an encoder alone (MAE's or timm's names)", rest, notes)
 
 
 def _check_sizes(*sizes: tuple[str, int | None, int]) -> None:
