@@ -31,6 +31,7 @@ from imae_jax.commands.command_flags import (
     FILE,
     IMPORT,
     PROCESSES,
+    PROFILE,
     SEPARABILITY,
     VALUE,
     WORKDIR,
@@ -101,7 +102,7 @@ COMMANDS = (
         "train",
         "Trains the run that --config describes. Resumes a run that --workdir holds.",
         actions.train,
-        (FILE, VALUE, WORKDIR, *PROCESSES),
+        (FILE, VALUE, WORKDIR, PROFILE, *PROCESSES),
         {"workdir": "", CONFIG: MAE_CONFIG},
     ),
     Command(

@@ -172,6 +172,9 @@ def get_config(model: str, dataset: str) -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.every_steps = 50  # steps between lines of the log
+    # Where numbers are sent beside metrics.jsonl, which resume and report read:
+    # tensorboard, and, if installed, wandb and trackio.
+    config.log.to = ("tensorboard",)
 
     # What `eval` measures: a section for each evaluator.
     config.evals = ConfigDict()

@@ -24,10 +24,10 @@ from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
-from imae_jax.storage import atomic_files
+from imae_jax.storage import atomic_files, trackers
 from imae_jax.storage.atomic_files import EVAL_FILE, LEFT_OUT, SETTINGS_FILE
 from imae_jax.storage.local_paths import local_path
-from imae_jax.storage.workdir import check_same_config, settle_dtype
+from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 from imae_jax.training import trained_run
 from imae_jax.training.predict import make_network
 from imae_jax.training.restore import check_same_data
@@ -73,6 +73,7 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         a value that is not finite.
     """
     run = open_run(config, workdir)
+    trackers.check_installed(run.config.log.to)
     results, settings, left_out, failed = {}, {}, {}, {}
     for name in run.config.evals:
         if reason := not_applicable(run, name):
@@ -92,6 +93,10 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         settings[LEFT_OUT] = left_out | failed
     atomic_files.write_json(run.workdir / SETTINGS_FILE, settings)
     atomic_files.write_json(run.workdir / EVAL_FILE, results)
+    with trackers.tracking(
+        run.config.log.to, run.workdir, run.step, as_json(run.config)
+    ) as track:
+        track(run.step, {f"eval/{name}": value for name, value in results.items()})
     if failed:
         raise Incomplete(f"{run.workdir / EVAL_FILE} lacks what could not run: {reasons}")
     return results

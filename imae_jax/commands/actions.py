@@ -32,9 +32,11 @@ def describe_data(given: SimpleNamespace) -> None:
 
 def train(given: SimpleNamespace) -> None:
     """Trains a run."""
+    from imae_jax.commands.command_flags import parse_steps
     from imae_jax.training.loop import train
 
-    train(given.config, given.workdir)
+    steps = parse_steps(given.profile, "--profile") if given.profile else None
+    train(given.config, given.workdir, profile=steps)
     logger.info(
         f"Trained: {given.workdir}\nNext: python main.py eval --workdir={given.workdir}"
     )

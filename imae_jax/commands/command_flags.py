@@ -17,6 +17,22 @@ def check_positive(value: int, key: str) -> None:
     require(value >= 1, key, value, "at least 1")
 
 
+def parse_steps(value: str, key: str) -> tuple[int, int]:
+    """Returns the first and the last step of FIRST:LAST; raises UserError for others."""
+    first, colon, last = value.partition(":")
+    is_pair = colon and first.isdecimal() and last.isdecimal()
+    allowed = "FIRST:LAST, two steps, from 1"
+    require(is_pair and 1 <= int(first) <= int(last), key, value, allowed)
+    return int(first), int(last)
+
+
+PROFILE = Flag(
+    "profile",
+    "FIRST:LAST",
+    "Steps to trace into the workdir's profile/, for XProf and Perfetto.",
+    shown="none",
+    check=parse_steps,
+)
 WORKDIR = Flag("workdir", "DIR", "Folder of the run.")
 FILE = Flag(
     CONFIG,

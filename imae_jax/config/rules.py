@@ -17,6 +17,7 @@ from imae_jax.errors import UserError, require
 from imae_jax.models.classifier import MODES, POOLS
 from imae_jax.models.layers import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.objectives.select import OBJECTIVES
+from imae_jax.storage.trackers import TRACKERS
 
 
 class Rule(NamedTuple):
@@ -155,6 +156,7 @@ RULES = {
     "data.sharded": flag,
     "init": text,
     "log.every_steps": count_from(1),
+    "log.to": some_of(*TRACKERS),
     "loss.branches": one_of("both", "subordinate"),
     "loss.distill_weight": at_least(0),
     "loss.norm_pix": flag,

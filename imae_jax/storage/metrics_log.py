@@ -1,4 +1,4 @@
-"""Logs of a training run: metrics.jsonl, TensorBoard, throughput, progress bar."""
+"""Logs of a training run: metrics.jsonl, throughput, progress bar."""
 
 import json
 import logging
@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from imae_jax.distributed import processes
@@ -33,7 +32,7 @@ def read_metrics(workdir: Path) -> list[dict]:
 
 
 class MetricWriter:
-    """Appends to metrics.jsonl and TensorBoard events, from `first_step` on.
+    """Appends to metrics.jsonl, from `first_step` on.
 
     Lines that an interrupted run wrote after its last checkpoint are removed first.
 
@@ -49,26 +48,17 @@ class MetricWriter:
         is_first = processes.is_first()
         path = workdir / METRICS_FILE if is_first else os.devnull
         self._file = open(path, "a", encoding="utf-8")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=first_step + 1,
-            write_to_disk=is_first,
-        )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc_info):
         self._file.close()
-        self._events.close()
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Writes one line; `metrics` must hold `step`."""
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            if name != "step":
-                self._events.add_scalar(name, value, metrics["step"])
 
 
 class Throughput:

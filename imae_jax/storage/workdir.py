@@ -41,9 +41,11 @@ NEUTRAL_KEYS = (
     "train.steps_per_dispatch",
 )
 
-# Keys that older stored configs lack. (Without a background, transparent images were
-# refused.)
-ADDED_KEYS = ("data.files.background",)
+# Keys that older stored configs lack, with the value that does as those runs did.
+ADDED_KEYS = {
+    ("data", "files", "background"): None,  # transparent images were refused
+    ("log", "to"): ("tensorboard",),
+}
 
 
 def open_workdir(workdir: str | Path) -> Path:
@@ -90,8 +92,15 @@ def config_of_checkpoint(workdir: Path, meta: Mapping) -> ConfigDict:
 
 
 def config_of(found: Mapping) -> ConfigDict:
-    """Inverse of `as_json`."""
-    return ConfigDict(_lists_as_tuples(found))
+    """Inverse of `as_json`; adds the keys that configs of earlier versions lack."""
+    config = ConfigDict(_lists_as_tuples(found))
+    for (*sections, key), value in ADDED_KEYS.items():
+        section = config
+        for name in sections:
+            section = section.get(name) or ConfigDict()
+        if section and key not in section:
+            section[key] = value
+    return config
 
 
 def _lists_as_tuples(value):
@@ -152,7 +161,8 @@ def _differences(stored: ConfigDict, given: ConfigDict, where: str) -> str:
         f"{key} is {stored.get(key, 'absent')!r} {where}, {given.get(key, 'absent')!r} here"
         for key in sorted(stored.keys() | given.keys())
         if stored.get(key) != given.get(key)
-        and (key in stored or key not in ADDED_KEYS)
+        # No image of a run without a background was transparent.
+        and (key != "data.files.background" or stored.get(key) is not None)
         and not key.startswith(("data.", *NEUTRAL_KEYS) if is_imported else NEUTRAL_KEYS)
     )
 

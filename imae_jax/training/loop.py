@@ -15,7 +15,7 @@ from imae_jax import optim
 from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.distributed import preemption, processes
 from imae_jax.errors import Terminated, UserError
-from imae_jax.storage import atomic_files
+from imae_jax.storage import atomic_files, trackers
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
@@ -32,12 +32,17 @@ from imae_jax.training.setup import (
 )
 from imae_jax.training.state import TrainState
 from imae_jax.training.step import make_train_step
+from imae_jax.training.trace import FOLDER, Trace
 
 logger = logging.getLogger(__name__)
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    stop_at: int | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> TrainState:
     """Trains a MAE, an i-MAE or a classifier.
 
@@ -47,6 +52,7 @@ def train(
       config: see `configs/`.
       workdir: the run's folder.
       stop_at: step after which to save and return, for a run to be resumed later.
+      profile: first and last step, from 1, to trace into the workdir's `profile/`.
     Returns:
       The final state.
     Raises:
@@ -58,14 +64,15 @@ def train(
     workdir = open_workdir(workdir)
     setup = set_up(config, workdir)
     with exclusive_lock(workdir), preemption.catch_sigterm() as termination:
-        state = _train(setup, stop_at, termination)
+        with Trace(profile, workdir / FOLDER) as trace:
+            state = _train(setup, stop_at, trace, termination)
         if termination.look():
             raise Terminated(f"{workdir} is saved at step {int(state.step)}")
     return state
 
 
 def _train(
-    setup: Setup, stop_at: int | None, termination: preemption.Termination
+    setup: Setup, stop_at: int | None, trace: Trace, termination: preemption.Termination
 ) -> TrainState:
     config, workdir = setup.config, setup.workdir
     num_examples = len(setup.train_split.images)
@@ -86,6 +93,7 @@ def _train(
         if int(state.step) >= last_step:
             logger.info(f"{workdir.name}: has its {int(state.step):,} steps, nothing to do")
             return state
+        trace.check(int(state.step), last_step)
         logger.info(opening.describe(setup, state, schedule, total_steps, warmup_steps))
         with make_feed(setup) as feed:
             make_step = functools.partial(
@@ -106,7 +114,14 @@ def _train(
                 may_accumulate=config.model.get("mode") != "linear",
             )
             loop = _Loop(
-                setup, feed, train_step, schedule, checkpoints, last_step, termination
+                setup,
+                feed,
+                train_step,
+                schedule,
+                checkpoints,
+                Cadence(config, last_step, trace.stops),
+                trace,
+                termination,
             )
             return loop.run(state)
 
@@ -118,18 +133,21 @@ class Cadence:
     Attributes:
       config: the run's config.
       last_step: the run's last step, at which both are due.
+      stops: further steps at which a dispatch ends.
       saved_at: time of the last save, in seconds of `time.monotonic`.
     """
 
     config: ConfigDict
     last_step: int
+    stops: tuple[int, ...] = ()
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def next_stop(self, step: int) -> int:
-        """Returns the last step of a dispatch, at most the next one to log or save."""
+        """Returns the last step of a dispatch, at most the next of log, save and stops."""
         ends = [step + self.config.train.steps_per_dispatch, self.last_step]
         for period in (self.config.log.every_steps, self.config.checkpoint.every_steps):
             ends += [step - step % period + period] if period else []
+        ends += [stop for stop in self.stops if stop > step]
         return min(ends)
 
     def is_log_due(self, step: int) -> bool:
@@ -198,7 +216,8 @@ class _Loop:
     train_step: Callable
     schedule: optax.Schedule
     checkpoints: Checkpoints
-    last_step: int
+    cadence: Cadence
+    trace: Trace
     termination: preemption.Termination
 
     def run(self, state: TrainState) -> TrainState:
@@ -207,21 +226,25 @@ class _Loop:
         teacher_params = setup.teacher.params if setup.is_distilled else None
         meta = run_meta(setup)
         step = int(state.step)
-        cadence = Cadence(config, self.last_step)
+        cadence = self.cadence
         guard = SkipGuard(config.optim.max_skipped, int(state.skipped))
         with (
             MetricWriter(setup.workdir, step) as writer,
-            Progress(setup.workdir.name, step, self.last_step) as progress,
+            trackers.tracking(config.log.to, setup.workdir, step, as_json(config)) as track,
+            Progress(setup.workdir.name, step, cadence.last_step) as progress,
         ):
             throughput = Throughput(writer.seconds)
-            is_start, is_end = True, step == self.last_step
+            is_start, is_end = True, step == cadence.last_step
             while not is_end:
                 num_steps = cadence.next_stop(step) - step
-                inputs = self.feed.inputs(step, num_steps)
-                state, metrics = self.train_step(state, teacher_params, inputs, num_steps)
+                with self.trace.before(step + 1):
+                    inputs = self.feed.inputs(step, num_steps)
+                    given = teacher_params, inputs, num_steps
+                    state, metrics = self.train_step(state, *given)
                 step += num_steps
+                self.trace.after(step, state.params)
                 progress.update(step)
-                is_end = step == self.last_step or self.termination.look()
+                is_end = step == cadence.last_step or self.termination.look()
                 is_log = cadence.is_log_due(step)
                 is_save = cadence.is_save_due(step) or is_end
                 if not (is_save or is_log or is_start):
@@ -236,6 +259,7 @@ class _Loop:
                     )
                     line |= self.feed.metrics(step - 1)
                     writer.write({"step": step, **line})
+                    track(step, line)
                     progress.show(step, line)
                 elif is_start:
                     progress.show(step, metrics)

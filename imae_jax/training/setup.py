@@ -24,6 +24,7 @@ from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives.base import Augmentation, Objective
 from imae_jax.objectives.select import OBJECTIVES
+from imae_jax.storage import trackers
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 from imae_jax.training import trained_run
@@ -96,6 +97,7 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     Expects `compute.dtype` to be settled, see `workdir.settle_dtype`.
     """
     checks.check_keys(config)
+    trackers.check_installed(config.log.to)
     check_same_config(config, workdir)
     dataset = load_data(config)
     if dataset.ignored:

@@ -133,7 +133,9 @@ def test_what_needs_a_failed_cell_is_left_out(make, tmp_path, monkeypatch):
 def test_bad_configs_are_found_before_the_first_run(make, tmp_path):
     config = make()
     config.arms.subordinate.runs.imae.change.mix = dict(alpha=0.9)
-    with pytest.raises(UserError, match="subordinate only: imae, seed 0: invalid mix.alpha=0.9"):
+    with pytest.raises(
+        UserError, match="subordinate only: imae, seed 0: invalid mix.alpha=0.9"
+    ):
         study.study(config, tmp_path)
     config = make()
     config.runs.teacher.init = str(tmp_path / "nothing")

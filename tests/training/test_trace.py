@@ -1,0 +1,43 @@
+import gzip
+import json
+
+import pytest
+
+from imae_jax.commands.command_flags import parse_steps
+from imae_jax.errors import UserError
+from imae_jax.training import loop
+
+
+def steps_in_trace(folder):
+    """The steps marked in the trace that Perfetto opens."""
+    (path,) = folder.rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    assert list(folder.rglob("*.xplane.pb"))  # what XProf opens
+    found = [event["args"] for event in events if event.get("name") == "train"]
+    return sorted(int(args["step_num"]) for args in found)
+
+
+@pytest.mark.slow
+def test_the_steps_asked_for_are_traced(mae_config, tmp_path):
+    config = mae_config()
+    config.train.steps_per_dispatch = 1
+    loop.train(config, tmp_path / "single", profile=(2, 3))
+    assert steps_in_trace(tmp_path / "single/profile") == [2, 3]
+    # Steps of one dispatch are one event.
+    config.train.steps_per_dispatch = config.log.every_steps = 4
+    loop.train(config, tmp_path / "joined", profile=(2, 3))
+    assert steps_in_trace(tmp_path / "joined/profile") == [2]
+
+
+def test_steps_that_the_run_does_not_make_are_refused(mae_config, tmp_path):
+    for steps in ((3, 5), (0, 1)):
+        with pytest.raises(UserError, match="invalid profile='.*': .* makes, 1 to 4"):
+            loop.train(mae_config(), tmp_path, profile=steps)
+    assert not (tmp_path / "profile").exists()
+
+
+@pytest.mark.parametrize("value", ["", "3", "3:", "5:4", "0:4", "a:b", "1:2:3", "-1:2"])
+def test_no_pair_of_steps(value):
+    with pytest.raises(UserError, match="invalid --profile=.* FIRST:LAST"):
+        parse_steps(value, "--profile")
+    assert parse_steps("3:4", "--profile") == (3, 4)
