@@ -32,6 +32,17 @@ from imae_jax import evaluation, runtime
 from imae_jax.data.load import load
 from imae_jax.training.loop import train
 
+BROWSER_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
 # No deadlines: the first example of a shape compiles.
 settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 settings.load_profile("default")
@@ -176,3 +187,22 @@ def in_two_processes(unused_port):
         return [out.splitlines()[-1] for out, _ in outputs]
 
     return run
+
+
+# Not longer than the module: it leaves an event loop running, which disturbs others.
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium of the system; in CI its absence is a failure."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        reason = f"no browser: install Chromium, so that one of {', '.join(names)} is found"
+        if os.environ.get("IMAE_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright  # which only these tests need
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()

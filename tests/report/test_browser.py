@@ -1,7 +1,6 @@
 """The report as a reader meets it: in a browser, from disk, with no network."""
 
 import json
-import os
 import re
 import shutil
 import urllib.request
@@ -10,37 +9,10 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from imae_jax.report import page
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PICTURES = ("mixture", "masked", "rebuilt", "target", "difference")
-
-
-# Not longer than the module: it leaves an event loop running, which disturbs others.
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        reason = f"no browser: install Chromium, so that one of {', '.join(names)} is found"
-        if os.environ.get("IMAE_REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
