@@ -2,10 +2,12 @@ import gzip
 import json
 
 import pytest
+from running import call
 
 from imae_jax.commands.command_flags import parse_steps
 from imae_jax.errors import UserError
 from imae_jax.training import loop
+from imae_jax.training.trace import Trace
 
 
 def steps_in_trace(folder):
@@ -18,15 +20,28 @@ def steps_in_trace(folder):
 
 
 @pytest.mark.slow
-def test_the_steps_asked_for_are_traced(mae_config, tmp_path):
+def test_the_steps_asked_for_are_traced(data_dir, tmp_path):
+    done = call(
+        "train",
+        "--config=configs/mae.py:digits,runlocal",
+        f"--config.data.dir={data_dir}",
+        "--config.train.steps_per_dispatch=1",
+        f"--workdir={tmp_path / 'run'}",
+        "--profile=2:3",
+    )
+    assert done.returncode == 0, done.stderr
+    assert steps_in_trace(tmp_path / "run" / "profile") == [2, 3]
+
+
+def test_a_dispatch_ends_where_the_trace_begins_and_ends(mae_config, tmp_path):
     config = mae_config()
-    config.train.steps_per_dispatch = 1
-    loop.train(config, tmp_path / "single", profile=(2, 3))
-    assert steps_in_trace(tmp_path / "single/profile") == [2, 3]
-    # Steps of one dispatch are one event.
-    config.train.steps_per_dispatch = config.log.every_steps = 4
-    loop.train(config, tmp_path / "joined", profile=(2, 3))
-    assert steps_in_trace(tmp_path / "joined/profile") == [2]
+    config.log.every_steps = config.train.steps_per_dispatch = 50
+    config.checkpoint.every_steps = 0
+    cadence = loop.Cadence(config, 200, Trace((12, 20), tmp_path).stops)
+    stops = [0]
+    while stops[-1] < 100:
+        stops.append(cadence.next_stop(stops[-1]))
+    assert stops == [0, 11, 20, 50, 100]
 
 
 def test_steps_that_the_run_does_not_make_are_refused(mae_config, tmp_path):
