@@ -21,6 +21,12 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+def describe(error: Exception) -> str:
+    """Returns the class and the text of an error in one line; of a UserError the text."""
+    text = one_line(error)
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text[:300]}"
+
+
 def require(ok: bool, key: str, value, allowed: str) -> None:
     """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
     if not ok:

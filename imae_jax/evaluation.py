@@ -16,7 +16,7 @@ from imae_jax.config import checks
 from imae_jax.data.dataset import Dataset
 from imae_jax.data.eval_splits import parts_of
 from imae_jax.distributed import preemption, sharding
-from imae_jax.errors import Terminated, UserError
+from imae_jax.errors import Terminated, UserError, describe
 from imae_jax.evaluators import config_checks
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import count_of
@@ -70,10 +70,34 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     Raises:
       UserError: if the run, its teacher or a baseline run is missing or does not fit.
       Incomplete: after the others were written, if an evaluator could not run or returned
-        a value that is not finite.
+        a value that is not finite. An error of another class is raised as it is then.
     """
     run = open_run(config, workdir)
     trackers.check_installed(run.config.log.to)
+    results, settings, left_out, failed = _measure_all(run)
+    with _collecting(failed, "figures"):
+        draw(run)
+    reasons = "; ".join(f"{name} ({describe(error)})" for name, error in failed.items())
+    if results or not failed:
+        left_out |= {name: describe(error) for name, error in failed.items()}
+        settings |= {LEFT_OUT: left_out} if left_out else {}
+        atomic_files.write_json(run.workdir / SETTINGS_FILE, settings)
+        atomic_files.write_json(run.workdir / EVAL_FILE, results)
+        shown = as_json(run.config)
+        with trackers.tracking(run.config.log.to, run.workdir, run.step, shown) as track:
+            track(run.step, {f"eval/{name}": value for name, value in results.items()})
+    for error in failed.values():
+        if not isinstance(error, UserError):
+            raise error
+    if failed and not results:
+        raise UserError(f"{run.workdir}: nothing could be measured: {reasons}")
+    if failed:
+        raise Incomplete(f"{run.workdir / EVAL_FILE} lacks what could not run: {reasons}")
+    return results
+
+
+def _measure_all(run: EvaluatedRun) -> tuple[dict, dict, dict, dict]:
+    """Returns numbers and conditions by name, and by evaluator: reasons, and errors."""
     results, settings, left_out, failed = {}, {}, {}, {}
     for name in run.config.evals:
         if reason := not_applicable(run, name):
@@ -84,31 +108,20 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             numbers, conditions = measure(run, name)
             results |= numbers
             settings |= conditions
-    with _collecting(failed, "figures"):
-        draw(run)
-    reasons = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
-    if failed and not results:
-        raise UserError(f"{run.workdir}: nothing could be measured: {reasons}")
-    if left_out | failed:
-        settings[LEFT_OUT] = left_out | failed
-    atomic_files.write_json(run.workdir / SETTINGS_FILE, settings)
-    atomic_files.write_json(run.workdir / EVAL_FILE, results)
-    with trackers.tracking(
-        run.config.log.to, run.workdir, run.step, as_json(run.config)
-    ) as track:
-        track(run.step, {f"eval/{name}": value for name, value in results.items()})
-    if failed:
-        raise Incomplete(f"{run.workdir / EVAL_FILE} lacks what could not run: {reasons}")
-    return results
+    return results, settings, left_out, failed
 
 
 @contextlib.contextmanager
-def _collecting(failed: dict[str, str], name: str) -> Iterator[None]:
-    """Context that puts a UserError's message into `failed` under a name."""
+def _collecting(failed: dict[str, Exception], name: str) -> Iterator[None]:
+    """Context that puts what ends it into `failed` under a name."""
     try:
         yield
     except UserError as error:
-        failed[name] = str(error)
+        failed[name] = error
+    except Exception as error:  # a defect of one evaluator must not cost the others
+        if jax.process_count() > 1:  # which do not know of it, and would wait
+            raise
+        failed[name] = error
 
 
 def not_applicable(run: EvaluatedRun, name: str) -> str:

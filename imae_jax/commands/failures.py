@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 import imae_jax
-from imae_jax.errors import UserError, one_line
+from imae_jax.errors import UserError, describe, one_line
 from imae_jax.runtime import PACKAGES
 
 # Begins the message of a defect, and no other.
@@ -29,9 +29,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     # JAX's own class of errors is not imported for this; it says so in its text.
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
         return f"out of memory ({said[:200]}): take a smaller model, images or batches"
-    what = f"{type(error).__name__}: {said}"[:200]
-    where = _write_log(error, arguments)
-    return f"{DEFECT}: {what}; {where}"
+    return f"{DEFECT}: {describe(error)}; {_write_log(error, arguments)}"
 
 
 def _write_log(error: Exception, arguments: Sequence[str]) -> str:

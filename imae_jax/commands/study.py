@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import evaluation
 from imae_jax.commands.study_grid import CELLS, Cell, Grid, make_grid
-from imae_jax.errors import UserError, one_line
+from imae_jax.errors import UserError, describe
 from imae_jax.report import study_statistics, study_tables
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import check_paths
@@ -94,9 +94,7 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
             except Exception as error:
                 if jax.process_count() > 1:  # other processes may not have failed
                     raise
-                text = one_line(error)
-                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                failed[cell.evaluation] = kind + text
+                failed[cell.evaluation] = describe(error)
             else:
                 seconds = time.monotonic() - started
                 took.setdefault(cell.config.model.name, []).append(seconds)

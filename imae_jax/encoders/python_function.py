@@ -4,8 +4,8 @@ import importlib
 import os
 import sys
 
-from imae_jax.encoders.encoder import Encoder, Preprocessing, reason
-from imae_jax.errors import UserError
+from imae_jax.encoders.encoder import Encoder, Preprocessing
+from imae_jax.errors import UserError, describe
 
 
 def open_encoder(spec) -> Encoder:
@@ -21,9 +21,9 @@ def open_encoder(spec) -> Encoder:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        text = f"{type(error).__name__}: {reason(error)}"
         raise UserError(
-            f"invalid encoder={spec.text!r}: {module_name} cannot be imported: {text}"
+            f"invalid encoder={spec.text!r}: {module_name} cannot be imported: "
+            f"{describe(error)}"
         ) from None
     function = getattr(module, name, None)
     spec.check(callable(function), f"a function of {module_name}, which has no {name!r}")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from imae_jax.data.encoded_images import parse_size
-from imae_jax.encoders.encoder import INTERPOLATIONS, Encoder, Preprocessing, reason
-from imae_jax.errors import UserError, require
+from imae_jax.encoders.encoder import INTERPOLATIONS, Encoder, Preprocessing
+from imae_jax.errors import UserError, describe, require
 
 OPTION = re.compile(r"(?P<key>[a-z_]+)=(?P<value>.*)", re.DOTALL)
 
@@ -168,8 +168,7 @@ def guarded(encoder: Encoder) -> Encoder:
             raise
         except Exception as error:
             raise UserError(
-                f"{encoder.name} failed on images {list(images.shape)}: "
-                f"{type(error).__name__}: {reason(error)}"
+                f"{encoder.name} failed on images {list(images.shape)}: {describe(error)}"
             ) from error
 
     make: Callable | None = encoder.untrained

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from imae_jax.errors import UserError, one_line
+from imae_jax.errors import UserError, describe
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE, EVAL_FILE, LEFT_OUT, SETTINGS_FILE
 from imae_jax.storage.checkpoint import newest_meta
@@ -70,8 +70,7 @@ def _each(workdir: Path, file: str, read: Callable[[Path], Any]) -> tuple[dict, 
             found[folder.name] = read(folder)
         # A file of JSON may hold any types.
         except (OSError, UserError, AttributeError, LookupError, TypeError) as error:
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            broken[folder.name] = kind + one_line(error)
+            broken[folder.name] = describe(error)
             logger.warning(f"{folder.name} is left out: {broken[folder.name]}")
     return found, broken
 

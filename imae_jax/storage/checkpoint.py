@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from imae_jax.distributed import processes
-from imae_jax.errors import UserError, one_line
+from imae_jax.errors import UserError, describe
 from imae_jax.storage import atomic_files
 from imae_jax.storage.pytrees import (
     all_finite,
@@ -92,7 +92,7 @@ class Checkpoints:
                 raise
             is_full = shutil.disk_usage(self._directory).free == 0
             is_full |= "space left" in str(error)
-            reason = "no space is left on the disk" if is_full else _in_one_line(error)
+            reason = "no space is left on the disk" if is_full else describe(error)
             raise UserError(f"{self._directory} cannot be written: {reason}") from error
 
     def steps(self) -> list[int]:
@@ -239,7 +239,7 @@ class Checkpoints:
             # A single process of several must not fall back to another checkpoint.
             kind = Damaged if is_damage and jax.process_count() == 1 else UserError
             where = self._directory / str(step)
-            reason = _in_one_line(error)
+            reason = describe(error)
             raise kind(f"checkpoint {where} cannot be read: {reason}") from error
 
 
@@ -277,11 +277,6 @@ def _sha256(meta: Mapping) -> str:
     """SHA-256 of everything in `meta` but `sha256` itself."""
     text = json.dumps({k: v for k, v in meta.items() if k != "sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _in_one_line(error: Exception) -> str:
-    text = one_line(error)
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 def newest_meta(workdir: Path) -> tuple[int, dict] | None:

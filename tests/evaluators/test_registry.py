@@ -141,6 +141,17 @@ def test_its_needs_are_checked(brightness, mae_config, tmp_path):
         train(config, tmp_path / "mine")
 
 
+def broken(name, measure):
+    """`evaluation.measure` with a defect in one evaluator."""
+
+    def run(run, evaluator):
+        if evaluator == name:
+            raise ValueError("no such axis")
+        return measure(run, evaluator)
+
+    return run
+
+
 @pytest.mark.slow
 def test_one_that_cannot_run_is_left_out(config, imae_config, tmp_path, monkeypatch):
     """The others are measured; with none of them, an older evaluation stays."""
@@ -170,8 +181,17 @@ def test_one_that_cannot_run_is_left_out(config, imae_config, tmp_path, monkeypa
     with pytest.raises(evaluation.Incomplete, match=reason):
         actions.evaluate(SimpleNamespace(config=config, workdir=workdir))
     assert any("Reconstruction" in text for text in said)
+    # A defect, too, costs only its own numbers.
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no such axis"):
+        patch.setattr(evaluation, "measure", broken("attributes", evaluation.measure))
+        evaluation.evaluate(config, workdir)
+    kept = atomic_files.read_json(workdir / "eval.json")
+    assert {key.split("/")[0] for key in kept} == {"reconstruction"}
+    settings = atomic_files.read_json(workdir / "eval_settings.json")
+    assert settings["left_out"]["attributes"] == "ValueError: no such axis"
     for name in ("attributes", "reconstruction"):
         del config.evals[name]
+    results = kept
     assert before and results
     config.evals.brightness.scale = 3.0
     monkeypatch.setattr(evaluation, "measure", refuse)
