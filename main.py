@@ -212,7 +212,7 @@ def run(command: Command, given: SimpleNamespace) -> None:
     runtime.check_devices()
     if not processes.is_first():
         runtime.show_log(logging.WARNING)
-    with processes.abort_all_on_error():
+    with processes.abort_all_on_error(lambda error: failures.explain(error, sys.argv)):
         command.run(given)
 
 

@@ -42,10 +42,9 @@ def commands_of(page):
 
 def shrunk(words):
     """The same command, on a run that takes seconds."""
-    assert words[:2] == ["python", "main.py"]
-    return [
-        f"{word},runlocal" if word.startswith("--config=") else word for word in words[2:]
-    ]
+    python, main_file, *rest = words
+    assert (python, main_file) == ("python", "main.py")
+    return [f"{word},runlocal" if word.startswith("--config=") else word for word in rest]
 
 
 @pytest.fixture(scope="module")

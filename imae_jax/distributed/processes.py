@@ -12,8 +12,7 @@ import signal
 import socket
 import sys
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -138,10 +137,13 @@ def broadcast_from_first(value: bool) -> bool:
 
 
 @contextlib.contextmanager
-def abort_all_on_error() -> Iterator[None]:
+def abort_all_on_error(explain: Callable[[Exception], str]) -> Iterator[None]:
     """Context that logs an error and exits at once if there are several processes.
 
     Otherwise a failed process would wait at exit for the others, which wait for it.
+
+    Args:
+      explain: makes one line of an error.
     """
     try:
         yield
@@ -150,16 +152,13 @@ def abort_all_on_error() -> Iterator[None]:
     except BaseException as error:
         if not jax.distributed.is_initialized():
             raise
-        text = one_line(error)
         if isinstance(error, KeyboardInterrupt):
             logger.error("interrupted")
             os._exit(128 + signal.SIGINT)
         if is_connection_lost(error):
-            logger.error(f"error: {LOST} ({text[:200]})")
-        elif isinstance(error, UserError | OSError):
-            logger.error(f"error: {text}")
+            logger.error(f"error: {LOST} ({one_line(error)[:200]})")
         else:
-            traceback.print_exc()
+            logger.error(f"error: {explain(error)}")
         sys.stderr.flush()
         os._exit(1)
 

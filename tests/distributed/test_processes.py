@@ -1,5 +1,6 @@
 """Several processes that work as one, on the command line."""
 
+import functools
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from imae_jax import evaluation
+from imae_jax.commands import failures
 from imae_jax.distributed import processes, sharding
 from imae_jax.errors import UserError
 from imae_jax.storage import atomic_files, metrics_log, workdir
@@ -222,5 +224,21 @@ def test_alone_nothing_is_waited_for():
     assert processes.broadcast_from_first(True) and not processes.broadcast_from_first(
         False
     )
-    with pytest.raises(ValueError), processes.abort_all_on_error():
+    with pytest.raises(ValueError), processes.abort_all_on_error(str):
         raise ValueError
+
+
+def test_with_others_an_error_is_explained_in_one_line_and_ends_all(monkeypatch, caplog):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which would end the tests
+    explain = functools.partial(failures.explain, arguments=["main.py", "eval"])
+    for error, said in [
+        (UserError("invalid x=1: must be 2"), "error: invalid x=1: must be 2"),
+        (LookupError("axis"), f"error: {failures.DEFECT}: LookupError: axis; please"),
+    ]:
+        caplog.clear()
+        with pytest.raises(SystemExit) as end, processes.abort_all_on_error(explain):
+            raise error
+        assert end.value.code == 1
+        (record,) = caplog.records
+        assert record.getMessage().startswith(said) and "\n" not in record.getMessage()
