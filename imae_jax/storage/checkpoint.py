@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from imae_jax.distributed import processes
+from imae_jax.distributed import processes, sharding
 from imae_jax.errors import UserError, describe
 from imae_jax.storage import atomic_files
 from imae_jax.storage.pytrees import (
@@ -126,8 +125,10 @@ class Checkpoints:
         """
         if bad := _not_finite(arrays):
             raise UserError(f"step {step} is not saved: {bad} has NaN or infinite values")
-        one_copy = jax.tree.map(_one_copy, dict(arrays))
-        items = {name: ocp.args.StandardSave(tree) for name, tree in one_copy.items()}
+        items = {
+            name: ocp.args.StandardSave(jax.tree.map(sharding.first_copy, tree))
+            for name, tree in arrays.items()
+        }
         meta = dict(meta) | {"checksums": _checksums(arrays)}
         meta["sha256"] = _sha256(meta)
         with self._saying_why():
@@ -247,17 +248,6 @@ def _checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
     """Checksums by item and path, such as `params/encoder/class_token`."""
     sums = jax.device_get(checksums(dict(arrays)))
     return {name: int(value) for name, value in tree_leaves(sums).items()}
-
-
-def _one_copy(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """Returns the first copy of an array that each device of one process has.
-
-    Otherwise each device saves its part of the array, for which Orbax compiles a slice of
-    every shape: ten seconds at the first save of a small network.
-    """
-    if jax.process_count() == 1 and isinstance(x, jax.Array) and x.is_fully_replicated:
-        return x.addressable_data(0)
-    return x
 
 
 def _not_finite(arrays: Mapping[str, Any]) -> str:

@@ -239,8 +239,9 @@ class _Loop:
                 num_steps = cadence.next_stop(step) - step
                 with self.trace.before(step + 1):
                     inputs = self.feed.inputs(step, num_steps)
-                    given = teacher_params, inputs, num_steps
-                    state, metrics = self.train_step(state, *given)
+                    state, metrics = self.train_step(
+                        state, teacher_params, inputs, num_steps
+                    )
                 step += num_steps
                 self.trace.after(step, state.params)
                 progress.update(step)

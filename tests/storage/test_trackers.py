@@ -1,6 +1,7 @@
 """Numbers sent to TensorBoard and to services, whose packages are stood in for."""
 
 import struct
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -96,6 +97,16 @@ def test_a_missing_package_is_named_before_anything_is_made(
     with pytest.raises(UserError, match=r"log.to=.*'trackio'\): pip install trackio"):
         train(config, tmp_path / "run")
     assert not list(tmp_path.glob("run/*"))
+
+
+def test_tensorboard_needs_no_pytorch(parity):
+    """Which takes seconds to load; it can be loaded afterwards."""
+    parity("torch")
+    code = (
+        "import sys; from imae_jax.storage import trackers; trackers._summary_writer()\n"
+        "assert 'torch' not in sys.modules; import torch"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_tensorboard_hides_what_an_interrupted_run_wrote(tmp_path):
