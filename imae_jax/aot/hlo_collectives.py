@@ -125,5 +125,7 @@ def _group_size(line: str) -> int:
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(match[1].split(","))
     match = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)
+    if match is None:
+        raise ValueError(f"the groups of a collective cannot be read: {line.strip()}")
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
     return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))

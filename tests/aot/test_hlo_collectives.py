@@ -1,3 +1,5 @@
+import pytest
+
 from imae_jax.aot import hlo_collectives
 
 # As compilers write it, shortened.
@@ -54,6 +56,13 @@ def test_every_exchange_is_found_once_with_its_whole_size():
             ("collective-permute", 40, 6, ""),
         ]
     )
+
+
+def test_groups_of_an_unknown_form_are_not_guessed():
+    """HLO writes {} for one group of all devices, whose number the line does not say."""
+    text = MODULE.replace("replica_groups={{0,1},{2,3}}", "replica_groups={}")
+    with pytest.raises(ValueError, match=r"cannot be read: .* reduce-scatter\(%a\)"):
+        hlo_collectives.read(text)
 
 
 def test_a_sum_goes_twice():
