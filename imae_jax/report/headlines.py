@@ -50,7 +50,7 @@ def separated(numbers: Numbers) -> Iterator[str]:
     """Gain over superposition with its baselines, each branch's R2 with its null."""
     gain, own = numbers.get("separability/gain"), _both(numbers, "separability/{}/r2")
     null = _both(numbers, "separability/{}/r2_null")
-    if gain is None or null is None:
+    if gain is None or own is None or null is None:
         return
     said = (
         f"The latents of a mixture hold both images better than their sum does by a gain "

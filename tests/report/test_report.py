@@ -225,6 +225,8 @@ def test_headlines_in_plain_words():
     assert "on these images a probe proves nothing" in say(easy)
     separated = NUMBERS | {"separability/subordinate/cross_r2": 0.1}
     assert "10 % of the dominant image, less than" in say(separated)
+    lacking = {k: v for k, v in NUMBERS.items() if k.endswith(("y/gain", "/r2_null"))}
+    assert len(lacking) == 3 and say(lacking) == ""
     assert say({}) == ""
 
 
