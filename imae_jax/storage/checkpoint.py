@@ -138,15 +138,15 @@ class Checkpoints:
                 metrics={"loss": meta["loss"]} if "loss" in meta else None,
             )
 
-    def newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
+    def newest(self, read: Callable[[int], Any]) -> tuple[int, Any]:
         """Reads the newest undamaged checkpoint; logs damaged ones.
 
         Args:
           read: reads a step with `meta` and `restore`.
         Returns:
-          The step and the result of `read`; None if there are no checkpoints.
+          The step and the result of `read`.
         Raises:
-          UserError: if all are damaged.
+          UserError: if there are none, or all are damaged.
         """
         damaged = {}
         for step in self.steps():
@@ -168,7 +168,7 @@ class Checkpoints:
                 f"{where}: all checkpoints are damaged ({damaged[max(damaged)]}). To begin "
                 "again, take another workdir"
             )
-        return None
+        raise UserError(f"{self._directory} holds no finished checkpoint")
 
     def set_aside(self, after: int) -> None:
         """Renames the checkpoints after step `after`, which are damaged, to make room."""

@@ -95,6 +95,9 @@ def test_a_folder_without_checkpoints(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoints"):
         Checkpoints(tmp_path)
     assert not os.listdir(tmp_path)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        with pytest.raises(UserError, match="checkpoints holds no finished checkpoint"):
+            checkpoints.newest(checkpoints.meta)
 
 
 def test_digest_sees_every_value_name_and_type():
