@@ -21,13 +21,13 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Returns the class and the text of an error in one line; of a UserError the text."""
     text = one_line(error)
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text[:300]}"
 
 
-def require(ok: bool, key: str, value, allowed: str) -> None:
+def require(ok: bool, key: str, value: object, allowed: str) -> None:
     """Raises UserError unless `ok`, naming the key, its value and what is allowed."""
     if not ok:
         shown = " ".join(repr(value).splitlines())  # a section of a config has many

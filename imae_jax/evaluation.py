@@ -22,6 +22,7 @@ from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import all_evaluators
+from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.storage import atomic_files, trackers
@@ -98,7 +99,8 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
 def _measure_all(run: EvaluatedRun) -> tuple[dict, dict, dict, dict]:
     """Returns numbers and conditions by name, and by evaluator: reasons, and errors."""
-    results, settings, left_out, failed = {}, {}, {}, {}
+    results, settings = dict[str, float](), dict[str, Mapping]()
+    left_out, failed = dict[str, str](), dict[str, Exception]()
     for name in run.config.evals:
         if reason := not_applicable(run, name):
             left_out[name] = reason
@@ -245,7 +247,7 @@ def networks_of(
     Raises:
       UserError: if a run is missing or does not fit.
     """
-    if not run.model.has_decoder:
+    if isinstance(run.model, Classifier):
         own = make_network(run.model, run.params, mesh, run.batch_stats)
         return {"student": own}
     found = {"student": run}
@@ -264,10 +266,8 @@ def networks_of(
     # The student's encoder with a MAE's `decoder_embed`; no run used this seed.
     untrained = as_mae(run.model)
     seed = 1 + max(other.config.seed for other in found.values())
-    params = jax.jit(
-        lambda: init_params(untrained, seed),
-        out_shardings=sharding.replicated(mesh),
-    )()
+    copies = sharding.replicated(mesh)
+    params = jax.jit(lambda: init_params(untrained, seed), out_shardings=copies)()
     return networks | {"random": make_network(untrained, params, mesh)}
 
 
@@ -284,6 +284,7 @@ def load_teacher(
     Raises:
       UserError: if no teacher is named, or it does not fit.
     """
+    assert not isinstance(run.model, Classifier), "a classifier has no teacher"
     options = config.evals.get("separability") or {}
     key, path = "evals.separability.teacher", options.get("teacher")
     if not path and not run.model.is_fed_mixtures:

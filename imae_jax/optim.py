@@ -63,7 +63,7 @@ def learning_rate(
     )
 
 
-def decay_mask(params):
+def decay_mask(params: Any) -> Any:
     """Returns True for parameters with weight decay: all but 1-D ones like biases (MAE)."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
@@ -96,14 +96,14 @@ def lars(schedule: optax.Schedule) -> optax.GradientTransformation:
 def heads_only(update: optax.GradientTransformation) -> optax.GradientTransformation:
     """Restricts an optimizer to the parameters outside the encoder, which stays frozen."""
 
-    def kinds(params):
+    def kinds(params: Mapping) -> dict[str, str]:
         return {name: "frozen" if name == "encoder" else "trained" for name in params}
 
     rules = {"trained": update, "frozen": optax.set_to_zero()}
     return optax.partition(rules, kinds)
 
 
-def layer_factors(params, decay: float, depth: int):
+def layer_factors(params: Any, decay: float, depth: int) -> Any:
     """Returns the factor of each parameter's learning rate (MAE's `lr_decay.py`).
 
     `decay ** (depth + 1 - layer)`: the embedding is layer 0, block i is layer i + 1, and
@@ -117,7 +117,7 @@ def layer_factors(params, decay: float, depth: int):
       A float for each leaf.
     """
 
-    def factor(path, _):
+    def factor(path: tuple, _: Any) -> float:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         block = re.match(r"encoder/transformer/block_(\d+)/", name)
         if block:
@@ -133,7 +133,7 @@ def layer_factors(params, decay: float, depth: int):
 def by_layer(decay: float, depth: int) -> optax.GradientTransformation:
     """Multiplies updates, including their weight decay, by `layer_factors` (MAE)."""
 
-    def scale(updates, _):
+    def scale(updates: Any, _: Any) -> Any:
         factors = layer_factors(updates, decay, depth)
         return jax.tree.map(jnp.multiply, updates, factors)
 
@@ -153,10 +153,10 @@ def averaging(decay: float) -> optax.GradientTransformation:
     unchanged by skipped steps.
     """
 
-    def init(params):
+    def init(params: Any) -> Averaged:
         return Averaged(jax.tree.map(jnp.copy, params))
 
-    def update(updates, state, params):
+    def update(updates: Any, state: Averaged, params: Any) -> tuple[Any, Averaged]:
         new = optax.apply_updates(params, updates)
         average = jax.tree.map(
             lambda old, x: decay * old + (1 - decay) * x, state.average, new
@@ -166,7 +166,7 @@ def averaging(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def averaged(opt_state):
+def averaged(opt_state: Any) -> Any:
     """Returns the parameters' average from the state of an optimizer with `averaging`."""
     return optax.tree.get(opt_state, "average")
 

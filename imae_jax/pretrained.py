@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from imae_jax.data import augment
 from imae_jax.distributed import sharding
@@ -54,7 +55,13 @@ _encode = jax.jit(encode, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(network: MAE | IMAE, params, images, ids_keep, ids_restore):
+def _forward(
+    network: MAE | IMAE,
+    params: Any,
+    images: jax.Array,
+    ids_keep: jax.Array,
+    ids_restore: jax.Array,
+) -> Any:
     return network.apply({"params": params}, images, ids_keep, ids_restore)
 
 
@@ -77,7 +84,7 @@ class Pretrained:
     mean: np.ndarray
     std: np.ndarray
 
-    def encode(self, images) -> np.ndarray:
+    def encode(self, images: ArrayLike) -> np.ndarray:
         """Encodes whole images, unmasked and deterministic.
 
         Args:
@@ -94,8 +101,8 @@ class Pretrained:
 
     def separate(
         self,
-        image_a,
-        image_b,
+        image_a: ArrayLike,
+        image_b: ArrayLike,
         *,
         alpha: float = 0.3,
         mask_ratio: float | None = None,
@@ -149,7 +156,9 @@ class Pretrained:
             found = [x[0] for x in found]
         return Separated(*found, *[None] * (2 - len(parts)))
 
-    def forward(self, mixture, ids_keep, ids_restore) -> Mapping[str, np.ndarray]:
+    def forward(
+        self, mixture: ArrayLike, ids_keep: ArrayLike, ids_restore: ArrayLike
+    ) -> Mapping[str, np.ndarray]:
         """Returns the model's raw outputs, for exact comparisons.
 
         Args:
@@ -189,7 +198,7 @@ class Pretrained:
             shape = ", ".join(map(str, self.image_shape))
             raise UserError(f"{name} is {list(images.shape)}; it must be [B, {shape}]")
 
-    def _checked(self, images, name: str) -> tuple[np.ndarray, bool]:
+    def _checked(self, images: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
         """Returns [B, H, W, C] float32 pixels in 0..255, and True for a single image."""
         images = np.asarray(images)
         self._check_shape(images, name, images.ndim in (3, 4))
@@ -251,7 +260,7 @@ _IMPORT = (
 )
 
 
-def _pretrained(config: ConfigDict, params, meta: Mapping) -> Pretrained:
+def _pretrained(config: ConfigDict, params: Any, meta: Mapping) -> Pretrained:
     network = stored_model(config, meta)
     image_shape = (*network.image_size, network.channels)
     mean, std = (np.array(meta[name], np.float32) for name in ("mean", "std"))

@@ -110,7 +110,8 @@ def enable_compilation_cache() -> None:
     """
     import jax  # late, so that the rest is there without it
 
-    if jax.config.jax_compilation_cache_dir is None:
+    # JAX gives this object its attributes at run time.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         try:
             compiled = folder() / "compiled"
         except UserError:
@@ -122,8 +123,13 @@ def enable_compilation_cache() -> None:
 # Device files of TPUs (v2 to v4; v5 and later).
 TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 # Variables that ask for a TPU. (JAX itself sets TPU_LIBRARY_PATH and TPU_SKIP_MDS_QUERY.)
-TPU_VARIABLES = ("JAX_PLATFORMS", "JAX_FORCE_TPU_INIT", "TPU_NAME")
-TPU_VARIABLES += ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
+TPU_VARIABLES = (
+    "JAX_PLATFORMS",
+    "JAX_FORCE_TPU_INIT",
+    "TPU_NAME",
+    "TPU_ACCELERATOR_TYPE",
+    "TPU_WORKER_HOSTNAMES",
+)
 
 
 def quiet_tpu_compiler(devices: Path = Path("/dev")) -> bool:

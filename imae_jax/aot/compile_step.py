@@ -18,6 +18,7 @@ from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.load import Dataset, Split
 from imae_jax.distributed import sharding
 from imae_jax.models.factory import as_mae, build_model
+from imae_jax.models.imae import IMAE
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.training import trained_run
 from imae_jax.training.memory import over_limit
@@ -33,13 +34,16 @@ def unseen_data(config: ConfigDict) -> Dataset:
     name = config.data.name
     if name in FORMS:
         shape, num_classes, count = FORMS[name]
-        images = np.broadcast_to(np.uint8(0), (count, *shape))
+        images: np.ndarray | EncodedImages = np.broadcast_to(np.uint8(0), (count, *shape))
     else:
         files, count, num_classes = config.data.files, IMAGENET_IMAGES, IMAGENET_CLASSES
         size = parse_size(files.image_size, "data.files.image_size")
         shape = (*size, files.channels)
-        read = dict(read=None, min_side=1, centre=1.0)
-        images = EncodedImages(range(count), size=shape[:2], channels=shape[2], **read)
+        # Never read.
+        unread: dict[str, Any] = dict(names=range(count), read=None)
+        images = EncodedImages(
+            **unread, min_side=1, centre=1.0, size=shape[:2], channels=shape[2]
+        )
     split = Split(images, np.zeros(count, int))
     mean, std = np.zeros(shape[2], np.float32), np.ones(shape[2], np.float32)
     return Dataset({"train": split}, mean, std, tuple(map(str, range(num_classes))))
@@ -51,13 +55,14 @@ def unseen_setup(config: ConfigDict, mesh: Mesh, platform: str) -> Setup:
     model = build_model(config, dataset.image_shape, len(dataset.class_names), platform)
     teacher = None
     if OBJECTIVES[config.model.name].is_distilled(config):
+        assert isinstance(model, IMAE), "no other model has a teacher"
         network = as_mae(model)
         params = jax.eval_shape(functools.partial(init_params, network, 0))
         teacher = trained_run.TrainedRun(Path(), config, network, params, 0, {}, "")
     return Setup(config, Path(), dataset, mesh, model, teacher)
 
 
-def placed(tree, places):
+def placed(tree: Any, places: Any) -> Any:
     """Converts a pytree of arrays to `ShapeDtypeStruct`s with the given shardings."""
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -113,7 +118,7 @@ def trace(config: ConfigDict, mesh: Mesh, platform: str) -> TracedStep:
     return TracedStep(step.trace(state, teacher, batch, 1), state, teacher, batch, resident)
 
 
-def bytes_each(tree) -> int:
+def bytes_each(tree: Any) -> int:
     """Bytes per device of a pytree of arrays."""
     return sum(
         x.dtype.itemsize * int(np.prod(x.sharding.shard_shape(x.shape)))

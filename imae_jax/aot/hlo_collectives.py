@@ -78,7 +78,8 @@ def read(text: str) -> list[Collective]:
 
 def _lines_of(text: str) -> dict[str, list[str]]:
     """Splits the text into the instructions of each computation; "" is the entry."""
-    found, current = {}, None
+    found: dict[str, list[str]] = {}
+    current = None
     for line in text.splitlines():
         match = _COMPUTATION.match(line)
         if match:
@@ -90,7 +91,7 @@ def _lines_of(text: str) -> dict[str, list[str]]:
 
 def _times(lines: Mapping[str, list[str]]) -> Mapping[str, int]:
     """Number of executions of each computation per step."""
-    times = collections.Counter()
+    times: collections.Counter[str] = collections.Counter()
 
     def visit(name: str, count: int) -> None:
         times[name] += count

@@ -5,6 +5,7 @@ Based on the compiler: neither devices, nor data, nor other runs are needed.
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +35,13 @@ def plan(config: ConfigDict, topology: str) -> dict:
     Raises:
       UserError: for bad input, before anything is compiled.
     """
+    chip: tpu_slices.Chip | None
+    devices: Sequence[jax.Device]
     if topology == GPUS:
         chip, devices, platform = None, jax.devices(), "gpu"
     else:
-        (chip, devices), platform = tpu_slices.devices_of(topology), "tpu"
+        chip, devices = tpu_slices.devices_of(topology)
+        platform = "tpu"
     config = adapted(config, platform)
     check(config, len(devices), platform)
     if devices[0].platform != platform:
@@ -95,7 +99,7 @@ def check(config: ConfigDict, num_devices: int, platform: str) -> None:
     checks.check(config, dataset, num_devices, platform)
 
 
-def count(tree) -> int:
+def count(tree: Any) -> int:
     """Total number of elements of a pytree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
 
@@ -148,7 +152,7 @@ def least_sent(step: TracedStep, config: ConfigDict, mesh: Mesh) -> float:
     product_size = jnp.dtype(config.compute.dtype).itemsize
     is_probe = config.model.get("mode") == "linear"
 
-    def nbytes(path, leaf, is_trained: bool) -> float:
+    def nbytes(path: tuple, leaf: Any, is_trained: bool) -> float:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         is_float32 = not name.endswith(("kernel", "bias"))
         is_float32 |= "norm" in name or "head_" in name
@@ -165,9 +169,11 @@ def least_sent(step: TracedStep, config: ConfigDict, mesh: Mesh) -> float:
     )
 
 
-def traffic(compiled, step: TracedStep, config: ConfigDict, mesh: Mesh) -> dict:
+def traffic(
+    compiled: jax.stages.Compiled, step: TracedStep, config: ConfigDict, mesh: Mesh
+) -> dict:
     """Collectives of a step, bytes sent per device, and their lower bound."""
-    exchanged = hlo_collectives.read(compiled.as_text())
+    exchanged = hlo_collectives.read(compiled.as_text() or "")
     sent = sum(x.sent for x in exchanged)
     least = least_sent(step, config, mesh) if mesh.size > 1 else 0
     expected = ["all-reduce"]
@@ -182,13 +188,14 @@ def traffic(compiled, step: TracedStep, config: ConfigDict, mesh: Mesh) -> dict:
     }
 
 
-def floor(found: Mapping, compiled, chip: tpu_slices.Chip) -> dict:
+def floor(found: Mapping, compiled: jax.stages.Compiled, chip: tpu_slices.Chip) -> dict:
     """Lower bounds of a step's seconds, by matrix products, HBM and links.
 
     HBM traffic is reading the arguments once and writing the new state. (The compiler's
     count of bytes includes those that never leave the chip.)
     """
-    written = compiled.memory_analysis().output_size_in_bytes
+    memory: Any = compiled.memory_analysis()
+    written = memory.output_size_in_bytes
     seconds = {
         "products": found["flops_per_step"] / found["devices"] / chip.flops,
         "memory": (found["argument_bytes"] + written) / chip.memory_rate,

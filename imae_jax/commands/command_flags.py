@@ -20,7 +20,7 @@ def check_positive(value: int, key: str) -> None:
 def parse_steps(value: str, key: str) -> tuple[int, int]:
     """Returns the first and the last step of FIRST:LAST; raises UserError for others."""
     first, colon, last = value.partition(":")
-    is_pair = colon and first.isdecimal() and last.isdecimal()
+    is_pair = bool(colon) and first.isdecimal() and last.isdecimal()
     allowed = "FIRST:LAST, two steps, from 1"
     require(is_pair and 1 <= int(first) <= int(last), key, value, allowed)
     return int(first), int(last)

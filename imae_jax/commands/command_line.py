@@ -44,7 +44,7 @@ class Flag:
     kind: type = str
     default: Any = None
     shown: str = ""
-    check: Callable[[str, str], Any] | None = None
+    check: Callable[[Any, str], Any] | None = None
     is_path: bool = True
 
     def usage(self) -> str:
@@ -108,12 +108,12 @@ def parse(
     _check_names(command, arguments, commands)
     others = {flag.name for flag in command.flags if not flag.is_path}
     for before, word in zip(["", *arguments], arguments, strict=False):
-        flag, is_one_word, value = word.partition("=")
-        name, text = (flag, value) if is_one_word else (before, word)
+        typed, is_one_word, value = word.partition("=")
+        name, text = (typed, value) if is_one_word else (before, word)
         if name.lstrip("-") not in others:
             local_path(text, name)
     found = flags.FlagValues()
-    define = {
+    define: dict[type, Callable] = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
         bool: flags.DEFINE_bool,

@@ -17,9 +17,10 @@ import re
 import sys
 import textwrap
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -35,7 +36,7 @@ INDENT = "    "
 # Lines (file, number) of config files that set a value, from the innermost call outwards.
 Lines = Sequence[tuple[str, int]]
 # All lines that set a key, in order: {id of the section: {key: lines}}.
-History = Mapping[int, Mapping[str, list[Lines]]]
+History = dict[int, dict[str, list[Lines]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +63,11 @@ class Explanation:
 @contextlib.contextmanager
 def _recorded() -> Iterator[History]:
     """Context that records every line that sets a value of a ConfigDict."""
-    history, sections = {}, []
+    history: History = {}
+    sections: list[ConfigDict] = []
     set_item = ConfigDict.__setitem__
 
-    def record(self: ConfigDict, key: str, value) -> None:
+    def record(self: ConfigDict, key: str, value: Any) -> None:
         sections.append(self)  # kept alive, so that ids are not reused
         frame = sys._getframe(1)
         lines = _copied_from(history, frame, key) or [_lines(frame)]
@@ -110,19 +112,20 @@ def _lines(frame: FrameType) -> Lines:
 def _notes(path: str) -> dict[int, tuple[str, str]]:
     """Returns {line: (comment, docstring of its function)} of a file's statements."""
     text = Path(path).read_text("utf-8")
-    beside, above = {}, {}
+    beside: dict[int, str] = {}
+    above: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             is_alone = not token.line[: token.start[1]].strip()
             (above if is_alone else beside)[token.start[0]] = token.string.lstrip("# ")
-    notes = {}
+    notes: dict[int, tuple[str, str]] = {}
     for function in ast.walk(ast.parse(text)):
         if not isinstance(function, ast.FunctionDef):
             continue
         docstring = " ".join((ast.get_docstring(function) or "").split())
         for node in ast.walk(function):
             if isinstance(node, ast.stmt) and not hasattr(node, "body"):
-                lines = range(node.lineno, node.end_lineno + 1)
+                lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
                 first = node.lineno
                 while first - 1 in above:
                     first -= 1
@@ -154,6 +157,7 @@ def _source(lines: Lines) -> tuple[str, tuple[str, int]]:
             return _capitalized("; ".join(text.strip() for text in found)), line
         if match := SOURCE.search(docstring):
             name = re.match(_NAME, match["bracket"] or match["clause"])
+            assert name, "`SOURCE` begins with it"
             return _capitalized(name.group()), line
     return "", lines[0]
 
@@ -171,7 +175,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[ConfigDict, 
             yield config, name, f"{prefix}{name}"
 
 
-def _value(section: ConfigDict, name: str):
+def _value(section: ConfigDict, name: str) -> Any:
     value = section[name]
     return value.to_dict() if isinstance(value, ConfigDict) else value
 
@@ -179,6 +183,7 @@ def _value(section: ConfigDict, name: str):
 def explain(path: str, arg: str | None = None) -> Iterator[Explanation]:
     """Explains every key of the config that a file's `get_config` makes."""
     spec = importlib.util.spec_from_file_location("explained_config", path)
+    assert spec and spec.loader, f"{path} is no Python file"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with _recorded() as history:
@@ -221,7 +226,7 @@ def describe(config: ConfigDict, file: str) -> str:
     return "\n".join(blocks)
 
 
-def _texts(value, preset: Explanation | None) -> list[str]:
+def _texts(value: Any, preset: Explanation | None) -> list[str]:
     """Returns meaning, reason and source of a value that may differ from the preset's."""
     if preset is None:
         return ["Source: the command line"]

@@ -1,5 +1,6 @@
 """Demo: trains and evaluates teacher, baseline and i-MAE, and writes the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -62,7 +63,8 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
             setup.check(run_config, workdir / name)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    results, settings = {}, {}
+    results: dict[str, float] = {}
+    settings: dict[str, Mapping] = {}
     for name, run_config in configs.items():
         train(run_config, workdir / name)
         numbers = evaluation.evaluate(run_config, workdir / name)

@@ -75,11 +75,12 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
     if config.data.name in BUILDERS:
         return setup.load_data(config), {}
     opened = setup.open_files(config)
-    found = {}
+    found: dict[str, list[str]] = {}
     total = sum(len(split.images) for split in opened.splits.values())
     with tqdm(total=total, desc="looking at every image", disable=None) as progress:
         for name, split in opened.splits.items():
             found[name] = []
+            assert isinstance(split.images, EncodedImages), "see `Opened`"
             for reason in reasons(split.images):
                 found[name] += [reason] if reason else []
                 progress.update()
@@ -150,7 +151,7 @@ def bytes_on_disk(dataset: Dataset) -> int:
         for name in split.images.names
     ]
     paths = [path for path in names if path.is_file()]
-    if not paths:  # a prepared data set has records instead of image files
+    if not paths and dataset.path:  # a prepared data set has records instead of image files
         paths = [path for path in dataset.path.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in paths)
 
@@ -206,7 +207,7 @@ def contact_sheet(dataset: Dataset) -> Figure:
     for row, (label, indices) in zip(axes, rows.items(), strict=True):
         name = dataset.class_names[label] if dataset.class_names else ""
         row[0].set_ylabel(name[:18], fontsize=8, rotation=0, ha="right", va="center")
-        images = decoded(split, "skip", indices).images
+        images = decoded(split, "skip", indices).pixels
         for axis, image in zip(row, images, strict=False):
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     return figure

@@ -16,7 +16,7 @@ from imae_jax.runtime import PACKAGES
 DEFECT = "this is a defect of imae_jax"
 
 
-def explain(error: Exception, arguments: Sequence[str]) -> str:
+def explain(error: BaseException, arguments: Sequence[str]) -> str:
     """Returns one line for an exception: what is to be changed, or where a log is.
 
     Args:
@@ -32,7 +32,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     return f"{DEFECT}: {describe(error)}; {_write_log(error, arguments)}"
 
 
-def _write_log(error: Exception, arguments: Sequence[str]) -> str:
+def _write_log(error: BaseException, arguments: Sequence[str]) -> str:
     """Writes a log of a defect; says where it is, or that it could not be written."""
     versions = [f"{name} {_version(name)}" for name in (*PACKAGES, "ml-collections")]
     lines = [
@@ -59,6 +59,6 @@ def _version(name: str) -> str:
         return "absent"
 
 
-def _last_place(error: Exception) -> str:
+def _last_place(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename}:{frame.lineno}"

@@ -78,7 +78,9 @@ def _numbers(text: str) -> list[float]:
         ) from None
 
 
-def _images(given, preset, encoders: list[Encoder]) -> tuple[LazyImages, LazyImages]:
+def _images(
+    given: SimpleNamespace, preset: Callable[[str], ConfigDict], encoders: list[Encoder]
+) -> tuple[LazyImages, LazyImages]:
     """Opens the data; returns images to fit and to test, read when they are needed."""
     folder = local_path(given.data, "--data")
     if folder.is_dir():
@@ -101,7 +103,8 @@ def _images(given, preset, encoders: list[Encoder]) -> tuple[LazyImages, LazyIma
             config.data.dir = given.data_dir
     splits = _splits(config.data)
     scored = "test" if "test" in splits else "validation"
-    return tuple(_lazy(splits[x].images, given.num_images) for x in ("train", scored))
+    train, test = (_lazy(splits[x].images, given.num_images) for x in ("train", scored))
+    return train, test
 
 
 def _splits(data: ConfigDict) -> Mapping[str, Split]:

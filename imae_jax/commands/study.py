@@ -75,7 +75,8 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
     Returns:
       {`evaluation` of a failed or skipped run: the reason}.
     """
-    failed, took = {}, {}
+    failed: dict[str, str] = {}
+    took: dict[str, list[float]] = {}
     names = {cell.evaluation: cell.name for cell in cells}
     todo = [cell for cell in cells if not is_done(cell, workdir)]
     for number, cell in enumerate(todo):
@@ -106,7 +107,7 @@ def run_cells(cells: list[Cell], workdir: Path) -> dict[str, str]:
 
 def in_order(grid: Grid) -> list[Cell]:
     """Lists every run once, after those that it depends on."""
-    found = {}
+    found: dict[str, Cell] = {}
     for cell in grid.values():
         for needed in (*cell.ancestors(), cell):
             found.setdefault(needed.evaluation, needed)

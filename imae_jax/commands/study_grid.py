@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -62,7 +63,7 @@ class Cell:
             yield parent
 
 
-def digest(value) -> str:
+def digest(value: Any) -> str:
     """SHA-256 of a JSON value, first twelve hexadecimal digits."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -82,7 +83,9 @@ def digests(config: ConfigDict, parents: Mapping[str, Cell]) -> tuple[str, str]:
     return training, digest([training, measured])
 
 
-def make_cell(study: ConfigDict, arm: str, role: str, seed: int, asking=()) -> Cell:
+def make_cell(
+    study: ConfigDict, arm: str, role: str, seed: int, asking: tuple[str, ...] = ()
+) -> Cell:
     """Makes the cell of an arm's role.
 
     Args:

@@ -64,7 +64,7 @@ def within(text: str) -> Rule:
     """Allows numbers in an interval, such as "[0, 1)" or "(0, 0.5]"."""
     low, high = map(float, text[1:-1].split(","))
 
-    def allows(x):
+    def allows(x: Any) -> bool:
         is_above = is_number(x) and (x > low or (x == low and text[0] == "["))
         return is_above and (x < high or (x == high and text[-1] == "]"))
 
@@ -85,7 +85,7 @@ def unset_or(rule: Rule) -> Rule:
 def two_numbers(text: str, allows: Callable[[float, float], bool]) -> Rule:
     """Allows pairs of finite numbers for which `allows` holds; `text` describes them."""
 
-    def is_pair(x):
+    def is_pair(x: Any) -> bool:
         is_sequence = isinstance(x, list | tuple) and len(x) == 2
         return is_sequence and all(map(is_number, x)) and allows(*x)
 
@@ -95,7 +95,7 @@ def two_numbers(text: str, allows: Callable[[float, float], bool]) -> Rule:
 def some_of(*known: str) -> Rule:
     """Allows sequences of known names without repetition."""
 
-    def allows(values):
+    def allows(values: Any) -> bool:
         if not isinstance(values, list | tuple):
             return False
         return set(values) <= set(known) and len(set(values)) == len(values)

@@ -1,9 +1,12 @@
 """Augmentation on the device (random crops, flips, erasing) and pixel normalization."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from imae_jax.models.patches import Array
 
 # Draws per box; the first that fits is used (torchvision, timm).
 TRIES = 10
@@ -75,7 +78,7 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array) -> jax.Array:
     """
     height, width, channels = images.shape[1:]
 
-    def resize(image, box):
+    def resize(image: jax.Array, box: jax.Array) -> jax.Array:
         scale = jnp.array([height, width], jnp.float32) / box[2:]
         return jax.image.scale_and_translate(
             image,
@@ -100,8 +103,8 @@ def random_resized_crop(
     torchvision's rules are for square images).
     """
     batch_size, height, width, _ = images.shape
-    ratio = tuple(bound * width / height for bound in CROP_RATIO)
-    boxes = crop_boxes(key, batch_size, height, width, scale, ratio)
+    low, high = (bound * width / height for bound in CROP_RATIO)
+    boxes = crop_boxes(key, batch_size, height, width, scale, (low, high))
     return crop_and_resize(images, boxes)
 
 
@@ -111,7 +114,7 @@ def random_shift(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     offsets = jax.random.randint(key, (batch_size, 2), 0, 2 * pad + 1)
 
-    def crop(image, offset):
+    def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(
             image, (offset[0], offset[1], 0), (height, width, channels)
         )
@@ -188,11 +191,11 @@ def augment(
     return random_flip(flip_key, images) if flip else images
 
 
-def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalize(images: Array, mean: Any, std: Any) -> Array:
     """Normalizes [..., C] pixels in 0..255 to float32 with the [C] `mean` and `std`."""
     return (images.astype(jnp.float32) - mean) / std
 
 
-def unnormalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def unnormalize(images: Array, mean: Any, std: Any) -> Array:
     """Inverse of `normalize`: float32 pixels on the 0..255 scale, not clipped."""
     return images * std + mean

@@ -23,10 +23,16 @@ class Split:
     labels: np.ndarray
     factors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """The images [N, H, W, C] uint8 of a split that is decoded."""
+        assert isinstance(self.images, np.ndarray), "the images are files"
+        return self.images
+
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`; the images must be an array."""
         factors = {name: values[indices] for name, values in self.factors.items()}
-        return Split(self.images[indices], self.labels[indices], factors)
+        return Split(self.pixels[indices], self.labels[indices], factors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,9 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ INDEX_FILE = "index.json"
 
 
 def cached(
-    key: Mapping, make: Callable[[], Mapping[str, np.ndarray]]
+    key: Sequence, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
     """Returns the arrays of `make`, from the cache if `key` is in it.
 
@@ -99,7 +100,7 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _checksum(file) -> int:
+def _checksum(file: IO[bytes]) -> int:
     """CRC-32 of an open file: several times as fast as a cryptographic digest."""
     return functools.reduce(
         lambda sum, part: zlib.crc32(part, sum), iter(lambda: file.read(2**20), b""), 0
@@ -113,7 +114,10 @@ def _line(text: bytes) -> bytes:
 
 def _discard(place: Path) -> None:
     """Removes an entry, moved away first, so that nobody finds half of it."""
-    aside = dict(dir=place.parent, prefix=".damaged-", ignore_cleanup_errors=True)
+    aside: dict[str, Any] = dict(prefix=".damaged-", ignore_cleanup_errors=True)
     # An error: another process was first, or the cache cannot be written.
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(**aside) as temporary:
+    with (
+        contextlib.suppress(OSError),
+        tempfile.TemporaryDirectory(dir=place.parent, **aside) as temporary,
+    ):
         place.rename(Path(temporary) / place.name)

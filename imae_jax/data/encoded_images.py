@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from imae_jax.data.image_io import BadImageError, BoxOf, central_box, decode
+from imae_jax.data.image_io import BadImageError, Box, BoxOf, central_box, decode
 from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class EncodedImages:
         """
         name = self.names[index]
 
-        def checked_box(height: int, width: int):
+        def checked_box(height: int, width: int) -> Box:
             if min(height, width) < self.min_side:
                 raise BadImageError(
                     f"{name} is {height}x{width} pixels, smaller than a patch of "
@@ -94,8 +94,14 @@ class EncodedImages:
         except OSError as error:
             why = error.strerror or error
             raise BadImageError(f"{name} cannot be read: {why}") from error
-        form = dict(size=self.size, channels=self.channels, background=self.background)
-        return decode(data, name, **form, box_of=checked_box)
+        return decode(
+            data,
+            name,
+            size=self.size,
+            channels=self.channels,
+            background=self.background,
+            box_of=checked_box,
+        )
 
 
 def with_remedy(error: BadImageError) -> BadImageError:

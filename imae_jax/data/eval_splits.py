@@ -47,10 +47,12 @@ def part_indices(
     scored = "test" if "test" in sizes else "validation"
     # RandomState: its stream is frozen across NumPy versions.
     order = {name: np.random.RandomState(0).permutation(n) for name, n in sizes.items()}
-    fitted, chosen = order["train"], ("validation", order.get("validation"))
+    fitted = order["train"]
     if len(sizes) == 2:
         count = max(2, sizes["train"] // CHOOSING_SHARE)
         fitted, chosen = fitted[count:], ("train", fitted[:count])
+    else:
+        chosen = "validation", order["validation"]
     parts = dict(train=("train", fitted), validation=chosen, test=(scored, order[scored]))
     return {
         part: (split, np.sort(indices[: limits[part]]))

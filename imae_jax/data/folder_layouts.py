@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -68,7 +68,7 @@ class Folder:
 
     def ignored(self) -> dict[str, int]:
         """Number of files that are not images by extension, most frequent first."""
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for folder in self.walk():
             counts.update(folder.others)
         return dict(counts.most_common())
@@ -90,7 +90,7 @@ def is_image(name: str) -> bool:
     return ending in ENDINGS and ending in Image.registered_extensions()
 
 
-def _asked(question, entry: os.DirEntry) -> bool:
+def _asked(question: Callable[[os.DirEntry], bool], entry: os.DirEntry) -> bool:
     """Answers a question about an entry; False for a circular link."""
     try:
         return question(entry)
@@ -108,7 +108,8 @@ def scan(root: Path, path: str = "", above: tuple[str, ...] = ()) -> Folder:
     """
     here = os.path.join(root, path)
     above = (*above, os.path.realpath(here))
-    images, folders, others = [], [], collections.Counter()
+    images, folders = [], []
+    others: collections.Counter[str] = collections.Counter()
     try:
         with os.scandir(here) as found:
             entries = sorted(found, key=lambda entry: entry.name)

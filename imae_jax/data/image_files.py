@@ -95,7 +95,7 @@ def _of_files(listing: Listing, form: Mapping[str, Any]) -> Opened:
     splits = {}
     for split, names in listing.files.items():
 
-        def read(index: int, names=names) -> bytes:
+        def read(index: int, names: Sequence[str] = names) -> bytes:
             return (listing.root / names[index]).read_bytes()
 
         shown = [str(listing.root / name) for name in names]
@@ -119,7 +119,7 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """Cached `tfds_records.Records.columns`."""
 
-    def make():
+    def make() -> Mapping[str, np.ndarray]:
         logger.info(f"reading the labels of {split}, once")
         return records.columns(split)
 
@@ -134,8 +134,7 @@ def _of_imagenet(records: tfds_records.Records, form: Mapping[str, Any]) -> Open
         columns = _columns(records, split, "label")
         images = _images(records, split, form, range(records.size(split)))
         splits[split] = Split(images, np.asarray(columns.pop("label")), columns)
-    fixed = records.class_names, records.folder, records.fingerprint(), {}
-    return Opened(splits, *fixed)
+    return Opened(splits, records.class_names, records.folder, records.fingerprint(), {})
 
 
 def find_named(name: str, data_dir: Path) -> Path:
@@ -209,10 +208,11 @@ def _of_named(records: tfds_records.Records, form: Mapping[str, Any]) -> Opened:
             del names[split]
         else:
             labels[split] = own
+    indices: dict[str, Sequence[int]]
     indices = {split: range(len(own)) for split, own in labels.items()}
     if len(indices) == 1:
-        fixed = indices["train"], labels["train"], records.folder
-        indices, labels = set_aside(*fixed)
+        divided = set_aside(indices["train"], labels["train"], records.folder)
+        indices, labels = {**divided[0]}, divided[1]
     splits = {
         split: Split(
             _images(records, names.get(split, names["train"]), form, indices[split]),

@@ -151,7 +151,8 @@ def list_folder(root: Path, splits: Sequence[str] = tuple(SPLITS)) -> Listing:
 def _list(
     root: Path, whole: Folder, folders: Mapping[str, Folder], splits: Sequence[str]
 ) -> Listing:
-    files, labels, class_names = {}, {}, None
+    files, labels = {}, {}
+    class_names: tuple[str, ...] | None = None
     for split in splits:
         if split not in folders:
             continue
@@ -166,7 +167,7 @@ def _list(
         class_names = names if class_names is None else class_names
     if len(files) == 1:
         files, labels = set_aside(files["train"], labels["train"], root)
-    return Listing(root, files, labels, class_names, whole.ignored())
+    return Listing(root, files, labels, class_names or (), whole.ignored())
 
 
 def set_aside(
@@ -203,8 +204,11 @@ def list_imagenet(root: Path) -> Listing:
     """
     # `test/` has no labels.
     wanted = ("train", "validation")
-    opened = _open(root) if root.is_dir() else (None, {})
-    listing = _list(root, *opened, wanted) if opened[1].keys() >= set(wanted) else None
+    listing = None
+    if root.is_dir():
+        whole, folders = _open(root)
+        if folders.keys() >= set(wanted):
+            listing = _list(root, whole, folders, wanted)
     if not listing or not listing.class_names:
         raise UserError(
             f"data.dir={str(root)!r} is not ImageNet: it must hold train/<wnid>/*.JPEG and "

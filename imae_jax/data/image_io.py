@@ -32,8 +32,9 @@ JPEGS = ("JPEG", "MPO")
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 2
 
-# Maps (height, width) of an image to its crop (top, left, height, width), in pixels.
-BoxOf = Callable[[int, int], tuple[float, float, float, float]]
+Box = tuple[float, float, float, float]  # (top, left, height, width), in pixels
+# Maps (height, width) of an image to its crop.
+BoxOf = Callable[[int, int], Box]
 
 
 class BadImageError(UserError):
@@ -126,18 +127,20 @@ def decode(
             # resized crop is practically the same (as in Pillow's thumbnail).
             times = min(box[2] / size[0], box[3] / size[1]) / 2
             if times >= 2 and image.format in JPEGS:
-                image.draft(None, tuple(int(side / times) for side in image.size))
-            image = pixel_formats.flattened(pixel_formats.in_eight_bits(image), background)
+                image.draft(None, (int(image.width / times), int(image.height / times)))
+            flat = pixel_formats.flattened(pixel_formats.in_eight_bits(image), background)
             if orientation in pixel_formats.TURNS:
-                image = image.transpose(pixel_formats.TURNS[orientation])
-            return _resized_crop(image, full, box, size, MODES[channels])
+                flat = flat.transpose(pixel_formats.TURNS[orientation])
+            return _resized_crop(flat, full, box, size, MODES[channels])
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} is no image of a known kind") from error
     except (*DAMAGED, ValueError, Image.DecompressionBombError) as error:
         raise BadImageError(f"{name} cannot be read as an image: {error}") from error
 
 
-def _resized_crop(image, full: tuple[int, int], box, size, mode) -> np.ndarray:
+def _resized_crop(
+    image: Image.Image, full: tuple[int, int], box: Box, size: tuple[int, int], mode: str
+) -> np.ndarray:
     """Crops `box` and resizes it to [H, W, C].
 
     `full` is (width, height) before any reduced decoding; `box` is in its coordinates.

@@ -4,11 +4,13 @@ Batches are a function of seed and step, the same on any number of devices and p
 so checkpoints hold no state of the pipeline.
 """
 
+import abc
 import functools
 import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -21,8 +23,10 @@ from imae_jax.distributed import sharding
 
 logger = logging.getLogger(__name__)
 
+LabelledBatch = tuple[jax.Array, jax.Array]  # images and labels
 
-class Feed:
+
+class Feed(abc.ABC):
     """Base class of the input pipelines; a context manager.
 
     Attributes:
@@ -31,18 +35,24 @@ class Feed:
     """
 
     seconds_waited = 0.0
-    num_skipped = 0
 
     def __init__(self, pairs: Pairs, mesh: Mesh, batch_size: int):
         self._pairs, self._mesh, self._batch_size = pairs, mesh, batch_size
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info):
-        pass
+    @abc.abstractmethod
+    def __exit__(self, *exc_info: object) -> None: ...
 
-    def inputs(self, step: int, num_steps: int = 1):
+    @property
+    @abc.abstractmethod
+    def num_skipped(self) -> int: ...
+
+    @abc.abstractmethod
+    def _inputs(self, step: int, num_steps: int) -> Any: ...
+
+    def inputs(self, step: int, num_steps: int = 1) -> Any:
         """Returns the inputs of `take` for steps `step` to `step + num_steps - 1`."""
         started = time.perf_counter()
         inputs = self._inputs(step, num_steps)
@@ -52,9 +62,8 @@ class Feed:
     def metrics(self, step: int) -> dict[str, float]:
         """Returns the data metrics that are logged at a step."""
         epoch = (step * self._batch_size // 2) // self._pairs.per_epoch
-        found = {"same_class_rate": self._pairs.same_class_rate(epoch)}
-        if found["same_class_rate"] is None:
-            del found["same_class_rate"]
+        rate = self._pairs.same_class_rate(epoch)
+        found = {} if rate is None else {"same_class_rate": rate}
         return found | ({"skipped_images": self.num_skipped} if self.num_skipped else {})
 
 
@@ -86,7 +95,7 @@ class Resident(Feed):
         """
         super().__init__(pairs, mesh, batch_size)
         self._sharded, self._max_steps = sharded, max_steps
-        self.num_skipped = num_skipped
+        self._num_skipped = num_skipped
         place = sharding.replicated(mesh)
         if sharded:
             place = sharding.batch_sharding(mesh)
@@ -99,8 +108,12 @@ class Resident(Feed):
         self._drawer = ThreadPoolExecutor(1)
         self._windows: dict[int, Future] = {}
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self._drawer.shutdown(cancel_futures=True)
+
+    @property
+    def num_skipped(self) -> int:
+        return self._num_skipped
 
     def _make_window(self, epoch: int) -> jax.Array:
         """Pairs of `epoch` and of the following epochs that one dispatch can reach.
@@ -113,7 +126,7 @@ class Resident(Feed):
         window = np.concatenate(epochs).astype(np.int32)
         return sharding.put(window, sharding.replicated(self._mesh))
 
-    def _inputs(self, step: int, num_steps: int):
+    def _inputs(self, step: int, num_steps: int) -> Any:
         per_epoch, per_step = self._pairs.per_epoch, self._batch_size // 2
         epoch, first = divmod(step * per_step, per_epoch)
         self._windows = {
@@ -123,7 +136,7 @@ class Resident(Feed):
         window = self._windows[epoch].result()
         return self._images, window, np.int32(first), self._labels
 
-    def _indices(self, inputs, number) -> jax.Array:
+    def _indices(self, inputs: Any, number: jax.Array) -> jax.Array:
         """Indices [B] of the images of the `number`-th step."""
         _, window, first, _ = inputs
         per_step = self._batch_size // 2
@@ -135,14 +148,14 @@ class Resident(Feed):
         batch = sharding.batch_sharding(self._mesh)
         return array[jax.lax.with_sharding_constraint(indices, batch)]
 
-    def get_batch(self, inputs, number) -> jax.Array:
+    def get_batch(self, inputs: Any, number: jax.Array) -> jax.Array:
         """Returns the images [B, H, W, C] of the `number`-th step, inside jit."""
         images, indices = inputs[0], self._indices(inputs, number)
         if self._sharded:
             return sharding.gather_from_shards(images, indices, self._mesh)
         return self._look_up(images, indices)
 
-    def get_labelled_batch(self, inputs, number) -> tuple[jax.Array, jax.Array]:
+    def get_labelled_batch(self, inputs: Any, number: jax.Array) -> LabelledBatch:
         """Returns images [B, H, W, C] and labels [B], inside jit."""
         labels = self._look_up(inputs[-1], self._indices(inputs, number))
         return self.get_batch(inputs, number), labels
@@ -160,7 +173,7 @@ class Streaming(Feed):
         *,
         batch_size: int,
         seed: int,
-        crop_scale: tuple[float, ...],
+        crop_scale: tuple[float, float] | tuple[()],
         on_bad_image: str,
         prefetch: int,
     ):
@@ -188,7 +201,7 @@ class Streaming(Feed):
         self._decoders = ThreadPoolExecutor(NUM_THREADS)
         self._bad: set[int] = set()
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         for pool in (self._decoders, self._sender):
             pool.shutdown(cancel_futures=True)
 
@@ -196,23 +209,23 @@ class Streaming(Feed):
     def num_skipped(self) -> int:
         return len(self._bad)
 
-    def _inputs(self, step: int, num_steps: int):
+    def _inputs(self, step: int, num_steps: int) -> Any:
         assert num_steps == 1, "a batch is sent for each step"
         for ahead in range(step, step + 1 + self._prefetch):
             if ahead not in self._batches:
                 self._batches[ahead] = self._sender.submit(self._make, ahead)
         return self._batches.pop(step).result()
 
-    def get_batch(self, inputs, number) -> jax.Array:
+    def get_batch(self, inputs: Any, number: jax.Array) -> jax.Array:
         """Returns the images [B, H, W, C] of the step, inside jit."""
         return self.get_labelled_batch(inputs, number)[0]
 
-    def get_labelled_batch(self, inputs, number) -> tuple[jax.Array, jax.Array]:
+    def get_labelled_batch(self, inputs: Any, number: jax.Array) -> LabelledBatch:
         """Returns images [B, H, W, C] and labels [B], inside jit."""
         del number
         return jax.lax.with_sharding_constraint(inputs, (self._sharding, self._sharding))
 
-    def _make(self, step: int) -> tuple[jax.Array, jax.Array]:
+    def _make(self, step: int) -> LabelledBatch:
         images, labels = (
             jax.make_array_from_process_local_data(self._sharding, part)
             for part in self.local_batch(step)
@@ -254,11 +267,12 @@ class Streaming(Feed):
         Returns:
           [H, W, C] uint8 and its index.
         """
+        assert isinstance(self._images, EncodedImages)
         box_of = None
         if self._crop_scale:
             height, width = self._images.size
-            form = dict(scale=self._crop_scale, draws=draws, aspect=width / height)
-            box_of = functools.partial(random_box, **form)
+            form: dict[str, Any] = dict(draws=draws, aspect=width / height)
+            box_of = functools.partial(random_box, scale=self._crop_scale, **form)
         for candidate in _from(index, self._pairs.labels, taken):
             if candidate in self._bad:
                 continue

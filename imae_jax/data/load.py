@@ -63,12 +63,14 @@ def load(
     root = local_path(data_dir, "data.dir")
     if name in BUILDERS:
         return _in_memory(name, tfds_records.prepare(name, root), on_bad_image)
+    assert files is not None, "see `check_known`"
     return of_files(image_files.open_files(name, root, files, min_side), on_bad_image)
 
 
 def of_files(found: image_files.Opened, on_bad_image: str) -> Dataset:
     """Makes a `Dataset` of opened files, with pixel statistics of a sample."""
     images = found.splits["train"].images
+    assert isinstance(images, EncodedImages), "see `Opened`"
     mean, std, skipped = _sampled_statistics(images, on_bad_image, found.stamps)
     return Dataset(
         found.splits,
@@ -150,7 +152,9 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
     )
 
 
-def _sampled_statistics(images: EncodedImages, on_bad_image: str, stamps: list):
+def _sampled_statistics(
+    images: EncodedImages, on_bad_image: str, stamps: list
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Mean, std and number of unusable images of a sample, cached.
 
     `stamps` is the fingerprint of the files.

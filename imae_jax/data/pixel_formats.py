@@ -1,5 +1,7 @@
 """Converts images opened by Pillow to upright, opaque ones with 8 bits per channel."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageColor
 
@@ -81,7 +83,8 @@ def flattened(image: Image.Image, background: str | None) -> Image.Image:
         image = image.convert("LA")
     image = image.convert("RGBA")
     alpha = image.getchannel("A")
-    if alpha.getextrema()[0] < 255 and background is None:
+    lowest: Any = alpha.getextrema()[0]  # of a single channel, a number
+    if lowest < 255 and background is None:
         raise ValueError("it is transparent; give data.files.background, its background")
     canvas = Image.new("RGB", image.size, background or 0)
     canvas.paste(image, mask=alpha)

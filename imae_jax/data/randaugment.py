@@ -31,7 +31,7 @@ def autocontrast(image: jax.Array, level: jax.Array) -> jax.Array:
 def equalize(image: jax.Array, level: jax.Array) -> jax.Array:
     """Equalizes the histogram of each channel."""
 
-    def channel(pixels):
+    def channel(pixels: jax.Array) -> jax.Array:
         values = pixels.astype(jnp.int32)
         counts = jnp.bincount(values.ravel(), length=256)
         brightest = counts[values.max()]
@@ -118,7 +118,9 @@ GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 OPERATIONS = (*(operation.__name__ for operation in PHOTOMETRIC), *GEOMETRIC)
 
 
-def move(image: jax.Array, index: jax.Array, level: jax.Array, fill: jax.Array):
+def move(
+    image: jax.Array, index: jax.Array, level: jax.Array, fill: jax.Array | float
+) -> jax.Array:
     """Applies `GEOMETRIC[index]` (bilinear); pixels from outside the image are `fill`.
 
     All operations share one interpolation, the most expensive part.
@@ -145,7 +147,7 @@ def move(image: jax.Array, index: jax.Array, level: jax.Array, fill: jax.Array):
 
 
 def operate(
-    image: jax.Array, index: jax.Array, level: jax.Array, fill: jax.Array
+    image: jax.Array, index: jax.Array, level: jax.Array, fill: jax.Array | float
 ) -> jax.Array:
     """Applies `OPERATIONS[index]`.
 
@@ -158,7 +160,7 @@ def operate(
       An image like `image`.
     """
 
-    def moved(image, level):
+    def moved(image: jax.Array, level: jax.Array) -> jax.Array:
         return move(image, index - len(PHOTOMETRIC), level, fill)
 
     # Under vmap, every branch runs and one result is chosen.
@@ -193,7 +195,7 @@ def rand_augment(
     """
     batch_size = images.shape[0]
 
-    def apply_one(images, key):
+    def apply_one(images: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         index_key, size_key, sign_key, happen_key = jax.random.split(key, 4)
         index = jax.random.randint(index_key, (batch_size,), 0, len(OPERATIONS))
         size = magnitude + magnitude_std * jax.random.normal(size_key, (batch_size,))

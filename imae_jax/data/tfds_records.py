@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -160,6 +161,7 @@ class Records:
         with reading(folder):
             self._builder = tfds.builder_from_directory(folder)
         features = self._builder.info.features
+        self._label: str | None
         if is_ours:
             missing = {"image", "label"} - set(features)
             if missing:
@@ -179,7 +181,7 @@ class Records:
             and np.issubdtype(feature.np_dtype, np.number)
         ]
 
-    def _read(self, split: str, names: Sequence[str]):
+    def _read(self, split: str, names: Sequence[str]) -> tuple[Any, Callable]:
         """Returns a sequence of raw examples and a parser of the features `names`.
 
         Images stay encoded.

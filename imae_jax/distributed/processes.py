@@ -137,7 +137,7 @@ def broadcast_from_first(value: bool) -> bool:
 
 
 @contextlib.contextmanager
-def abort_all_on_error(explain: Callable[[Exception], str]) -> Iterator[None]:
+def abort_all_on_error(explain: Callable[[BaseException], str]) -> Iterator[None]:
     """Context that logs an error and exits at once if there are several processes.
 
     Otherwise a failed process would wait at exit for the others, which wait for it.
@@ -184,9 +184,10 @@ def _at_abort(text: str | None) -> None:
         return
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
-    def handler(_):
+    def handler(_: object) -> None:
         os.write(2, f"error: {text}\n".encode())
         os._exit(1)
 
-    _at_abort.handler = handler  # keeps the callback alive
+    # Keeps the callback alive; mypy knows no attributes of functions.
+    _at_abort.handler = handler  # type: ignore[attr-defined]
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)

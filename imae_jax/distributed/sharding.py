@@ -1,6 +1,7 @@
 """Device mesh and shardings of batches, parameters and images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def fsdp_shardings(tree, mesh: Mesh):
+def fsdp_shardings(tree: Any, mesh: Mesh) -> Any:
     """FSDP sharding of each leaf of parameters, optimizer state or teacher.
 
     A leaf is split along its first axis that is divisible by the number of devices sharing
@@ -48,7 +49,7 @@ def fsdp_shardings(tree, mesh: Mesh):
     """
     count = mesh.shape["fsdp"]
 
-    def place(leaf) -> NamedSharding:
+    def place(leaf: Any) -> NamedSharding:
         axes = [axis for axis, length in enumerate(leaf.shape) if length % count == 0]
         if count == 1 or not axes or leaf.size < MIN_SPLIT:
             return replicated(mesh)
@@ -57,17 +58,17 @@ def fsdp_shardings(tree, mesh: Mesh):
     return jax.tree.map(place, tree)
 
 
-def all_gather_params(tree, mesh: Mesh):
+def all_gather_params(tree: Any, mesh: Mesh) -> Any:
     """Gathers every leaf on every device, inside jit.
 
     Gradients are reduce-scattered to `fsdp_shardings`.
     """
 
     @jax.custom_vjp
-    def whole(tree):
+    def whole(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
-    def backward(_, grads):
+    def backward(_: None, grads: Any) -> tuple[Any]:
         return (jax.lax.with_sharding_constraint(grads, fsdp_shardings(grads, mesh)),)
 
     whole.defvjp(lambda tree: (whole(tree), None), backward)
@@ -87,7 +88,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
-def split_microbatches(examples, count: int, mesh: Mesh):
+def split_microbatches(examples: Any, count: int, mesh: Mesh) -> Any:
     """Splits a batch into microbatches, each sharded over all devices, inside jit.
 
     Every `count`-th pair goes to the same microbatch, so nothing moves between devices.
@@ -146,7 +147,7 @@ def gather_from_shards(array: jax.Array, indices: jax.Array, mesh: Mesh) -> jax.
       [B, ...].
     """
 
-    def local(rows, indices):
+    def local(rows: jax.Array, indices: jax.Array) -> jax.Array:
         places = indices - jax.lax.axis_index(AXES) * len(rows)
         is_here = (0 <= places) & (places < len(rows))
         found = rows[jnp.clip(places, 0, len(rows) - 1)]
@@ -154,5 +155,5 @@ def gather_from_shards(array: jax.Array, indices: jax.Array, mesh: Mesh) -> jax.
         return jax.lax.psum_scatter(found, AXES, scatter_dimension=0, tiled=True)
 
     split, copies = PartitionSpec(AXES), PartitionSpec()
-    specs = dict(in_specs=(split, copies), out_specs=split)
-    return jax.shard_map(local, mesh=mesh, **specs)(array, indices)
+    gather = jax.shard_map(local, mesh=mesh, in_specs=(split, copies), out_specs=split)
+    return gather(array, indices)

@@ -63,7 +63,8 @@ class Preprocessing:
             images = _resize(images, self.size, INTERPOLATIONS[self.interpolation])
         images = np.array(images, np.float32)
         if self.mean is not None:
-            mean, std = (np.float32(x) for x in (self.mean, self.std))
+            assert self.std is not None, "see `Spec.preprocessing`"
+            mean, std = (np.array(x, np.float32) for x in (self.mean, self.std))
             images = (images / np.float32(255) - mean) / std
         return images
 
@@ -71,12 +72,13 @@ class Preprocessing:
         size = f"{self.size[0]}x{self.size[1]}" if self.size else "size as given"
         if self.mean is None:
             return f"{size}, pixels 0..255 ({self.source})"
+        assert self.std is not None, "see `Spec.preprocessing`"
         mean, std = ("/".join(f"{value:.3g}" for value in x) for x in (self.mean, self.std))
         return f"{size} {self.interpolation}, mean {mean}, std {std} ({self.source})"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _resize(images, size: tuple[int, int], method: str):
+def _resize(images: np.ndarray, size: tuple[int, int], method: str) -> jax.Array:
     shape = (len(images), *size, images.shape[-1])
     return jax.image.resize(jnp.asarray(images, jnp.float32), shape, method)
 

@@ -1,5 +1,9 @@
 """`hf:FOLDER_OR_ID`: vision models of Hugging Face's transformers."""
 
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
 from imae_jax.encoders import torch_modules
@@ -10,10 +14,11 @@ from imae_jax.encoders.encoder import (
     import_library,
     mask_noise,
 )
+from imae_jax.encoders.spec import Spec
 from imae_jax.storage.local_paths import local_path
 
 
-def open_encoder(spec) -> Encoder:
+def open_encoder(spec: Spec) -> Encoder:
     """Opens the image encoder of a model; `mask_ratio` is for ViTMAE, 0 by default.
 
     Raises:
@@ -33,10 +38,10 @@ def open_encoder(spec) -> Encoder:
     spec.check(is_masked or "mask_ratio" not in spec.options, "without mask_ratio=")
     preprocessing = spec.preprocessing(_record(spec, transformers, name, config))
 
-    def random():
+    def random() -> Any:
         return torch_modules.seeded(lambda: transformers.AutoModel.from_config(config))
 
-    def wrap(module) -> Encoder:
+    def wrap(module: Any) -> Encoder:
         module = getattr(module, "vision_model", module)
         return _wrapped(spec, module, preprocessing, is_masked, lambda: wrap(random()))
 
@@ -45,7 +50,7 @@ def open_encoder(spec) -> Encoder:
     return wrap(_trained(spec, transformers, name))
 
 
-def _trained(spec, transformers, name: str):
+def _trained(spec: Spec, transformers: ModuleType, name: str) -> Any:
     """Opens a model, all of whose weights must be there but an unused pooler's."""
     module, info = torch_modules.opened(
         spec.text,
@@ -56,7 +61,7 @@ def _trained(spec, transformers, name: str):
     return module
 
 
-def _record(spec, transformers, name: str, config) -> Preprocessing:
+def _record(spec: Spec, transformers: ModuleType, name: str, config: Any) -> Preprocessing:
     """Reads preprocessor_config.json; without one, mean and std must be given."""
     try:
         stated, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
@@ -80,7 +85,14 @@ def _record(spec, transformers, name: str, config) -> Preprocessing:
     return Preprocessing(size, channels, mean, std, PILLOW[resample], source)
 
 
-def _wrapped(spec, module, preprocessing: Preprocessing, is_masked: bool, untrained):
+def _wrapped(
+    spec: Spec,
+    module: Any,
+    preprocessing: Preprocessing,
+    is_masked: bool,
+    untrained: Callable[[], Encoder],
+) -> Encoder:
+    assert preprocessing.size is not None, "see `_record`"
     config, options, shown = module.config, {}, "whole images"
     patch = getattr(config, "patch_size", None)
     count = 0
@@ -94,7 +106,7 @@ def _wrapped(spec, module, preprocessing: Preprocessing, is_masked: bool, untrai
             shown = f"{count} of {whole} patches, one mask for all images"
     torch = import_library("torch", spec.text)
 
-    def read(images):
+    def read(images: Any) -> Any:
         noise = {
             name: torch.as_tensor(x, device=images.device).repeat(len(images), 1)
             for name, x in options.items()
@@ -106,7 +118,8 @@ def _wrapped(spec, module, preprocessing: Preprocessing, is_masked: bool, untrai
     function = torch_modules.as_function(module, read)
     prefix = 0
     if count:  # tokens beyond those of patches
-        blank = np.zeros((1, *preprocessing.size, preprocessing.channels), np.float32)
+        shape: tuple = (1, *preprocessing.size, preprocessing.channels)
+        blank = np.zeros(shape, np.float32)
         tokens = torch_modules.opened(spec.text, lambda: function(blank))
         prefix = max(0, tokens.shape[1] - count) if tokens.ndim == 3 else 0
     return Encoder(spec.text, function, preprocessing, prefix, shown, untrained=untrained)

@@ -3,11 +3,12 @@
 import numpy as np
 
 from imae_jax.encoders.encoder import Encoder, Preprocessing, import_library
+from imae_jax.encoders.spec import Spec
 from imae_jax.encoders.torch_modules import opened
 from imae_jax.storage.local_paths import local_path
 
 
-def open_encoder(spec) -> Encoder:
+def open_encoder(spec: Spec) -> Encoder:
     """Opens an ONNX file.
 
     A file records no normalization: `mean` and `std` must be given, and `size` if its input

@@ -1,6 +1,7 @@
 """`run:WORKDIR` and `file:WEIGHTS.safetensors`: MAE, i-MAE and classifiers from here."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +9,26 @@ import numpy as np
 
 from imae_jax import pretrained
 from imae_jax.encoders.encoder import Encoder, Preprocessing, mask_noise
+from imae_jax.encoders.spec import Spec
 from imae_jax.models.forward import encode, forward
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.models.masking import Mask, mask_from_noise
 
 OUTPUTS = ("tokens", "latents")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _outputs(network, output: str, params, images, mask: Mask):
+def _outputs(
+    network: MAE | IMAE, output: str, params: Any, images: jax.Array, mask: Mask
+) -> jax.Array:
     return forward(network, params, images, mask)[output]
 
 
 _encode = jax.jit(encode, static_argnums=0)
 
 
-def open_encoder(spec) -> Encoder:
+def open_encoder(spec: Spec) -> Encoder:
     """Opens a run, or weights exported from one.
 
     Options: `mask_ratio`, of one mask for all images; `output`, "tokens" of the encoder or
@@ -38,10 +44,10 @@ def open_encoder(spec) -> Encoder:
     is_plain = output == "tokens" and "mask_ratio" not in spec.options
     allowed = "without mask_ratio= and output=latents: it is an encoder without a decoder"
     spec.check(has_decoder or is_plain, allowed)
-    size = tuple(model.image_shape[:2])
+    height, width, channels = model.image_shape
     recorded = Preprocessing(
-        size,
-        model.image_shape[2],
+        (height, width),
+        channels,
         tuple(map(float, model.mean / 255)),
         tuple(map(float, model.std / 255)),
         "bicubic",
@@ -51,7 +57,7 @@ def open_encoder(spec) -> Encoder:
     return wrap(_random(model) if spec.is_random else model.params)
 
 
-def _random(model: pretrained.Pretrained):
+def _random(model: pretrained.Pretrained) -> Any:
     """Returns random parameters of the model."""
     key = jax.random.key(0)
     inputs = jnp.zeros((1, *model.image_shape))
@@ -60,13 +66,19 @@ def _random(model: pretrained.Pretrained):
     return model.network.init(key, *model.network.example_inputs(key))["params"]
 
 
-def _wrapped(spec, model, output: str, preprocessing: Preprocessing, params) -> Encoder:
+def _wrapped(
+    spec: Spec,
+    model: pretrained.Pretrained,
+    output: str,
+    preprocessing: Preprocessing,
+    params: Any,
+) -> Encoder:
     """Makes the encoder of a model with these parameters."""
     network = model.network
     shown, has_branches = "whole images", output == "latents" and network.is_fed_mixtures
     if not network.has_decoder:
 
-        def function(images: np.ndarray):
+        def function(images: np.ndarray) -> jax.Array:
             return _encode(network, params, images)
     else:
         count = network.num_patches
@@ -75,7 +87,7 @@ def _wrapped(spec, model, output: str, preprocessing: Preprocessing, params) -> 
         if ratio:
             shown = f"{one.ids_keep.shape[1]} of {count} patches, one mask for all images"
 
-        def function(images: np.ndarray):
+        def function(images: np.ndarray) -> jax.Array:
             mask = jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (len(images), *x.shape[1:])), one
             )

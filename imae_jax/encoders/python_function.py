@@ -3,12 +3,14 @@
 import importlib
 import os
 import sys
+from typing import Any
 
 from imae_jax.encoders.encoder import Encoder, Preprocessing
+from imae_jax.encoders.spec import Spec
 from imae_jax.errors import UserError, describe
 
 
-def open_encoder(spec) -> Encoder:
+def open_encoder(spec: Spec) -> Encoder:
     """Opens a function of a module in the working folder or an installed package.
 
     Raises:
@@ -25,7 +27,7 @@ def open_encoder(spec) -> Encoder:
             f"invalid encoder={spec.text!r}: {module_name} cannot be imported: "
             f"{describe(error)}"
         ) from None
-    function = getattr(module, name, None)
+    function: Any = getattr(module, name, None)
     spec.check(callable(function), f"a function of {module_name}, which has no {name!r}")
     recorded = Preprocessing(source="images as the function is given them")
     return Encoder(spec.text, function, spec.preprocessing(recorded))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,11 @@ def separability(
         text = "a common one for an encoder with two branches, of mixtures"
         require(not (is_own and one.branches), "target", OWN, text)
         encode = Features(one, features)
-        towards = encode if is_own else common and Features(common, features)
+        towards = encode if is_own else None
+        if common is not None:
+            towards = Features(common, features)
         untrained = one.untrained() if controls and one.untrained else None
-        random = untrained and Features(untrained, features)
+        random = Features(untrained, features) if untrained else None
         options = (splits, alphas, batch_size, seed)
         stream = MixtureStream(encode, towards, random, *options, controls=controls)
         name = common.name if common is not None else str(target)
@@ -115,7 +117,7 @@ def as_encoder(given: AnyEncoder, name: str) -> Encoder:
     return Encoder(getattr(given, "__name__", name), given)
 
 
-def _encoders(given) -> list[Encoder]:
+def _encoders(given: Any) -> list[Encoder]:
     """Returns encoders of distinct names."""
     if isinstance(given, Mapping):
         found = []
@@ -137,7 +139,7 @@ def _encoders(given) -> list[Encoder]:
     return found
 
 
-def _alphas(given) -> list[float]:
+def _alphas(given: Any) -> list[float]:
     allowed = "one or more numbers in (0, 0.5): at 0.5 nothing tells which image is which"
     values = [given] if isinstance(given, int | float) else given
     is_list = isinstance(values, list | tuple | np.ndarray) and len(values) > 0
@@ -149,14 +151,15 @@ def _alphas(given) -> list[float]:
 def _splits(images: Images, test_images: Images | None, seed: int) -> dict[str, Images]:
     """Returns the images of `train`, `validation` and `test`."""
 
-    def checked(given, name):
+    def checked(given: Any, name: str) -> Images:
         return given if isinstance(given, LazyImages) else as_images(given, name)
 
     whole = checked(images, "images")
     order = np.random.default_rng(seed).permutation(len(whole))
     if test_images is None:
         count = max(1, round(len(whole) * TEST_SHARE))
-        test, order = _part(whole, order[:count]), order[count:]
+        test: Images = _part(whole, order[:count])
+        order = order[count:]
     else:
         test = checked(test_images, "test_images")
         if test.shape[1:] != whole.shape[1:]:
@@ -183,7 +186,9 @@ def _part(images: Images, indices: np.ndarray) -> LazyImages:
     return LazyImages(shape, lambda places: images[indices[places]])
 
 
-def _measured(stream: MixtureStream, target: str, alphas, seed: int) -> list[Row]:
+def _measured(
+    stream: MixtureStream, target: str, alphas: Sequence[float], seed: int
+) -> list[Row]:
     """Fits on `train` and `validation`, scores on `test`; a row for each control."""
     encoder = stream.encode.encoder
     train, validation = (_moments(stream(x)) for x in ("train", "validation"))
@@ -212,7 +217,7 @@ def _measured(stream: MixtureStream, target: str, alphas, seed: int) -> list[Row
     return rows
 
 
-def _moments(stream) -> dict:
+def _moments(stream: Iterable[Latents]) -> dict:
     """Returns the moments, one for each branch, of features with both images' targets."""
     found: dict = {}
     for latents in stream:
@@ -249,7 +254,7 @@ def _fit(name: str, train: list[Moments], validation: list[Moments]) -> list[Aff
     ]
 
 
-def _errors(latents: Latents, key, maps: list[AffineMap]) -> np.ndarray:
+def _errors(latents: Latents, key: tuple[float, str], maps: list[AffineMap]) -> np.ndarray:
     """Returns the squared error and squared target of each mixture and image, [B, S, 2]."""
     features, targets = latents.features[key], latents.targets
     found = np.empty((*targets.shape[:2], 2))
@@ -275,4 +280,5 @@ def _score(alpha: float, errors: np.ndarray, name: str, seed: int) -> Score:
         gains.append(1 - (drawn[:, 0] / np.maximum(drawn[:, 1], 1e-300)).sum())
     low, high = np.percentile(gains, INTERVAL)
     r2 = 1 - total[:, 0] / total[:, 1]
-    return Score(alpha, *map(float, r2), gain(r2), float(low), float(high))
+    subordinate, dominant = map(float, r2)
+    return Score(alpha, subordinate, dominant, gain(r2), float(low), float(high))

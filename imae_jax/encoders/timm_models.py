@@ -1,16 +1,18 @@
 """`timm:NAME`: models of timm, with its own record of their preprocessing."""
 
 import logging
+from typing import Any
 
 from imae_jax.encoders import torch_modules
 from imae_jax.encoders.encoder import Encoder, Preprocessing, import_library
+from imae_jax.encoders.spec import Spec
 from imae_jax.interop import read_files
 from imae_jax.storage.local_paths import local_path
 
 logger = logging.getLogger(__name__)
 
 
-def open_encoder(spec) -> Encoder:
+def open_encoder(spec: Spec) -> Encoder:
     """Opens a model with timm's weights, those of `checkpoint=FILE`, or `weights=random`.
 
     Raises:
@@ -21,7 +23,7 @@ def open_encoder(spec) -> Encoder:
     is_alone = not (checkpoint and spec.is_random)
     spec.check(is_alone, "with checkpoint= or weights=, not both")
 
-    def make(pretrained: bool):
+    def make(pretrained: bool) -> Any:
         return torch_modules.opened(
             spec.text,
             lambda: timm.create_model(spec.argument, pretrained=pretrained, num_classes=0),
@@ -47,8 +49,8 @@ def open_encoder(spec) -> Encoder:
     )
     preprocessing = spec.preprocessing(recorded)
 
-    def wrap(module) -> Encoder:
-        def read(images):
+    def wrap(module: Any) -> Encoder:
+        def read(images: Any) -> Any:
             features = module.forward_features(images)
             return torch_modules.tokens_of(features, module.num_features)
 

@@ -1,10 +1,13 @@
 """`torchvision:NAME`: classifiers of torchvision, read before their last linear layer."""
 
+from typing import Any
+
 from imae_jax.encoders import torch_modules
 from imae_jax.encoders.encoder import Encoder, Preprocessing, import_library
+from imae_jax.encoders.spec import Spec
 
 
-def open_encoder(spec) -> Encoder:
+def open_encoder(spec: Spec) -> Encoder:
     """Opens a model with torchvision's default weights, or with `weights=random`.
 
     Raises:
@@ -17,7 +20,7 @@ def open_encoder(spec) -> Encoder:
         spec.text, lambda: models.get_model_weights(spec.argument).DEFAULT
     )
 
-    def make(weights):
+    def make(weights: Any) -> Any:
         return torch_modules.opened(
             spec.text, lambda: models.get_model(spec.argument, weights=weights)
         )
@@ -33,13 +36,13 @@ def open_encoder(spec) -> Encoder:
     )
     preprocessing = spec.preprocessing(recorded)
 
-    def wrap(module) -> Encoder:
+    def wrap(module: Any) -> Encoder:
         linear = [x for x in module.modules() if isinstance(x, torch.nn.Linear)]
         spec.check(bool(linear), "a classifier that ends in a linear layer")
         seen = []
         linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
-        def read(images):
+        def read(images: Any) -> Any:
             seen.clear()
             module(images)
             return seen.pop()

@@ -35,7 +35,9 @@ def _metrics(numbers: Numbers) -> dict[str, str]:
     return dict(sorted(metrics.items(), key=lambda item: item[1]))
 
 
-def _rows(numbers: Numbers, run: str, metrics: Mapping[str, str]):
+def _rows(
+    numbers: Numbers, run: str, metrics: Mapping[str, str]
+) -> list[tuple[str, list[str]]]:
     """Returns a row per network and branch; for the run, also from the other branch."""
     asked = [
         ("", "", "{run}: {branch}"),
@@ -64,7 +66,7 @@ def tables(results: Results) -> Iterator[Table]:
             counts = {name: numbers[f"attributes/{name}/count"] for name in metrics}
             rows.append(("majority class, or the mean", [*map(cell, chances)]))
             rows.append(("mixtures that count", [f"{x:.0f}" for x in counts.values()]))
-            most = max(counts, key=counts.get)
+            most = max(counts, key=counts.__getitem__)
             example = f"attributes/{BRANCHES[0]}/{most}/{metrics[most]}"
         yield Table(
             "What survives of each image in latents of the mixture",

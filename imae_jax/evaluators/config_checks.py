@@ -60,7 +60,7 @@ def check_evals(
         key, evaluator = f"evals.{name}", known[name]
         _check_model(evaluator, key, model)
         _check_names(evaluator, key, section)
-        hold(section, RULES | evaluator.rules, f"{key}.")
+        hold(section, {**RULES, **evaluator.rules}, f"{key}.")
         _check_split(evaluator, key, section.split, published)
         _check_shared_options(section, key, model, num_devices)
         evaluator.check(section, key, model)
@@ -122,7 +122,9 @@ def _check_shared_options(
     check_mask_ratios(section.get("mask_ratios", ()), f"{key}.mask_ratios", model)
 
 
-def check_explorer(options: ConfigDict, model: IMAE, num_devices: int) -> None:
+def check_explorer(
+    options: ConfigDict, model: MAE | IMAE | Classifier, num_devices: int
+) -> None:
     """Checks `config.explorer`, the report's interactive panel.
 
     Raises:

@@ -197,7 +197,7 @@ class EncodedMixtures:
             ends = [x.mean(axis=(0, 1, 2), dtype=np.float64) for x in (latents, targets)]
             # Features and targets of equal width share one origin, to stay comparable.
             self.origin = ends[len(ends[0]) == len(ends[1])], ends[1]
-        return tuple(map(_less, (latents, targets), self.origin))
+        return _less(latents, self.origin[0]), _less(targets, self.origin[1])
 
 
 def _less(features: np.ndarray, origin: np.ndarray) -> np.ndarray:

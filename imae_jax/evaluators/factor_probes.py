@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,7 @@ class FactorProbes:
           `as_factor`.
         """
         batches = dict(batch_size=batch_size, seed=seed)
-        options = dict(pools=self.pools, alphas=sorted({alpha, *alphas}))
+        options: dict[str, Any] = dict(pools=self.pools, alphas=sorted({alpha, *alphas}))
         names = ("train", "validation", split)
         parts = [
             collect(networks, held_out.batches(name, **batches), self.selected, **options)

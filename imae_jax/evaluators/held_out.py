@@ -15,6 +15,7 @@ from imae_jax.data.load import Dataset
 from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.evaluators.networks import Network
 from imae_jax.models.masking import Mask, random_mask
+from imae_jax.models.patches import Array
 from imae_jax.objectives.mixing import mix, pair_sources
 
 
@@ -94,7 +95,7 @@ class HeldOut:
         """Normalizes [..., C] uint8 pixels, as networks expect them."""
         return np.asarray(augment.normalize(images, self.dataset.mean, self.dataset.std))
 
-    def pixels(self, images: np.ndarray) -> np.ndarray:
+    def pixels(self, images: Array) -> np.ndarray:
         """Inverse of `normalized`: [..., C] float, clipped to 0..255."""
         shown = augment.unnormalize(images, self.dataset.mean, self.dataset.std)
         return np.clip(np.asarray(shown), 0, 255)
@@ -103,7 +104,7 @@ class HeldOut:
         self, split: str, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields every image once: normalized [B, H, W, C], and valid [B] bool."""
-        images = self.dataset.splits[split].images
+        images = self.dataset.splits[split].pixels
         for places, valid in _places(len(images), batch_size):
             yield self.normalized(images[places]), valid
 
@@ -115,12 +116,13 @@ class HeldOut:
         examples, count = self.dataset.splits[split], self.count(split)
         indices = epoch_pairs(len(examples.images), seed, epoch=0).reshape(-1)
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(split.encode()))
+        assert self.mask_ratio is not None, "a classifier's evaluators need no mixtures"
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)
         masks = jax.tree.map(np.asarray, masks)
         for places, valid in _places(count, batch_size):
             own = examples.take(indices[places])
             yield Batch(
-                sources=np.asarray(pair_sources(self.normalized(own.images))),
+                sources=np.asarray(pair_sources(self.normalized(own.pixels))),
                 labels=np.asarray(pair_sources(own.labels)),
                 factors={
                     name: np.asarray(pair_sources(values))

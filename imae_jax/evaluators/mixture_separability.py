@@ -1,6 +1,7 @@
 """Linear separability of mixtures, for any encoder and any images."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def mixture_separability(
     return {name: value for _, name, value in found}
 
 
-def _check_branches(branches, target) -> None:
+def _check_branches(branches: Any, target: Any) -> None:
     """Raises UserError unless `branches` is a bool, and comes with a target if True."""
     if not isinstance(branches, bool | np.bool_):
         raise UserError(f"invalid branches={branches!r}: must be True or False")
@@ -91,7 +92,7 @@ def _check_branches(branches, target) -> None:
         raise UserError("branches=True needs target: what an image alone should be told as")
 
 
-def _image_splits(train_images, test_images) -> tuple[np.ndarray, np.ndarray]:
+def _image_splits(train_images: Any, test_images: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns both as [N, H, W, C], checked for equal image shapes and for size."""
     train = as_images(train_images, "train_images")
     test = as_images(test_images, "test_images")

@@ -58,7 +58,9 @@ def collect(
       pools: names of pools, see `pooled`.
       alphas: weights of the subordinate image, each in rows of its own.
     """
-    features, labels, factors = {}, [], {}
+    features: dict[tuple[str, str], list[np.ndarray]] = {}
+    factors: dict[str, list[np.ndarray]] = {}
+    labels = []
     for batch in batches:
         taken = selected(batch)
         for row, latents in rows(networks, batch, alphas):
@@ -68,11 +70,11 @@ def collect(
         labels.append(batch.labels[taken])
         for name, values in batch.factors.items():
             factors.setdefault(name, []).append(values[taken])
-    features, factors = (
-        {key: np.concatenate(parts) for key, parts in lists.items()}
-        for lists in (features, factors)
+    return Vectors(
+        {key: np.concatenate(parts) for key, parts in features.items()},
+        np.concatenate(labels),
+        {name: np.concatenate(parts) for name, parts in factors.items()},
     )
-    return Vectors(features, np.concatenate(labels), factors)
 
 
 def questions(vectors: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:

@@ -5,6 +5,7 @@ On whole, unmasked images without augmentation.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -80,9 +81,11 @@ def evaluate(
     """
     parts = ("train", "validation", split)
     labels = [held_out.dataset.splits[part].labels for part in parts]
-    sizes = dict(neighbours=neighbours, temperature=temperature)
+    sizes: dict[str, Any] = dict(neighbours=neighbours, temperature=temperature)
 
-    def probe(features: Sequence[np.ndarray], prefix: str, pool: str):
+    def probe(
+        features: Sequence[np.ndarray], prefix: str, pool: str
+    ) -> Iterator[tuple[str, float]]:
         examples = map(Labelled, features, labels)
         splits = Splits(*examples).checked(f"probes, {prefix}{pool.strip('/')}")
         accuracy, blr = lars_accuracy(splits, **lars, seed=seed)
@@ -95,7 +98,7 @@ def evaluate(
         found = [embedded(network, held_out, part, batch_size) for part in parts]
         for pool in POOLS:
             yield from probe([features[pool] for features in found], prefix, f"{pool}/")
-    images = [held_out.dataset.splits[part].images for part in parts]
+    images = [held_out.dataset.splits[part].pixels for part in parts]
     num_pixels = images[0][0].size
     if num_pixels < min(len(images[0]), MAX_PIXELS):
         pixels = [held_out.normalized(x).reshape(len(x), -1) for x in images]
@@ -142,7 +145,9 @@ RULES = {
     "neighbours": count_from(1),
     "temperature": above(0),
     "lars.blrs": Rule(
-        lambda x: isinstance(x, list | tuple) and x and all(map(above(0).allows, x)),
+        lambda x: (
+            isinstance(x, list | tuple) and len(x) > 0 and all(map(above(0).allows, x))
+        ),
         "one or more finite numbers above 0",
     ),
     "lars.batch_size": count_from(1),

@@ -17,7 +17,7 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import Network
-from imae_jax.models.patches import unpatchify
+from imae_jax.models.patches import Array, unpatchify
 from imae_jax.objectives.mixing import BRANCHES
 
 logger = logging.getLogger(__name__)
@@ -63,15 +63,16 @@ def evaluate(
     if held_out.norm_pix:
         logger.info("quality: left out, a model trained with norm_pix predicts no pixels")
         return
-    sums, counts = {}, {}
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
 
-    def unit(images):
+    def unit(images: Array) -> np.ndarray:
         return held_out.pixels(images) / 255
 
-    mean = held_out.dataset.splits["train"].images.mean(axis=0) / 255
+    mean = held_out.dataset.splits["train"].pixels.mean(axis=0) / 255
     image_size = held_out.dataset.image_shape[:2]
 
-    def add(name, images, targets, valid):
+    def add(name: str, images: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> None:
         for metric, values in compare(images, targets).items():
             key = f"{name}/{metric}"
             sums[key] = sums.get(key, 0.0) + float(np.asarray(values)[valid].sum())

@@ -7,6 +7,7 @@ both classes of mixtures, as an upper bound. On mixtures of two different classe
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -27,7 +28,7 @@ from imae_jax.probing.pixel_classifier import train_classifier
 logger = logging.getLogger(__name__)
 
 # Images [B, H, W, C] -> predicted classes [B, 1], or [B, S] for both images of a mixture.
-Reader = Callable[[np.ndarray], np.ndarray]
+Reader = Callable[[jax.Array | np.ndarray], np.ndarray]
 
 
 def train_readers(
@@ -53,9 +54,9 @@ def train_readers(
 
     def clean(step: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = pairs.batch(step, options["batch_size"])
-        return held_out.normalized(train.images[drawn]), train.labels[drawn, None]
+        return held_out.normalized(train.pixels[drawn]), train.labels[drawn, None]
 
-    def mixed(step: int) -> tuple[np.ndarray, np.ndarray]:
+    def mixed(step: int) -> tuple[jax.Array, jax.Array]:
         images, labels = clean(step)
         alphas = np.full(len(images), alpha, np.float32)
         return mix(pair_sources(images), alphas), pair_sources(labels[:, 0])
@@ -64,7 +65,11 @@ def train_readers(
 
 
 def score(
-    network: Network, readers: tuple[Reader, Reader], held_out: HeldOut, batch: Batch, alpha
+    network: Network,
+    readers: tuple[Reader, Reader],
+    held_out: HeldOut,
+    batch: Batch,
+    alpha: float,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields each metric's name and which predictions are correct, [B] bool."""
     read, read_mixture = readers
@@ -115,7 +120,8 @@ def evaluate(
         )
         return
     readers = train_readers(held_out, classifier, alpha, seed)
-    hits, count = {}, 0
+    hits: dict[str, int] = {}
+    count = 0
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         counted = batch.different_classes
         count += counted.sum()

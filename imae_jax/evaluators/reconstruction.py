@@ -21,7 +21,8 @@ CHUNK = 1000  # images normalized at a time
 
 def mean_target(held_out: HeldOut) -> np.ndarray:
     """Returns the mean of the train split's target patches, [L, P]."""
-    images, total = held_out.dataset.splits["train"].images, 0.0
+    images = held_out.dataset.splits["train"].pixels
+    total = np.zeros(())
     for start in range(0, len(images), CHUNK):
         part = held_out.normalized(images[start : start + CHUNK])
         patches = target_patches(part, held_out.patch_size, held_out.norm_pix)
@@ -65,8 +66,8 @@ def evaluate(
             ("mse", pred),
             ("mse_train_mean", jnp.broadcast_to(mean, target.shape)),
         ):
-            errors = np.asarray(masked_patch_error(guess, target, mask), np.float64)
-            sums[name] = sums[name] + errors[batch.valid].sum(axis=0)
+            each = np.asarray(masked_patch_error(guess, target, mask), np.float64)
+            sums[name] = sums[name] + each[batch.valid].sum(axis=0)
         count += batch.valid.sum()
     errors = {name: np.atleast_1d(total) / count for name, total in sums.items()}
     for s in range(len(errors["mse"])):
@@ -89,7 +90,7 @@ def _table(results: Results, title: str, targets: Mapping[str, str]) -> Table:
     Args:
       targets: metric prefix -> column head.
     """
-    rows = []
+    rows: list[tuple[str, list[str]]] = []
     for run, numbers in results.items():
         if not rows:
             means = [numbers.get(f"reconstruction/{x}mse_train_mean") for x in targets]

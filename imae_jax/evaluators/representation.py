@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from imae_jax.evaluators.evaluator import Evaluator
-from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.tables import (
     NETWORKS,
@@ -63,7 +63,7 @@ def evaluate(
             yield f"{prefix}cka/layer_{layer + 1:02d}", value
     moments: dict[str, Moments] = {}
 
-    def add(name, latents, batch):
+    def add(name: str, latents: np.ndarray, batch: Batch) -> None:
         """Adds latents [B, 1 + K, E] to the moments of `name`."""
         tokens = latents[batch.valid].reshape(-1, latents.shape[-1])
         empty = Moments.zeros(1 + held_out.num_patches, latents.shape[-1], 0)

@@ -9,7 +9,7 @@ score stands beside its null, pure superposition (`probing.superposition`).
 for plain arrays and `mixture_separability` for any encoder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -152,7 +152,9 @@ def evaluate(
       those towards the teacher's tokens with `to_tokens/`.
     """
 
-    def stream_of(weights: Sequence[float], target: str):
+    def stream_of(
+        weights: Sequence[float], target: str
+    ) -> Callable[[str], Iterator[Latents]]:
         def stream(part: str) -> Iterator[Latents]:
             part = split if part == "test" else part
             for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
@@ -170,6 +172,7 @@ def evaluate(
             if weight in alphas and NOT_SWEPT not in name:
                 yield at(alpha=weight) + prefix + name, value
         if map == "mlp":
+            assert mlp is not None, "see `check`"
             options = {**mlp, "seed": seed}
             stream = stream_of([alpha], target)
             for _, name, value in measure_mlp(stream, num_positions, options):

@@ -127,9 +127,9 @@ def score_branch(
     """Yields the test scores of one row and branch."""
     yield from own.score(own_targets(test, s)).items()
     other = [own_targets(m, 1 - s) for m in (train, validation, test)]
-    yield "cross_r2", ridge.fit(*other[:2]).score(other[2])["r2"]
+    yield "cross_r2", ridge.fit(other[0], other[1]).score(other[2])["r2"]
     parts = [own_targets(m, s).pooled() for m in (train, validation, test)]
-    yield "r2_uncentred", ridge.fit(*parts[:2]).score(parts[2])["r2"]
+    yield "r2_uncentred", ridge.fit(parts[0], parts[1]).score(parts[2])["r2"]
 
 
 def component_scores(
@@ -220,13 +220,14 @@ def measure(
     train = Sums.of(stream("train"), num_positions)
     validation = Sums.of(stream("validation"), num_positions)
     maps = fit_branches(train, validation)
-    test, correct, count = Sums(), {}, 0
+    test, count = Sums(), 0
+    correct: dict[tuple[float, str], float] = {}
     for latents in stream("test"):
         test.add(latents, num_positions)
         for row, hits in assignments(latents, maps).items():
             correct[row] = correct.get(row, 0) + hits
         count += len(latents.targets)
-    r2 = {}
+    r2: dict[tuple[float, str], dict[int, float]] = {}
     for (row, s), own in maps.items():
         moments = [sums.rows[row, s] for sums in (train, validation, test)]
         scores = list(score_branch(s, own, *moments))
@@ -238,14 +239,14 @@ def measure(
             scores += raw_scores(s, moments[0], moments[2])
         for name, value in scores:
             yield row[0], f"{row[1]}{BRANCHES[s]}/{name}", value
-    for (alpha, row), found in r2.items():
+    for (alpha, prefix), found in r2.items():
         for name, value in against_null(alpha, found):
-            yield alpha, row + name, value
+            yield alpha, prefix + name, value
     for alpha in sorted({alpha for alpha, _ in r2}):
         for s, value in enumerate(null_r2((alpha, 1 - alpha))):
             yield alpha, f"{BRANCHES[s]}/r2_null", value
-    for (alpha, row), hits in correct.items():
-        yield alpha, f"{row}assignment_accuracy", float(hits / count)
+    for (alpha, prefix), hits in correct.items():
+        yield alpha, f"{prefix}assignment_accuracy", float(hits / count)
     some = next(iter(maps))
     for s, branch in enumerate(BRANCHES):
         value = position_only(s, train.rows[some], test.rows[some])

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from imae_jax.config.rules import is_number, within
 from imae_jax.errors import require
 from imae_jax.evaluators.metric_names import at
+from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives.mae import check_mask_ratio
@@ -19,7 +20,9 @@ def check_alphas(alphas: Iterable[float], key: str) -> None:
     check_names_differ(alphas, key)
 
 
-def check_mask_ratios(ratios: Iterable[float], key: str, model: MAE | IMAE) -> None:
+def check_mask_ratios(
+    ratios: Iterable[float], key: str, model: MAE | IMAE | Classifier
+) -> None:
     """Raises UserError unless all are valid mask ratios with distinct metric names."""
     for ratio in ratios:
         require(is_number(ratio), key, ratio, "a number")

@@ -1,6 +1,7 @@
 """Exports a run to a file that other tools open."""
 
 from pathlib import Path
+from typing import Literal
 
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
@@ -56,7 +57,9 @@ def export(
         raise UserError(f"invalid --step={step!r}: give a number, or best")
     _check_suffix(out, *SUFFIXES.get(format, ()))
     mesh = sharding.make_mesh()
-    number = int(step) if step and step.isdecimal() else step
+    number: int | Literal["best"] | None = None
+    if step is not None:
+        number = "best" if step == "best" else int(step)
     run = trained_run.load_run(workdir, "workdir", mesh, number)
     if format == "safetensors":
         digest = native_format.write(out, run, dtype)

@@ -18,6 +18,7 @@ from imae_jax.errors import UserError
 from imae_jax.interop import mae_names, native_format, read_files
 from imae_jax.interop.architecture import DetectedModel, detect
 from imae_jax.models import masking, patches
+from imae_jax.models.classifier import Classifier
 from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
@@ -62,18 +63,19 @@ def import_file(
     """
     path = local_path(path, "checkpoint")
     contents = read_files.read(path)
-    options = dict(
+    options: dict[str, Any] = dict(
         image_size=image_size and parse_size(image_size, "--image_size"),
         num_heads=num_heads,
         decoder_num_heads=decoder_num_heads,
         norm_pix=norm_pix,
     )
+    notes: tuple[str, ...] = ()
     if contents.is_native:
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise UserError(f"--{given[0]}: {path} says so itself, being one of ours")
         config, arrays, meta, _ = native_format.read(contents, path)
-        source, notes = "exported from here", ()
+        source = "exported from here"
     else:
         found = detect(contents, **options)
         config, params, meta = as_run(found, presets[found.kind])
@@ -102,6 +104,7 @@ def as_run(found: DetectedModel, config: ConfigDict) -> tuple[ConfigDict, Any, d
     elif found.kind == "classifier":
         config.model.pools = ("mean",)
     else:
+        assert found.decoder is not None, f"there is none of {found.kind}"
         config.model.decoder.update(found.decoder._asdict())
         if found.mask_ratio is not None:
             config.mask.ratio = found.mask_ratio
@@ -118,7 +121,7 @@ def as_run(found: DetectedModel, config: ConfigDict) -> tuple[ConfigDict, Any, d
     )
     network = stored_model(config, meta)
     params = _params(found, network)
-    if network.has_decoder:
+    if isinstance(network, MAE | IMAE):
         norm_pix = found.norm_pix
         if norm_pix is None:
             norm_pix = not predicts_pixels(network, params)
@@ -131,7 +134,7 @@ def _variant(found: DetectedModel) -> str:
     return f"{names.get(found.encoder, 'B')}/{found.patch_size}"
 
 
-def _params(found: DetectedModel, network) -> dict:
+def _params(found: DetectedModel, network: MAE | IMAE | Classifier) -> dict:
     """Converts the arrays to our names, checked against the network's parameters."""
     positions = {k: v for k, v in found.arrays.items() if k in mae_names.POSITIONS.values()}
     arrays = {k: v for k, v in found.arrays.items() if k not in positions}
@@ -172,7 +175,7 @@ def _check_positions(
         differences[grid] = float(np.abs(found - mae_names.positions(width, grid)).max())
     if not grids:
         raise UserError(f"{name} is of {num_patches} patches, which are no square")
-    own = min(differences, key=differences.get)
+    own = min(differences, key=differences.__getitem__)
     if not differences[own] <= POSITION_TOLERANCE:
         raise UserError(
             f"{name} is not MAE's fixed position embedding (it differs by up to "
@@ -185,7 +188,7 @@ def _check_positions(
         )
 
 
-def predicts_pixels(network: MAE | IMAE, params) -> bool:
+def predicts_pixels(network: MAE | IMAE, params: Any) -> bool:
     """True if the decoder predicts pixels, False if normalized patches.
 
     Decided by its predictions for a dark and a bright image of constant colour.
@@ -256,7 +259,7 @@ def _sha256(paths: Iterable[Path]) -> str:
     return sha.hexdigest()
 
 
-def _as_text(config: ConfigDict, params, meta: Mapping) -> str:
+def _as_text(config: ConfigDict, params: Any, meta: Mapping) -> str:
     """One-line description of an imported model."""
 
     def of(size: ConfigDict) -> str:

@@ -58,7 +58,7 @@ _size = Rule(
 )
 
 
-def _read(source: Mapping, key: str, rule: Rule, where: str):
+def _read(source: Mapping, key: str, rule: Rule, where: str) -> Any:
     """Returns the value of a key or None; raises UserError if it breaks the rule."""
     value = source.get(key)
     if value is not None and not rule.allows(value):
@@ -67,7 +67,9 @@ def _read(source: Mapping, key: str, rule: Rule, where: str):
 
 
 def _as_size(value: int | list[int] | None) -> tuple[int, int] | None:
-    return (value, value) if isinstance(value, int) else value and tuple(value)
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[1]) if value else None
 
 
 def of_hugging_face(stated: Mapping[str, Any]) -> WeightsMetadata:
@@ -98,7 +100,9 @@ def of_hugging_face(stated: Mapping[str, Any]) -> WeightsMetadata:
     )
 
 
-def _statistics(processor: Mapping[str, Any]):
+def _statistics(
+    processor: Mapping[str, Any],
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     where = "preprocessor_config.json"
     for key in ("do_rescale", "do_normalize"):
         _read(processor, key, _flag, where)
@@ -110,7 +114,7 @@ def _statistics(processor: Mapping[str, Any]):
         return None, None
     if processor.get("do_normalize") is False:
         mean, std = [0.0] * len(mean), [1.0] * len(std)
-    return (*(tuple(255 * x for x in values) for values in (mean, std)),)
+    return tuple(255 * x for x in mean), tuple(255 * x for x in std)
 
 
 def of_script(args: Mapping[str, Any]) -> WeightsMetadata:

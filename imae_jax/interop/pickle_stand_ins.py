@@ -31,7 +31,7 @@ _HARMLESS = re.compile(
 class StandIn:
     """Object of an unknown type; its attributes are those that the file states."""
 
-    def __new__(cls, *args: Any, **options: Any):
+    def __new__(cls, *args: Any, **options: Any) -> Any:
         """Ignores all arguments."""
         return super().__new__(cls)
 
@@ -61,7 +61,7 @@ class _Dtype(StandIn):
 class _Number:
     """Stands for a NumPy number: becomes one of Python's."""
 
-    def __new__(cls, dtype: Any = None, data: Any = None):
+    def __new__(cls, dtype: Any = None, data: Any = None) -> Any:
         name = getattr(dtype, "name", None)
         is_known = isinstance(name, str) and re.fullmatch("[fiub][1248]", name)
         if not is_known or not isinstance(data, bytes):
@@ -73,7 +73,7 @@ class _Number:
 class _Dict:
     """Stands for collections.defaultdict: becomes a dict."""
 
-    def __new__(cls, *args: Any):
+    def __new__(cls, *args: Any) -> Any:
         return {}
 
 
@@ -109,5 +109,5 @@ def _globals_of(file: IO[bytes], count: int) -> set[str]:
         for _ in range(count):
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == "GLOBAL":
-                    found.add(argument.replace(" ", "."))
+                    found.add(str(argument).replace(" ", "."))
     return found

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  (bfloat16 for safetensors)
@@ -165,11 +166,12 @@ def _read_folder(path: Path) -> FileContents:
 
 def _read_shards(path: Path) -> FileContents:
     """Reads the files that an index lists, which lie beside it."""
-    places = _read_json(path).get("weight_map")
+    places: Any = _read_json(path).get("weight_map")
     is_map = isinstance(places, dict) and places
     if not is_map or not all(isinstance(x, str) for x in places.values()):
         raise UserError(f"{path} is no index: its weight_map must map arrays to files")
-    arrays, files = {}, [path]
+    arrays: dict[str, np.ndarray] = {}
+    files = [path]
     for name in sorted(set(places.values())):
         shard = path.parent / name
         if Path(name).name != name or name.endswith(_INDEX) or not shard.is_file():
@@ -273,7 +275,7 @@ def _as_numpy(x: Any, name: str, path: Path) -> np.ndarray:
         raise UserError(f"{path} holds arrays of another kind: {name}: {text}") from None
 
 
-def import_torch(why: str):
+def import_torch(why: str) -> ModuleType:
     """Imports PyTorch; raises UserError if it is missing."""
     try:
         import torch

@@ -2,14 +2,16 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
 from imae_jax.data import augment
+from imae_jax.models.classifier import Classifier
 from imae_jax.models.forward import classify, encode
 from imae_jax.models.layers import Compute
 from imae_jax.models.masking import num_visible
@@ -33,25 +35,29 @@ def programs(run: trained_run.TrainedRun) -> dict:
     (b,) = jax_export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((b, *image_shape), jnp.uint8)
 
-    def of(pixels):
+    def of(pixels: jax.Array) -> jax.Array:
         return augment.normalize(pixels, mean, std)
 
-    if not network.has_decoder and network.pools:
+    if isinstance(network, Classifier) and network.pools:
         variables = {"params": params, "batch_stats": run.batch_stats}
 
-        def logits(pixels):
+        def logits(pixels: jax.Array) -> dict[str, jax.Array]:
             return classify(network, variables, of(pixels))
 
         return {"classify": (logits, (images,), "images -> logits of each class")}
 
-    def tokens(pixels):
+    def tokens(pixels: jax.Array) -> jax.Array:
         return encode(network, params, of(pixels))
 
+    found: dict[str, tuple[Callable, tuple, str]]
     found = {"encode": (tokens, (images,), "images -> tokens, the class token first")}
     if network.has_decoder:
 
-        def forward(images, ids_keep, ids_restore):
-            return network.apply({"params": params}, images, ids_keep, ids_restore)
+        def forward(
+            images: jax.Array, ids_keep: jax.Array, ids_restore: jax.Array
+        ) -> dict[str, jax.Array]:
+            out: Any = network.apply({"params": params}, images, ids_keep, ids_restore)
+            return out
 
         visible = num_visible(num_patches, run.config.mask.ratio)
         shapes = (

@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         return jnp.zeros((1, *self.image_size, self.channels)), False
 
     @nn.compact
-    def __call__(self, images, is_training: bool):
+    def __call__(self, images: jax.Array, is_training: bool) -> dict[str, jax.Array]:
         """Classifies images.
 
         Args:

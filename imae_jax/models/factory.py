@@ -14,7 +14,7 @@ from imae_jax.models.mae import MAE, Autoencoder
 from imae_jax.models.transformer import Size, decode_variant
 
 
-def as_mae(model: MAE | IMAE) -> MAE:
+def as_mae(model: Autoencoder) -> MAE:
     """Returns the MAE with the same encoder and decoder."""
     fields = (field.name for field in dataclasses.fields(Autoencoder) if field.init)
     shared = {name: getattr(model, name) for name in fields}

@@ -14,13 +14,14 @@ from imae_jax.models.transformer import Block
 
 
 def forward(
-    model: MAE | IMAE, params, images: jax.Array, mask: Mask
+    model: MAE | IMAE, params: Any, images: jax.Array, mask: Mask
 ) -> dict[str, jax.Array]:
     """Returns the model's named outputs; under jit, unused ones are not computed."""
-    return model.apply({"params": params}, images, mask.ids_keep, mask.ids_restore)
+    out: Any = model.apply({"params": params}, images, mask.ids_keep, mask.ids_restore)
+    return out
 
 
-def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
+def embed(model: MAE | IMAE, params: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Encodes whole images to pooled features; deterministic.
 
     Args:
@@ -49,12 +50,13 @@ def embed(model: MAE | IMAE, params, images: jax.Array) -> dict[str, jax.Array]:
     )
 
 
-def classify(model: Classifier, variables, images: jax.Array) -> dict[str, jax.Array]:
+def classify(model: Classifier, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Returns logits [B, classes] of normalized images, by pool; deterministic."""
-    return model.apply(variables, images, is_training=False)
+    logits: Any = model.apply(variables, images, is_training=False)
+    return logits
 
 
-def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Array:
+def encode(model: Autoencoder | Classifier, params: Any, images: jax.Array) -> jax.Array:
     """Encodes whole images to tokens, with the encoder of any model.
 
     Args:
@@ -71,11 +73,12 @@ def encode(model: Autoencoder | Classifier, params, images: jax.Array) -> jax.Ar
         # A fine-tuned classifier may have its norm after pooling instead.
         final_norm="norm" in params["encoder"]["transformer"],
     )
-    return encoder.apply({"params": params["encoder"]}, images).astype(jnp.float32)
+    tokens: Any = encoder.apply({"params": params["encoder"]}, images)
+    return tokens.astype(jnp.float32)
 
 
 def predictors(
-    model: Autoencoder | Classifier, params, batch_stats=None
+    model: Autoencoder | Classifier, params: Any, batch_stats: Any = None
 ) -> dict[str, tuple[Callable, Any]]:
     """Returns the forward functions of a model with their variables, by name.
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from imae_jax.models.layers import dense
@@ -29,20 +30,20 @@ class IMAE(Autoencoder):
         """Number of reconstructed sources, the length of axis S."""
         return 2 if self.branches == "both" else 1
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.disentangle_subordinate = dense(self.decoder_size.width, self.compute)
         if self.branches == "both":
             self.disentangle_dominant = dense(self.decoder_size.width, self.compute)
 
-    def disentangle(self, tokens):
+    def disentangle(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens of mixtures [B, 1 + K, D] to latents of sources [B, S, 1 + K, E]."""
         latents = [self.disentangle_subordinate(tokens)]
         if self.branches == "both":
             latents.append(self.disentangle_dominant(tokens))
         return jnp.stack(latents, axis=1)
 
-    def decode(self, latents, ids_restore):
+    def decode(self, latents: jax.Array, ids_restore: jax.Array) -> jax.Array:
         """Predicts pixels [B, S, L, P] from latents [B, S, 1 + K, E].
 
         Both branches are decoded as one batch. S is the inner axis, so merging it with a B
@@ -55,7 +56,9 @@ class IMAE(Autoencoder):
         )
         return pred.reshape(batch_size, sources, *pred.shape[1:])
 
-    def __call__(self, mixture, ids_keep, ids_restore):
+    def __call__(
+        self, mixture: jax.Array, ids_keep: jax.Array, ids_restore: jax.Array
+    ) -> dict[str, jax.Array]:
         """Encodes the visible patches of the mixture and reconstructs both sources.
 
         Args:

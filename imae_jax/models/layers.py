@@ -6,7 +6,7 @@ These choices are independent of the architecture: parameters are the same for a
 import functools
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,8 @@ AUTO = "auto"  # whichever of these is faster on the machine
 ATTENTIONS = ("xla", "cudnn")
 REMATS = ("none", "products", "blocks")
 LAYER_NORM_EPSILON = 1e-6  # MAE
+
+Saved = tuple[jax.Array, ...]  # by a forward pass, for the backward pass
 
 
 class Compute(NamedTuple):
@@ -89,7 +91,7 @@ def _cpu_is_faster_in_bfloat16(flags: set[str]) -> bool:
         return not flags.isdisjoint(("avx512_bf16", "amx_bf16"))
     if flags and "bf16" not in flags:
         return False
-    seconds = {}
+    seconds: dict[str, list[float]] = {}
     for dtype in DTYPES:
         matrix = jnp.ones((512, 512), dtype)
         product = jax.jit(
@@ -116,7 +118,9 @@ def dense(features: int, compute: Compute, name: str | None = None) -> nn.Dense:
     )
 
 
-def _dot_general(operands, x, kernel, dimension_numbers, **_):
+def _dot_general(
+    operands: DTypeLike, x: jax.Array, kernel: jax.Array, dimension_numbers: tuple, **_: Any
+) -> jax.Array:
     """Replaces `lax.dot_general` for a layer's product, x [..., I] by kernel [I, O]."""
     assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
     return float32_matmul(x, kernel, operands)
@@ -132,13 +136,15 @@ def float32_matmul(x: jax.Array, kernel: jax.Array, operands: DTypeLike) -> jax.
     return _matmul_forward(x, kernel, operands)[0]
 
 
-def _matmul_forward(x, kernel, operands):
+def _matmul_forward(
+    x: jax.Array, kernel: jax.Array, operands: DTypeLike
+) -> tuple[jax.Array, Saved]:
     x, kernel = x.astype(operands), kernel.astype(operands)
     dimensions = (((x.ndim - 1,), (0,)), ((), ()))
     return _float32_sum(x, kernel, dimensions), (x, kernel)
 
 
-def _matmul_backward(operands, saved, grad):
+def _matmul_backward(operands: DTypeLike, saved: Saved, grad: jax.Array) -> Saved:
     x, kernel = saved
     grad = grad.astype(operands)
     last, batch = (x.ndim - 1,), tuple(range(x.ndim - 1))
@@ -152,7 +158,7 @@ def _matmul_backward(operands, saved, grad):
     return grad_x, grad_kernel
 
 
-def _float32_sum(a, b, dimensions):
+def _float32_sum(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
@@ -173,14 +179,16 @@ def float32_layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.A
     return _layer_norm_forward(x, scale, bias)[0]
 
 
-def _layer_norm_forward(x, scale, bias):
+def _layer_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, Saved]:
     mean = x.mean(axis=-1, keepdims=True)
     variance = jnp.square(x).mean(axis=-1, keepdims=True) - jnp.square(mean)
     inverse_std = lax.rsqrt(jnp.maximum(variance, 0) + LAYER_NORM_EPSILON)
     return (x - mean) * (inverse_std * scale) + bias, (x, mean, inverse_std, scale)
 
 
-def _layer_norm_backward(saved, grad):
+def _layer_norm_backward(saved: Saved, grad: jax.Array) -> Saved:
     x, mean, inverse_std, scale = saved
     normalized = (x - mean) * inverse_std
     batch = tuple(range(x.ndim - 1))
@@ -205,7 +213,7 @@ def attention(
     if compute.activations == jnp.float32 and compute.attention == "xla":
         heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
         return jnp.swapaxes(float32_attention(*heads_first, compute.operands), 1, 2)
-    implementation = compute.attention
+    implementation: Any = compute.attention  # one of `ATTENTIONS`
     return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 
@@ -221,7 +229,9 @@ def float32_attention(
     return _attention_forward(query, key, value, operands)[0]
 
 
-def _attention_forward(query, key, value, operands):
+def _attention_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, operands: DTypeLike
+) -> tuple[jax.Array, Saved]:
     query = (query * query.shape[-1] ** -0.5).astype(operands)
     key, value = key.astype(operands), value.astype(operands)
     weights = jax.nn.softmax(_float32_einsum("nhtd,nhsd->nhts", query, key))
@@ -230,7 +240,7 @@ def _attention_forward(query, key, value, operands):
     return out, (query, key, value, weights, out)
 
 
-def _attention_backward(operands, saved, grad):
+def _attention_backward(operands: DTypeLike, saved: Saved, grad: jax.Array) -> Saved:
     query, key, value, weights, out = saved
     mean = (grad * out).sum(axis=-1, keepdims=True)  # of grad_weights, by weights
     grad = grad.astype(operands)
@@ -243,12 +253,12 @@ def _attention_backward(operands, saved, grad):
     return grad_query, grad_key, grad_value
 
 
-def _transposed(x):
+def _transposed(x: jax.Array) -> jax.Array:
     # A copy in memory: XLA's products over the second-to-last axis are slower than copying.
     return lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
 
 
-def _float32_einsum(subscripts, a, b):
+def _float32_einsum(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 

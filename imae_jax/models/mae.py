@@ -40,7 +40,7 @@ class Encoder(nn.Module):
     final_norm: bool = True
 
     @nn.compact
-    def __call__(self, images, ids_keep=None):
+    def __call__(self, images: jax.Array, ids_keep: jax.Array | None = None) -> jax.Array:
         batch_size, height, width, _ = images.shape
         patches = patchify(images, self.patch_size)
         grid = grid_size((height, width), self.patch_size)
@@ -75,7 +75,7 @@ class Decoder(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, latents, ids_restore):
+    def __call__(self, latents: jax.Array, ids_restore: jax.Array) -> jax.Array:
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         positions = jnp.asarray(sincos_position_embedding(self.width, self.grid))[None]
         patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
@@ -107,7 +107,7 @@ class Autoencoder(nn.Module):
     channels: int
     compute: Compute
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = Encoder(
             **self.encoder_size._asdict(), patch_size=self.patch_size, compute=self.compute
         )
@@ -130,7 +130,7 @@ class Autoencoder(nn.Module):
         mask = random_mask(key, 1, self.num_patches, 0.5)
         return image, mask.ids_keep, mask.ids_restore
 
-    def encode(self, images, ids_keep=None):
+    def encode(self, images: jax.Array, ids_keep: jax.Array | None = None) -> jax.Array:
         """Encodes the patches at `ids_keep`, or all of them in raster order.
 
         Args:
@@ -145,11 +145,13 @@ class Autoencoder(nn.Module):
 class MAE(Autoencoder):
     """A masked autoencoder (He et al. 2022), the teacher of i-MAE."""
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.decoder_embed = dense(self.decoder_size.width, self.compute)
 
-    def __call__(self, images, ids_keep, ids_restore):
+    def __call__(
+        self, images: jax.Array, ids_keep: jax.Array, ids_restore: jax.Array
+    ) -> dict[str, jax.Array]:
         """Encodes the visible patches and predicts all patches.
 
         Args:

@@ -1,8 +1,13 @@
 """Patches of images: cutting, reordering and position embedding."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# For functions that return the kind of array that they are given.
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def grid_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -15,7 +20,7 @@ def grid_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def patchify(images: jax.Array, patch_size: int) -> jax.Array:
+def patchify(images: jax.Array | np.ndarray, patch_size: int) -> jax.Array:
     """Cuts [..., H, W, C] images into [..., L, P] patches.
 
     Patches are in raster order, and their values in the order (row, column, channel), as in
@@ -29,7 +34,7 @@ def patchify(images: jax.Array, patch_size: int) -> jax.Array:
 
 
 def unpatchify(
-    patches: jax.Array, patch_size: int, image_size: tuple[int, int]
+    patches: jax.Array | np.ndarray, patch_size: int, image_size: tuple[int, int]
 ) -> jax.Array:
     """Inverse of `patchify`: [..., L, P] patches back to [..., H, W, C] images."""
     *batch, _, values = patches.shape

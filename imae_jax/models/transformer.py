@@ -1,7 +1,7 @@
 """The Transformer of encoder and decoder, and its named sizes."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -68,7 +68,7 @@ class Float32LayerNorm(nn.Module):
     """`layers.float32_layer_norm` with Flax's parameters."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -89,11 +89,12 @@ class Attention(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         by_head = (*x.shape[:-1], self.heads, width // self.heads)
         qkv = jnp.split(dense(3 * width, self.compute, "qkv")(x), 3, axis=-1)
-        x = attention(*(part.reshape(by_head) for part in qkv), self.compute)
+        query, key, value = (part.reshape(by_head) for part in qkv)
+        x = attention(query, key, value, self.compute)
         return dense(width, self.compute, "out")(x.reshape(*x.shape[:-2], width))
 
 
@@ -106,7 +107,7 @@ class DropPath(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         if not (self.rate and self.has_rng("drop_path")):
             return x
         key, each = self.make_rng("drop_path"), (len(x), *[1] * (x.ndim - 1))
@@ -122,7 +123,7 @@ class Block(nn.Module):
     drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         width, compute = x.shape[-1], self.compute
         attend = Attention(self.heads, compute, name="attention")
         x = x + DropPath(self.drop_path)(attend(layer_norm(compute, "norm_1")(x)))
@@ -147,7 +148,7 @@ class Transformer(nn.Module):
     final_norm: bool = True
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         names = [f"block_{layer:02d}" for layer in range(self.depth)]
         block, scan = Block, self.compute.scan and not self.is_initializing()
         if self.compute.remat != "none":
@@ -159,7 +160,7 @@ class Transformer(nn.Module):
             # depend on `scan`.
             params = [self.variables["params"][name] for name in names]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            one = block(self.heads, self.compute, parent=None)
+            one: Any = block(self.heads, self.compute, parent=None)
             x, _ = jax.lax.scan(
                 lambda x, params: (one.apply({"params": params}, x), None), x, stacked
             )

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from imae_jax import optim
 from imae_jax.data import augment
 from imae_jax.data.dataset import Dataset
+from imae_jax.models.mae import MAE
 from imae_jax.storage import pytrees
 
 Metrics = dict[str, jax.Array]
@@ -69,7 +70,7 @@ class Objective(abc.ABC):
     is_labelled: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def draw(self, batch, step: jax.Array, seed: jax.Array) -> Any:
+    def draw(self, batch: Any, step: jax.Array, seed: jax.Array) -> Any:
         """Makes all random draws of a step and augments its batch.
 
         Args:
@@ -82,11 +83,19 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(
-        self, params, batch_stats, teacher_params, examples
+        self, params: Any, batch_stats: Any, teacher_params: Any, examples: Any
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Returns (total, (metrics, batch_stats)); the first two are averaged over B."""
 
-    def __call__(self, params, batch_stats, teacher_params, batch, step, seed):
+    def __call__(
+        self,
+        params: Any,
+        batch_stats: Any,
+        teacher_params: Any,
+        batch: Any,
+        step: jax.Array,
+        seed: jax.Array,
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Draws, then computes the loss of a batch from the input pipeline."""
         examples = self.draw(batch, step, seed)
         return self.loss(params, batch_stats, teacher_params, examples)
@@ -94,7 +103,7 @@ class Objective(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def from_config(
-        cls, config: ConfigDict, model, teacher, augmentation: Augmentation
+        cls, config: ConfigDict, model: Any, teacher: MAE | None, augmentation: Augmentation
     ) -> Self:
         """Makes the objective of a checked config; `teacher` is a MAE or None."""
 
@@ -109,7 +118,7 @@ class Objective(abc.ABC):
 
     @staticmethod
     def optimizer(
-        config: ConfigDict, model, schedule: optax.Schedule
+        config: ConfigDict, model: Any, schedule: optax.Schedule
     ) -> optax.GradientTransformation:
         """Makes the optimizer of a checked config: AdamW."""
         section = config.optim

@@ -3,8 +3,10 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from imae_jax import optim
@@ -13,8 +15,9 @@ from imae_jax.data.dataset import Dataset
 from imae_jax.data.randaugment import rand_augment
 from imae_jax.errors import UserError, require
 from imae_jax.models.classifier import Classifier
+from imae_jax.models.mae import MAE
 from imae_jax.objectives import losses
-from imae_jax.objectives.base import Augmentation, Objective, step_keys
+from imae_jax.objectives.base import Augmentation, Metrics, Objective, step_keys
 from imae_jax.objectives.mixup import mixup_cutmix
 
 logger = logging.getLogger(__name__)
@@ -57,7 +60,13 @@ class ClassificationObjective(Objective):
     mixup: Mapping | None = None
 
     @classmethod
-    def from_config(cls, config, model, teacher, augmentation):
+    def from_config(
+        cls,
+        config: ConfigDict,
+        model: Classifier,
+        teacher: MAE | None,
+        augmentation: Augmentation,
+    ) -> Self:
         """See `Objective`."""
         section = config.augment
         return cls(
@@ -68,7 +77,7 @@ class ClassificationObjective(Objective):
             config.get("mixup"),
         )
 
-    def draw(self, batch, step, seed):
+    def draw(self, batch: Any, step: jax.Array, seed: jax.Array) -> Any:
         """See `Objective`."""
         images, labels = batch
         names = ("augment", "randaugment", "erasing", "mixup", "drop_path")
@@ -88,7 +97,9 @@ class ClassificationObjective(Objective):
             targets = jax.nn.one_hot(labels, num_classes)
         return images, targets, jax.random.split(keys["drop_path"], len(images))
 
-    def loss(self, params, batch_stats, teacher_params, examples):
+    def loss(
+        self, params: Any, batch_stats: Any, teacher_params: Any, examples: Any
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """See `Objective`."""
         images, targets, keys = examples
         logits, changed = self.model.apply(
@@ -112,7 +123,7 @@ class ClassificationObjective(Objective):
                 "a classifier needs labels of at least two"
             )
         pools, mode = tuple(config.model.pools), config.model.mode
-        require(pools, "model.pools", pools, "one of class_token and mean, or both")
+        require(bool(pools), "model.pools", pools, "one of class_token and mean, or both")
         fits = len(pools) == 1 or mode == "linear"
         require(fits, "model.pools", pools, "a single one where the encoder is trained too")
         if mode == "linear":
@@ -125,7 +136,9 @@ class ClassificationObjective(Objective):
         require(not (scan and config.model.drop_path), "compute.scan", scan, allowed)
 
     @staticmethod
-    def optimizer(config, model, schedule):
+    def optimizer(
+        config: ConfigDict, model: Classifier, schedule: optax.Schedule
+    ) -> optax.GradientTransformation:
         """Makes LARS for a probe's heads, else AdamW with layer decay."""
         section = config.optim
         if model.is_probe:

@@ -1,5 +1,7 @@
 """Distillation targets: the teacher's latents of each image alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,7 @@ from imae_jax.objectives.mixing import Mixtures, pair_sources
 
 def teacher_latents(
     teacher: MAE,
-    teacher_params,
+    teacher_params: Any,
     mixtures: Mixtures,
     *,
     teacher_input: str = "image",

@@ -6,7 +6,9 @@ The paper's algorithm (section 3), composed of `mixing`, `models.masking`, `mode
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, Self
 
+import jax
 from ml_collections import ConfigDict
 
 from imae_jax.data.dataset import Dataset
@@ -15,7 +17,7 @@ from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives import losses
-from imae_jax.objectives.base import Objective
+from imae_jax.objectives.base import Augmentation, Metrics, Objective
 from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.objectives.mae import MAEObjective
 from imae_jax.objectives.mixing import (
@@ -50,7 +52,13 @@ class IMAEObjective(MAEObjective):
     distill_weight: float
 
     @classmethod
-    def from_config(cls, config, model, teacher, augmentation):
+    def from_config(
+        cls,
+        config: ConfigDict,
+        model: Any,
+        teacher: MAE | None,
+        augmentation: Augmentation,
+    ) -> Self:
         """See `Objective`."""
         # The input pipeline handles `same_class_rate`.
         mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}
@@ -66,7 +74,7 @@ class IMAEObjective(MAEObjective):
             distill_weight=config.loss.distill_weight,
         )
 
-    def draw_masks(self, key, batch_size):
+    def draw_masks(self, key: jax.Array, batch_size: int) -> Any:
         """Draws alphas and masks of B mixtures, and weights if some are not mixed."""
         alpha, mask = draw_mixtures(
             key,
@@ -80,13 +88,16 @@ class IMAEObjective(MAEObjective):
         )
         return alpha, mask, role_weights(alpha) if self.clean_fraction else None
 
-    def loss_of(self, params, teacher_params, images, draws):
+    def loss_of(
+        self, params: Any, teacher_params: Any, images: jax.Array, draws: Any
+    ) -> tuple[jax.Array, Metrics]:
         """Returns (total, metrics) of normalized images [B, H, W, C], pairs adjacent."""
         alpha, mask, weights = draws
         mixtures = make_mixtures(images, alpha, mask)
         out = forward(self.model, params, mixtures.mixture, mask)
         latents = None
         if self.distill_weight:
+            assert self.teacher is not None, "see `is_distilled`"
             latents = teacher_latents(
                 self.teacher,
                 teacher_params,

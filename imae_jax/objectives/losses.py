@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imae_jax.models.patches import patchify
 from imae_jax.objectives.mixing import BRANCHES
@@ -20,13 +21,19 @@ def normalize_patches(patches: jax.Array) -> jax.Array:
     return (patches - mean) / jnp.sqrt(variance + 1e-6)
 
 
-def target_patches(images: jax.Array, patch_size: int, norm_pix: bool) -> jax.Array:
+def target_patches(
+    images: jax.Array | np.ndarray, patch_size: int, norm_pix: bool
+) -> jax.Array:
     """Returns the target patches [..., L, P] of normalized images [..., H, W, C]."""
     patches = patchify(images, patch_size)
     return normalize_patches(patches) if norm_pix else patches
 
 
-def masked_patch_error(pred: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_patch_error(
+    pred: jax.Array | np.ndarray,
+    target: jax.Array | np.ndarray,
+    mask: jax.Array | np.ndarray,
+) -> jax.Array:
     """Returns the squared error, averaged over each patch's pixels, then masked patches.
 
     Args:
@@ -83,7 +90,7 @@ def imae_losses(
     """
     parts = {}
 
-    def mean(errors):  # [B, S] -> [S]
+    def mean(errors: jax.Array) -> jax.Array:  # [B, S] -> [S]
         if weights is not None:
             errors = errors * weights[:, : errors.shape[1]]
         return errors.mean(axis=0)
@@ -120,7 +127,7 @@ def classification_losses(
       The total, and by name the total and the accuracies: the fraction of examples whose
       largest logit is at the largest target.
     """
-    total, parts = 0.0, {}
+    total, parts = jnp.float32(0), {}
     for pool, found in logits.items():
         total += -(targets * jax.nn.log_softmax(found)).sum(axis=-1).mean()
         is_right = jnp.argmax(found, axis=-1) == jnp.argmax(targets, axis=-1)

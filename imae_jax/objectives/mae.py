@@ -1,6 +1,7 @@
 """Training objective of a MAE: reconstruct the masked patches of an image."""
 
 import dataclasses
+from typing import Any, Self
 
 import jax
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError, require
 from imae_jax.models.forward import forward
+from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import num_visible, random_mask
 from imae_jax.models.patches import grid_size
@@ -35,8 +37,8 @@ def check_decoder(config: ConfigDict, image_shape: tuple[int, int, int]) -> None
     """Raises UserError unless decoder, mask and targets fit images [H, W, C]."""
     check_size(config.model.decoder, "model.decoder")
     patch_size = decode_variant(config.model.variant)[1]
-    *image_size, channels = image_shape
-    rows, columns = grid_size(tuple(image_size), patch_size)
+    height, width, channels = image_shape
+    rows, columns = grid_size((height, width), patch_size)
     check_mask_ratio(config.mask.ratio, "mask.ratio", rows * columns)
     require(
         patch_size**2 * channels > 1 or not config.loss.norm_pix,
@@ -60,35 +62,39 @@ class MAEObjective(Objective):
     title = "a MAE"
     needs = frozenset({"mask.ratio"})
 
-    model: MAE
+    model: MAE | IMAE
     augmentation: Augmentation
     mask_ratio: float
     norm_pix: bool
 
     @classmethod
-    def from_config(cls, config, model, teacher, augmentation):
+    def from_config(
+        cls, config: ConfigDict, model: MAE, teacher: MAE | None, augmentation: Augmentation
+    ) -> Self:
         """See `Objective`."""
         return cls(model, augmentation, config.mask.ratio, config.loss.norm_pix)
 
-    def draw(self, batch, step, seed):
+    def draw(self, batch: Any, step: jax.Array, seed: jax.Array) -> Any:
         """See `Objective`."""
         keys = step_keys(seed, step, "augment", "objective")
         draws = self.draw_masks(keys["objective"], len(batch))
         return self.augmentation(keys["augment"], batch), draws
 
-    def loss(self, params, batch_stats, teacher_params, examples):
+    def loss(
+        self, params: Any, batch_stats: Any, teacher_params: Any, examples: Any
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """See `Objective`."""
         images, draws = examples
         images = self.augmentation.normalize(images)
         total, metrics = self.loss_of(params, teacher_params, images, draws)
         return total, (metrics, batch_stats)
 
-    def draw_masks(self, key: jax.Array, batch_size: int):
+    def draw_masks(self, key: jax.Array, batch_size: int) -> Any:
         """Draws B masks (subclasses may add other draws)."""
         return random_mask(key, batch_size, self.model.num_patches, self.mask_ratio)
 
     def loss_of(
-        self, params, teacher_params, images: jax.Array, draws
+        self, params: Any, teacher_params: Any, images: jax.Array, draws: Any
     ) -> tuple[jax.Array, Metrics]:
         """Returns (total, metrics) of normalized images [B, H, W, C] and their draws."""
         out = forward(self.model, params, images, draws)

@@ -3,8 +3,10 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imae_jax.models.masking import Mask, random_mask
+from imae_jax.models.patches import Array
 
 # Axis S of every two-image array.
 BRANCHES = ("subordinate", "dominant")
@@ -28,13 +30,13 @@ class Mixtures:
     mask: Mask
 
 
-def swap_partners(x: jax.Array) -> jax.Array:
+def swap_partners(x: Array) -> Array:
     """Exchanges the members of each pair (2i, 2i + 1) along axis 0 of [B, ...]."""
     pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
     return pairs[:, ::-1].reshape(x.shape)
 
 
-def pair_sources(images: jax.Array) -> jax.Array:
+def pair_sources(images: Array) -> jax.Array:
     """Stacks adjacent pairs of images (or latents) [B, ...] as sources [B, S, ...].
 
     Each pair makes two mixtures in which its images swap roles: image j is the subordinate
@@ -58,7 +60,7 @@ def sample_alpha(
     return jnp.broadcast_to(0.5 * (1 - drawn), (batch_size,))
 
 
-def mix(sources: jax.Array, alpha: jax.Array) -> jax.Array:
+def mix(sources: jax.Array | np.ndarray, alpha: jax.Array | np.ndarray) -> jax.Array:
     """Returns alpha * subordinate + (1 - alpha) * dominant.
 
     Args:

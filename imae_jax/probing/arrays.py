@@ -200,7 +200,7 @@ def as_strengths(given: Any, name: str, *, zero: bool = False) -> list[float]:
     if not values or isinstance(given, str | bytes):
         raise _impossible(given, name, allowed)
 
-    def is_possible(value):
+    def is_possible(value: float) -> bool:
         return np.isfinite(value) and (value > 0 or zero and value == 0)
 
     return [as_number(value, name, allowed, is_possible) for value in values]

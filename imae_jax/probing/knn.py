@@ -133,8 +133,8 @@ def knn_accuracy(splits: Splits, *, neighbours: int, temperature: float) -> floa
     train, _, test = splits = check_splits(splits, "k-NN")
     options = _checked(neighbours, temperature, len(train.labels))
     names = "k-NN: test.features", "k-NN: train.features"
-    queries, features = _directions(test.features, names[0], train.features, names[1])
-    features = jnp.asarray(features)
+    queries, directions = _directions(test.features, names[0], train.features, names[1])
+    features = jnp.asarray(directions)
     found = [
         _votes(
             chunk,

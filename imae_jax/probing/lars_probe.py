@@ -5,6 +5,7 @@ Works on precomputed features, so without MAE's augmentation of the training ima
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ class Probe(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,
@@ -51,8 +52,15 @@ def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) ->
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "warmup_steps"))
 def _fit_probe(
-    features, labels, batches, blr, seed, *, num_classes: int, warmup_steps: int
-):
+    features: jax.Array,
+    labels: jax.Array,
+    batches: jax.Array,
+    blr: jax.Array,
+    seed: jax.Array,
+    *,
+    num_classes: int,
+    warmup_steps: int,
+) -> Any:
     """Trains one probe.
 
     Args:
@@ -70,10 +78,10 @@ def _fit_probe(
     shape = learning_rate(1.0, batch_size, warmup_steps, steps)
     optimizer = lars(lambda step: blr * shape(step))
 
-    def step(carry, indices):
+    def step(carry: tuple, indices: jax.Array) -> tuple[tuple, None]:
         variables, opt_state = carry
 
-        def loss(params):
+        def loss(params: Any) -> tuple[jax.Array, Any]:
             logits, changed = probe.apply(
                 variables | {"params": params},
                 features[indices],
@@ -96,9 +104,11 @@ def _fit_probe(
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes",))
-def _hits(variables, features, labels, *, num_classes: int):
+def _hits(
+    variables: Any, features: jax.Array, labels: jax.Array, *, num_classes: int
+) -> jax.Array:
     """Returns a trained probe's accuracy on [N, D] features; NaN if it diverged."""
-    logits = Probe(num_classes).apply(variables, features, train=False)
+    logits: Any = Probe(num_classes).apply(variables, features, train=False)
     right = jnp.mean(jnp.argmax(logits, axis=1) == labels)
     return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
 
@@ -143,7 +153,7 @@ def lars_accuracy(
     warmup_epochs = as_count(warmup_epochs, "warmup_epochs", 0, epochs - 1)
     seed = as_count(seed, "seed", 0, 2**32 - 1)
     (features, labels), validation, test = (
-        Labelled(jnp.asarray(x, jnp.float32), jnp.asarray(y)) for x, y in splits
+        (jnp.asarray(x, jnp.float32), jnp.asarray(y)) for x, y in splits
     )
     batches = epoch_batches(len(labels), batch_size, epochs, seed)
     sizes = dict(num_classes=splits.num_classes)

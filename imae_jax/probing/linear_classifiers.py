@@ -1,7 +1,7 @@
 """Linear classifiers of labelled features: ridge regression and logistic regression."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -199,7 +199,7 @@ def _fit_logistic(
       weights [D, C] and bias [C].
     """
 
-    def loss(params):
+    def loss(params: Any) -> jax.Array:
         weights, bias = params
         logits = jnp.dot(features, weights, precision="highest") + bias
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -208,11 +208,11 @@ def _fit_logistic(
     optimizer = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def is_running(carry):
+    def is_running(carry: tuple) -> jax.Array:
         _, _, step, norm = carry
         return (step < max_steps) & (norm > tolerance)
 
-    def improve(carry):
+    def improve(carry: tuple) -> tuple:
         params, state, step, _ = carry
         value, grad = value_and_grad(params, state=state)
         updates, state = optimizer.update(
@@ -253,7 +253,7 @@ def whitened_accuracy(splits: Splits) -> float:
 def _fitted_accuracy(splits: Splits) -> float:
     train, validation, test = splits
 
-    def score(params, split: Labelled) -> float:
+    def score(params: Any, split: Labelled) -> float:
         weights, bias = jax.device_get(params)
         return accuracy(split.features @ weights + bias, split.labels)
 

@@ -1,7 +1,8 @@
 """A small MLP in place of the linear map: are images told apart, but not linearly?"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,7 @@ class Residual(nn.Module):
     outputs: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for _ in range(2):
             x = nn.gelu(nn.Dense(self.width)(x))
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
@@ -55,27 +56,28 @@ def fit_mlp(
     scale_z = np.sqrt(np.square(z).mean(axis=0))
     scale_z = np.where(scale_z > 0, scale_z, 1).astype(np.float32)
     scale_h = float(np.sqrt(np.square(h).mean())) or 1.0
-    linear = jnp.asarray(linear, jnp.float32)
+    weights = jnp.asarray(linear, jnp.float32)
     model = Residual(width, h.shape[1])
 
-    def predict(params, z):
-        return z @ linear + scale_h * model.apply(params, z / scale_z)
+    def predict(params: Any, z: jax.Array | np.ndarray) -> jax.Array:
+        rest: Any = model.apply(params, z / scale_z)
+        return z @ weights + scale_h * rest
 
     batch_size = min(batch_size, len(z))
     steps = len(z) // batch_size
     optimizer = optax.adam(optax.cosine_decay_schedule(lr, epochs * steps))
 
-    def step(carry, batch):
+    def step(carry: tuple, batch: Sequence[jax.Array]) -> tuple[tuple, None]:
         params, opt_state = carry
 
-        def loss(params):
+        def loss(params: Any) -> jax.Array:
             return jnp.square((predict(params, batch[0]) - batch[1]) / scale_h).mean()
 
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def epoch(carry, z, h, order):
+    def epoch(carry: tuple, z: jax.Array, h: jax.Array, order: jax.Array) -> tuple:
         batches = [x[order].reshape(steps, batch_size, -1) for x in (z, h)]
         return jax.lax.scan(step, carry, batches)[0]
 
@@ -84,9 +86,11 @@ def fit_mlp(
     carry = params, optimizer.init(params)
     best, least = jax.device_get(params), error(params)
     random = np.random.default_rng(seed)
-    z, h = jnp.asarray(z, jnp.float32), jnp.asarray(h, jnp.float32)
+    inputs, outputs = jnp.asarray(z, jnp.float32), jnp.asarray(h, jnp.float32)
     for _ in range(epochs):
-        carry = epoch(carry, z, h, random.permutation(len(z))[: steps * batch_size])
+        carry = epoch(
+            carry, inputs, outputs, random.permutation(len(z))[: steps * batch_size]
+        )
         if (found := error(carry[0])) < least:
             best, least = jax.device_get(carry[0]), found
     apply = jax.jit(predict)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,7 @@ class Classifier(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         x = images.reshape(len(images), -1)
         for _ in range(2):
             x = nn.gelu(nn.Dense(self.width)(x))
@@ -30,7 +31,7 @@ class Classifier(nn.Module):
 
 # Keyword options: a section of a config.
 def train_classifier(
-    batch_at: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    batch_at: Callable[[int], tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]],
     *,
     num_classes: int,
     steps: int,
@@ -39,7 +40,7 @@ def train_classifier(
     blr: float,
     weight_decay: float,
     seed: int,
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[jax.Array | np.ndarray], np.ndarray]:
     """Trains a classifier with AdamW.
 
     Args:
@@ -61,8 +62,10 @@ def train_classifier(
     optimizer = adamw(schedule, (0.9, 0.999), weight_decay)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, opt_state, images, labels):
-        def loss(params):
+    def step(
+        params: Any, opt_state: Any, images: jax.Array, labels: jax.Array
+    ) -> tuple[Any, Any]:
+        def loss(params: Any) -> jax.Array:
             logits = model.apply({"params": params}, images)
             return optax.losses.softmax_cross_entropy_with_integer_labels(
                 logits, labels
@@ -74,5 +77,10 @@ def train_classifier(
     opt_state = optimizer.init(params)
     for number in range(steps):
         params, opt_state = step(params, opt_state, *batch_at(number))
-    apply = jax.jit(lambda images: jnp.argmax(model.apply({"params": params}, images), -1))
+
+    @jax.jit
+    def apply(images: jax.Array) -> jax.Array:
+        logits: Any = model.apply({"params": params}, images)
+        return jnp.argmax(logits, -1)
+
     return lambda images: np.asarray(apply(images))

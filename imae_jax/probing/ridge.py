@@ -111,7 +111,9 @@ class Moments:
         """Returns the moments of z - mean_z and h - mean_h, with means by position."""
         n = self.count[:, None]
 
-        def cross(sum_a, mean_a, sum_b, mean_b):
+        def cross(
+            sum_a: np.ndarray, mean_a: np.ndarray, sum_b: np.ndarray, mean_b: np.ndarray
+        ) -> np.ndarray:
             return sum_a.T @ mean_b + mean_a.T @ sum_b - (n * mean_a).T @ mean_b
 
         return Moments(

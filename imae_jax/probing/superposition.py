@@ -5,10 +5,12 @@ of a mixture with weights w explains exactly w_s^2 / sum(w^2) of its own target'
 (ours; derived in docs/theory.md). Scores are read against it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def null_r2(weights: np.ndarray) -> np.ndarray:
+def null_r2(weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """Returns the R2 of each image under pure superposition.
 
     Args:
@@ -20,7 +22,7 @@ def null_r2(weights: np.ndarray) -> np.ndarray:
     return squares / squares.sum()
 
 
-def gain(r2: np.ndarray) -> float:
+def gain(r2: Sequence[float] | np.ndarray) -> float:
     """Returns how much more all images together are explained than by superposition.
 
     (sum(R2) - 1) / (S - 1), at most 1. 0 is superposition, or one image at the cost of the

@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from imae_jax.objectives.mixing import BRANCHES
 
 # Placeholder for the text colour, replaced by the page's in the SVG.
 INK = "#010203"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imae_jax",
     "font.size": 10,
@@ -93,7 +94,7 @@ def draw(
     Returns:
       The figure, and the text of each of its points.
     """
-    values = []
+    values: list[str] = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -191,7 +192,8 @@ def gains(lines: Mapping[str, Points], controls: Collection[str]) -> Figure:
       controls: labels of controls, drawn broken in the colour of the encoder before them.
     """
     colours, drawn = itertools.cycle(COLOURS), {}
-    colour, styles = GREY, iter(())
+    colour = GREY
+    styles: Iterator[str] = iter(())
     for label, points in lines.items():
         if label not in controls:
             colour, styles = next(colours), itertools.cycle((":", "-.", "--"))

@@ -140,13 +140,12 @@ def render_pairs(
         mse_train_mean.append(masked_patch_error(guess, target, masked[:, None]))
 
     shape = held_out.dataset.image_shape
-    rebuilt = np.stack(rebuilt, axis=1)  # [N, R * A, S, L, P]
-    rebuilt = np.asarray(unpatchify(rebuilt, held_out.patch_size, shape[:2]))
-    mixtures = np.stack([mixture[rows] for mixture in mixtures], axis=1)
-    tiles = (batch.sources[rows], mixtures, rebuilt)
-    tiles = np.concatenate([part.reshape(pairs, -1, *shape) for part in tiles], axis=1)
+    patches = np.stack(rebuilt, axis=1)  # [N, R * A, S, L, P]
+    images = np.asarray(unpatchify(patches, held_out.patch_size, shape[:2]))
+    mixed = np.stack([mixture[rows] for mixture in mixtures], axis=1)
+    tiles = (batch.sources[rows], mixed, images)
     return Panel(
-        tiles=tiles,
+        tiles=np.concatenate([x.reshape(pairs, -1, *shape) for x in tiles], axis=1),
         masks=np.stack(masks),
         mse=np.reshape(mse, (len(mask_ratios), len(alphas), pairs, -1)),
         mse_train_mean=np.stack(mse_train_mean),

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.models.patches import patchify, unpatchify
+from imae_jax.models.patches import Array, patchify, unpatchify
 from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.storage.atomic_files import write_bytes
 
@@ -37,15 +38,15 @@ def picture_columns(
     rows = slice(0, min(NUM_ROWS, batch.valid.sum()))
     image_size = held_out.dataset.image_shape[:2]
 
-    def pixels(images):
+    def pixels(images: Array) -> np.ndarray:
         return held_out.pixels(images[rows])
 
-    def from_patches(pred):
+    def from_patches(pred: np.ndarray) -> np.ndarray:
         return pixels(unpatchify(pred, held_out.patch_size, image_size))
 
     images = batch.sources[:, 0] if alpha is None else batch.mixture(alpha)
-    seen = patchify(pixels(images), held_out.patch_size)
-    seen = np.where(batch.mask.mask[rows, :, None], REMOVED_GREY, seen)
+    whole = patchify(pixels(images), held_out.patch_size)
+    seen = np.where(batch.mask.mask[rows, :, None], REMOVED_GREY, whole)
     columns = {
         "image" if alpha is None else "mixture": pixels(images),
         "masked": np.asarray(unpatchify(seen, held_out.patch_size, image_size)),
@@ -83,7 +84,9 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def reconstructions(network: Network, held_out: HeldOut, folder: Path, **options) -> Path:
+def reconstructions(
+    network: Network, held_out: HeldOut, folder: Path, **options: Any
+) -> Path:
     """Writes the picture grid to `folder/reconstructions.png`; see `picture_columns`."""
     folder.mkdir(exist_ok=True)
     path = folder / "reconstructions.png"

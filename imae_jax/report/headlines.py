@@ -85,9 +85,10 @@ def told_apart(numbers: Numbers) -> Iterator[str]:
         label: numbers.get(f"separability/baselines/{row}/assignment_accuracy")
         for label, row in (("raw pixels", "raw_pixels"), ("untrained", "random"))
     }
-    if found is None or None in nulls.values():
+    known = {label: value for label, value in nulls.items() if value is not None}
+    if found is None or len(known) < len(nulls):
         return
-    beside = ", ".join(f"{label}: {_percent(value)}" for label, value in nulls.items())
+    beside = ", ".join(f"{label}: {_percent(value)}" for label, value in known.items())
     yield (
         f"In {_percent(found)} of the mixtures the two latents are nearer to their own "
         f"images' than exchanged ({beside})."

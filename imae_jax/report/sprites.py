@@ -23,8 +23,8 @@ def tile_size(height: int, width: int) -> tuple[int, int]:
     if longest <= LOSSLESS_SIDE:
         return height, width
     limit = min(longest, MAX_SIDE)
-    blocks = [side * limit // longest // JPEG_BLOCK for side in (height, width)]
-    return tuple(max(1, count) * JPEG_BLOCK for count in blocks)
+    down, across = (side * limit // longest // JPEG_BLOCK for side in (height, width))
+    return max(1, down) * JPEG_BLOCK, max(1, across) * JPEG_BLOCK
 
 
 def draw_sprite(pictures: np.ndarray) -> tuple[bytes, str, dict]:

@@ -46,7 +46,8 @@ def points(study: Mapping, names: Sequence[str]) -> dict[str, tuple[float, float
     for arm, row in study["rows"].items():
         values = [list(row["values"][name].values()) for name in names]
         if all(values):
-            found[arm] = tuple(map(statistics.fmean, values))
+            x, y = map(statistics.fmean, values)
+            found[arm] = x, y
     return found
 
 

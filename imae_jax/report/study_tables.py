@@ -3,8 +3,9 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -24,7 +25,12 @@ from imae_jax.storage import atomic_files
 STUDY_FILE = "study.json"
 
 
-def cell(values: Sequence[float], num_seeds: int, form: str = ".3f", spread=None) -> str:
+def cell(
+    values: Sequence[float],
+    num_seeds: int,
+    form: str = ".3f",
+    spread: Callable[[Sequence[float]], float | None] | None = None,
+) -> str:
     """Formats a mean and its spread, with the number of seeds if some are missing.
 
     Args:
@@ -193,7 +199,9 @@ def draw_correlation(study: Mapping) -> Figure:
         axis = figure.subplots()
         for arm, (x, y) in points(study, names).items():
             axis.plot(x, y, "o", color=ORANGE, ms=5)
-            place = dict(xytext=(4, 3), textcoords="offset points", fontsize=7)
+            place: dict[str, Any] = dict(
+                xytext=(4, 3), textcoords="offset points", fontsize=7
+            )
             axis.annotate(study["rows"][arm]["label"], (x, y), **place)
         axis.set(xlabel=study["columns"][names[0]], ylabel=study["columns"][names[1]])
         axis.grid(alpha=0.25)

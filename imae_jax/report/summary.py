@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.evaluators.tables import Results, Table, cell
@@ -60,7 +60,7 @@ def all_tables(results: Results, settings: Settings) -> list[Table]:
 
 
 # Columns of the short table: a metric, and what it is without a model that has learned.
-SHORT = {
+SHORT: dict[str, tuple[str, float | str]] = {
     "gain": ("separability/gain", 0.0),
     "error": ("reconstruction/ratio", 1.0),
     "error, sub.": ("reconstruction/subordinate/ratio", 1.0),
@@ -110,7 +110,12 @@ def as_text(results: Results, settings: Settings) -> str:
         label_width = max(len(label) for label, _ in table.rows) + 2
         widths = [max(len(head), 5) + 3 for head in table.columns]
 
-        def line(label, cells, label_width=label_width, widths=widths):
+        def line(
+            label: str,
+            cells: Sequence[str],
+            label_width: int = label_width,
+            widths: Sequence[int] = widths,
+        ) -> str:
             found = zip(cells, widths, strict=False)
             text = f"  {label:<{label_width}}" + "".join(f"{c:>{w}}" for c, w in found)
             return text.rstrip()

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -72,10 +72,12 @@ class Checkpoints:
             | {"meta": ocp.JsonCheckpointHandler()},
         )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: object
+    ) -> None:
         if processes.is_connection_lost(error):  # the save cannot finish without the others
             return
         with self._saying_why():
@@ -111,7 +113,7 @@ class Checkpoints:
                     losses[step] = loss
         if not losses:
             raise UserError(f"{self._directory}: no checkpoint says its loss; name a step")
-        return min(losses, key=losses.get)
+        return min(losses, key=losses.__getitem__)
 
     def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping) -> None:
         """Starts saving pytrees of arrays and a JSON mapping as checkpoint `step`.
@@ -159,8 +161,8 @@ class Checkpoints:
                     return self.newest(read)
                 damaged[step] = error
                 continue
-            for error in damaged.values():
-                logger.warning(f"{error}; the one before is taken")
+            for earlier in damaged.values():
+                logger.warning(f"{earlier}; the one before is taken")
             return step, found
         if damaged:
             where = f"{self._directory}/{{{','.join(map(str, damaged))}}}"
@@ -188,7 +190,7 @@ class Checkpoints:
             raise Damaged(f"checkpoint {self._directory / str(step)} is damaged: its meta")
         return meta
 
-    def restore(self, step: int, **like) -> dict[str, Any]:
+    def restore(self, step: int, **like: Any) -> dict[str, Any]:
         """Restores some of the pytrees.
 
         Args:
@@ -208,8 +210,7 @@ class Checkpoints:
             if not trees[item] and tree_leaves(tree):
                 where = self._directory / str(step)
                 raise Damaged(f"checkpoint {where} is damaged: it lists no {item}")
-            where = f"{item} in {self._directory / str(step)}"
-            check_same_tree(tree, stored[item], where)
+            check_same_tree(tree, stored[item], f"{item} in {self._directory / str(step)}")
         args = {
             item: ocp.args.StandardRestore(
                 jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

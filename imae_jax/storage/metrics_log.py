@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from tqdm import tqdm
 
@@ -49,10 +50,10 @@ class MetricWriter:
         path = workdir / METRICS_FILE if is_first else os.devnull
         self._file = open(path, "a", encoding="utf-8")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self._file.close()
 
     def write(self, metrics: Mapping[str, float]) -> None:
@@ -67,7 +68,8 @@ class Throughput:
     def __init__(self, seconds: float):
         """Starts the clock at `seconds`, the duration of the run before a resume."""
         self._began = time.perf_counter() - seconds
-        self._step = None
+        self._step: int | None = None
+        self._time = self._waited = 0.0
 
     def read(self, step: int, batch_size: int, seconds_waited: float) -> dict[str, float]:
         """Measures the time since the last call; the first call returns `seconds` only.
@@ -105,12 +107,13 @@ class Progress:
         )
         self._total = total_steps
         self._next_line = 0.0
-        self._began = None  # (step, time) of the first step shown, which was compiled
+        # (step, time) of the first step shown, which was compiled
+        self._began: tuple[int, float] | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self._bar.close()
 
     def update(self, step: int) -> None:
@@ -143,6 +146,7 @@ class Progress:
 
     def _left(self, step: int, now: float) -> str:
         """Returns the time left, such as "3 min"; empty if unknown, and at the end."""
+        assert self._began is not None, "see `show`"
         first, began = self._began
         if not first < step < self._total:
             return ""

@@ -15,7 +15,7 @@ from imae_jax.errors import UserError
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     """Flattens nested mappings to {"a.b.c": value}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -24,7 +24,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def tree_leaves(tree) -> dict[str, Any]:
+def tree_leaves(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by path, such as `params/encoder/class_token`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
@@ -45,7 +45,7 @@ def nested(flat: Mapping[str, Any]) -> dict:
     return tree
 
 
-def tree_differences(expected, found) -> list[str]:
+def tree_differences(expected: Any, found: Any) -> list[str]:
     """Lists leaves that are missing, unexpected, or of a different shape or type."""
     expected, found = tree_leaves(expected), tree_leaves(found)
     lines = [f"missing {name}" for name in expected.keys() - found.keys()]
@@ -60,7 +60,7 @@ def tree_differences(expected, found) -> list[str]:
     return sorted(lines)
 
 
-def check_same_tree(expected, found, what: str) -> None:
+def check_same_tree(expected: Any, found: Any, what: str) -> None:
     """Raises UserError if shapes, types or names of the leaves differ."""
     lines = tree_differences(expected, found)
     if lines:
@@ -69,7 +69,7 @@ def check_same_tree(expected, found, what: str) -> None:
         raise UserError(f"{what} does not fit the model: {shown}{more}")
 
 
-def digest(params) -> str:
+def digest(params: Any) -> str:
     """SHA-256 of all parameters: names, types, shapes and values."""
     sha = hashlib.sha256()
     for name, leaf in sorted(tree_leaves(params).items()):
@@ -80,7 +80,7 @@ def digest(params) -> str:
 
 
 @jax.jit
-def all_finite(tree) -> jax.Array:
+def all_finite(tree: Any) -> jax.Array:
     """True, a bool scalar, if no value of a pytree of arrays is NaN or infinite."""
     bad = [jnp.sum(~jnp.isfinite(x), dtype=jnp.float32) for x in jax.tree.leaves(tree)]
     # The root is there for the compiler. XLA repeats cheap operations in each of their
@@ -89,7 +89,7 @@ def all_finite(tree) -> jax.Array:
 
 
 @jax.jit
-def checksums(tree):
+def checksums(tree: Any) -> Any:
     """Computes a uint32 for each leaf of a pytree of arrays of up to 32 bits.
 
     The sum, modulo 2**32, of each value's bits times an odd number that depends on its

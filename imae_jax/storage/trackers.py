@@ -52,7 +52,8 @@ def _summary_writer() -> type:
     """Imports tensorboardX without PyTorch, which it would load for tensors, in seconds."""
     is_loaded = "torch" in sys.modules
     if not is_loaded:
-        sys.modules["torch"] = None  # so that an import of it fails
+        # So that an import of it fails; typeshed knows no None here.
+        sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         from tensorboardX import SummaryWriter
     finally:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -103,7 +104,7 @@ def config_of(found: Mapping) -> ConfigDict:
     return config
 
 
-def _lists_as_tuples(value):
+def _lists_as_tuples(value: Any) -> Any:
     """Converts lists to tuples: JSON has no tuples, and flags cannot override lists."""
     if isinstance(value, dict):
         return {key: _lists_as_tuples(item) for key, item in value.items()}

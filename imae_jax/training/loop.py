@@ -223,7 +223,9 @@ class _Loop:
     def run(self, state: TrainState) -> TrainState:
         """Trains from `state`; returns the last state, which has been saved."""
         setup, config = self.setup, self.setup.config
-        teacher_params = setup.teacher.params if setup.is_distilled else None
+        teacher_params = (
+            setup.teacher.params if setup.teacher and setup.is_distilled else None
+        )
         meta = run_meta(setup)
         step = int(state.step)
         cadence = self.cadence

@@ -7,7 +7,7 @@ import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -122,7 +122,7 @@ class Fitting:
 
     def __init__(
         self,
-        make_step: Callable[[int], Callable],
+        make_step: Callable[[int], jax.stages.Wrapped],
         devices: list[jax.Device],
         *,
         batch_size: int,
@@ -140,15 +140,15 @@ class Fitting:
         self._make_step, self._devices = make_step, devices
         self._batch_size, self._accumulate = batch_size, accumulate
         self._may_accumulate = may_accumulate
-        self._compiled = None
+        self._compiled: jax.stages.Compiled | None = None
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         """Runs a step; raises UserError before the first one if it does not fit."""
         if self._compiled is None:
             self._compiled = self._checked(arguments)
         return self._compiled(*arguments)
 
-    def _checked(self, arguments) -> jax.stages.Compiled:
+    def _checked(self, arguments: tuple) -> jax.stages.Compiled:
         own = [x for x in self._devices if x.process_index == jax.process_index()]
         available = room(own[0])
         # CPU devices share memory, in which saving also makes a copy of the state.
@@ -171,6 +171,7 @@ class Fitting:
 
         need, step = needed(self._accumulate)
         if available is None or need <= available.free:
+            assert step is not None, "one that does not fit needs more than is free"
             return step
         free, limited_by = available
         raise UserError(
@@ -179,7 +180,7 @@ class Fitting:
             + self._remedy(need, free, needed)
         )
 
-    def _remedy(self, need: int, free: int, needed) -> str:
+    def _remedy(self, need: int, free: int, needed: Callable) -> str:
         """Returns a hint on the microbatch that fits, found by compiling."""
         whole = self._batch_size // (2 * len(self._devices))
         for parts in range(self._accumulate + 1, whole + 1):

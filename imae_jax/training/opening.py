@@ -27,6 +27,7 @@ def describe(
         "model": _model(setup, state),
         "start": _start(setup, int(state.step)),
         "teacher": setup.is_distilled
+        and setup.teacher
         and f"{setup.teacher.workdir}, step {setup.teacher.step:,}",
         "data": _data(setup),
         "steps": _steps(setup, total_steps),

@@ -1,6 +1,10 @@
 """The state that training starts or resumes from."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optax
 
 from imae_jax.errors import UserError
 from imae_jax.storage.checkpoint import Checkpoints
@@ -53,7 +57,7 @@ def check_same_teacher(teacher: TrainedRun, digest: str) -> None:
         )
 
 
-def starting_params(setup: Setup):
+def starting_params(setup: Setup) -> Any:
     """Returns the initial parameters named by `config.init`; None for random ones.
 
     For a classifier, those of its encoder only.
@@ -65,12 +69,15 @@ def starting_params(setup: Setup):
         source = setup.teacher
     else:
         source = trained_run.load_run(config.init, "init", setup.mesh)
+    assert source is not None, "the config's checks ask for a teacher"
     like = trained_run.abstract_params(setup.model, setup.mesh)
     name = f"init={str(source.workdir)!r}"
     return setup.kind.starting_params(like, source.params, name)
 
 
-def initial_state(setup: Setup, optimizer, checkpoints: Checkpoints) -> TrainState:
+def initial_state(
+    setup: Setup, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
+) -> TrainState:
     """Returns the state to start or resume from.
 
     This is, in order of preference, the workdir's newest checkpoint, the parameters named
@@ -87,12 +94,12 @@ def initial_state(setup: Setup, optimizer, checkpoints: Checkpoints) -> TrainSta
         check_same_random_numbers(meta)
         what = ("image_shape", "class_names", "sizes")
         check_same_data(run_meta(setup), meta, what)
-        if setup.is_distilled:
+        if setup.teacher and setup.is_distilled:
             check_same_teacher(setup.teacher, meta["teacher"]["digest"])
         state = init_state(*fresh)
         arrays = checkpoints.restore(step, **state.arrays)
         skipped = state.skipped + meta["skipped_steps"]
-        return state.replace(step=state.step + step, skipped=skipped, **arrays)
+        return dataclasses.replace(state, step=state.step + step, skipped=skipped, **arrays)
 
     step, state = checkpoints.newest(read)
     checkpoints.set_aside(after=step)

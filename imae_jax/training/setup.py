@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -146,6 +147,7 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
     model = _build_model(config, dataset)
     teacher = None
     if "teacher" in config and config.teacher.init:
+        assert isinstance(model, IMAE), "no other model has a teacher"
         teacher = trained_run.load_teacher(config.teacher.init, model, "teacher.init", mesh)
         places = sharding.fsdp_shardings(teacher.params, mesh)
         params = jax.device_put(teacher.params, places)
@@ -164,6 +166,7 @@ def make_objective(setup: Setup) -> Objective:
         # The input pipeline has already cropped them.
         augmentation = dataclasses.replace(augmentation, crop_scale=())
     teacher = setup.teacher and setup.teacher.model
+    assert teacher is None or isinstance(teacher, MAE), "see `load_teacher`"
     return setup.kind.from_config(config, setup.model, teacher, augmentation)
 
 
@@ -183,7 +186,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
         size = f"{split.images.nbytes / 1e6:,.0f} MB of images {where}"
         logger.info(f"data.feed={data.feed}: resident, {size}")
         return Resident(
-            split.images,
+            split.pixels,
             pairs,
             setup.mesh,
             batch_size=batch_size,
@@ -207,6 +210,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
 def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
     """Logs if the classes do not allow the wanted fraction of pairs of equal class."""
     achieved = pairs.same_class_rate(0)
+    assert achieved is not None, "the config's checks ask for classes"
     if abs(achieved - wanted) * pairs.per_epoch >= 1:
         logger.info(
             f"mix.same_class_rate={wanted}: the classes allow {achieved:.4f}, "
@@ -214,7 +218,7 @@ def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
         )
 
 
-def batch_getter(setup: Setup, feed: Resident | Streaming):
+def batch_getter(setup: Setup, feed: Resident | Streaming) -> Callable:
     """Returns the feed's function that makes a step's batch from its inputs."""
     return feed.get_labelled_batch if setup.kind.is_labelled else feed.get_batch
 

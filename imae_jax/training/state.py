@@ -58,7 +58,7 @@ def init_variables(
     return variables["params"], variables.get("batch_stats", {})
 
 
-def init_params(model: MAE | IMAE | Classifier, seed: int):
+def init_params(model: MAE | IMAE | Classifier, seed: int) -> Any:
     """Returns random parameters, determined by seed and model."""
     return init_variables(model, seed)[0]
 

@@ -1,19 +1,24 @@
 """The jitted training step: gradients accumulated over microbatches, and the update."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from imae_jax.distributed import sharding
-from imae_jax.objectives.base import Objective
+from imae_jax.objectives.base import Metrics, Objective
 from imae_jax.storage import pytrees
 from imae_jax.training.state import TrainState
 
 
-def accumulate_gradients(gradient_of, examples, accumulate: int, mesh: Mesh):
+def accumulate_gradients(
+    gradient_of: Callable, examples: Any, accumulate: int, mesh: Mesh
+) -> Any:
     """Returns the mean of `gradient_of` over microbatches, computed one after another.
 
     Args:
@@ -38,8 +43,8 @@ def apply_if_finite(
     state: TrainState,
     optimizer: optax.GradientTransformation,
     total: jax.Array,
-    grads,
-    batch_stats,
+    grads: Any,
+    batch_stats: Any,
     max_skipped: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns the next state and the update's metrics.
@@ -54,6 +59,7 @@ def apply_if_finite(
     new = optax.apply_updates(state.params, updates), opt_state, batch_stats
     is_good &= pytrees.all_finite(new)
     old = state.params, state.opt_state, state.batch_stats
+    kept: tuple[Any, Any, Any]
     kept = jax.tree.map(functools.partial(jnp.where, is_good), new, old)
     skipped = state.skipped + ~is_good
     in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
@@ -66,13 +72,13 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    take,
+    take: Callable,
     state: TrainState,
     *,
     looped: bool = False,
     accumulate: int = 1,
     max_skipped: int,
-):
+) -> jax.stages.Wrapped:
     """Makes the jitted training step.
 
     It is called as step(state, teacher_params, inputs, num_steps) -> (state, metrics).
@@ -94,12 +100,16 @@ def make_train_step(
       max_skipped: most skipped steps in a row, at least 1.
     """
 
-    def loss_of(params, batch_stats, teacher_params, examples):
+    def loss_of(
+        params: Any, batch_stats: Any, teacher_params: Any, examples: Any
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         params = sharding.all_gather_params(params, mesh)
         teacher_params = sharding.all_gather_params(teacher_params, mesh)
         return objective.loss(params, batch_stats, teacher_params, examples)
 
-    def update(number, state, teacher_params, inputs):
+    def update(
+        number: ArrayLike, state: TrainState, teacher_params: Any, inputs: Any
+    ) -> tuple[TrainState, Metrics]:
         examples = objective.draw(take(inputs, number), state.step, state.seed)
         fixed = state.params, state.batch_stats, teacher_params
         gradient_of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), *fixed)
@@ -111,7 +121,9 @@ def make_train_step(
         )
         return state, metrics | found
 
-    def step(state, teacher_params, inputs, num_steps):
+    def step(
+        state: TrainState, teacher_params: Any, inputs: Any, num_steps: ArrayLike
+    ) -> tuple[TrainState, Metrics]:
         if not looped:
             return update(0, state, teacher_params, inputs)
         metrics = jax.eval_shape(update, 0, state, teacher_params, inputs)[1]

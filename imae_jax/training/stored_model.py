@@ -109,13 +109,13 @@ def _check_config(config: ConfigDict) -> None:
     is_classifier = config.model.name == "classifier"
     for name, keys in (_CLASSIFIER if is_classifier else _AUTOENCODER).items():
         _check_section(config, name, keys)
-    needed = {"data": ("name",)}
+    needed: dict[str, tuple[str, ...]] = {"data": ("name",)}
     if not is_classifier:
         needed |= {"mask": ("ratio",), "loss": ("norm_pix",)}
     if config.model.name == "imae":
         needed["loss"] += ("branches",)
-    for name, keys in needed.items():
-        _check_section(config, name, (keys, None))
+    for name, those in needed.items():
+        _check_section(config, name, (those, None))
     checks.check_keys(config)
     if is_classifier:
         pools, mode = config.model.pools, config.model.mode

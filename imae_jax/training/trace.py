@@ -1,6 +1,7 @@
 """Trace of some training steps, which XProf and Perfetto open."""
 
 from pathlib import Path
+from typing import Any, Self
 
 import jax
 
@@ -23,10 +24,10 @@ class Trace:
         self.steps, self.folder = steps, folder
         self._is_running = False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self._stop()
 
     @property
@@ -61,9 +62,9 @@ class Trace:
                 jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
         return jax.profiler.StepTraceAnnotation(STEP, step_num=step)
 
-    def after(self, step: int, state) -> None:
+    def after(self, step: int, state: Any) -> None:
         """Stops after the last of the steps, once `state`, what it computes, is there."""
-        if self._is_running and step >= self.steps[1]:
+        if self._is_running and self.steps and step >= self.steps[1]:
             jax.block_until_ready(state)
             self._stop()
 

@@ -14,7 +14,7 @@ from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
-from imae_jax.models.mae import MAE
+from imae_jax.models.mae import MAE, Autoencoder
 from imae_jax.objectives.base import Objective
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage import pytrees
@@ -117,7 +117,7 @@ def _load_variables(
     return params, found.get("batch_stats", {})
 
 
-def _abstract(function: Callable[[], Any], mesh: Mesh):
+def _abstract(function: Callable[[], Any], mesh: Mesh) -> Any:
     """Returns shapes, types and sharding of a function's result, without computing it."""
     copies = sharding.replicated(mesh)
     return jax.tree.map(
@@ -132,12 +132,12 @@ def abstract_variables(network: MAE | IMAE | Classifier) -> dict[str, Any]:
     return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
 
 
-def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh):
+def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh) -> Any:
     """Returns shapes, types and sharding of a model's parameters."""
     return _abstract(lambda: init_params(network, seed=0), mesh)
 
 
-def check_same_patches(run: TrainedRun, student: IMAE, key: str) -> None:
+def check_same_patches(run: TrainedRun, student: Autoencoder, key: str) -> None:
     """Raises UserError unless a run's model has the student's image and patch sizes."""
     for what, theirs, ours in (
         ("image size", run.model.image_size, student.image_size),
@@ -147,7 +147,9 @@ def check_same_patches(run: TrainedRun, student: IMAE, key: str) -> None:
         _check_equal(run, key, what, theirs, ours)
 
 
-def _check_equal(run: TrainedRun, key: str, what: str, theirs, ours) -> None:
+def _check_equal(
+    run: TrainedRun, key: str, what: str, theirs: object, ours: object
+) -> None:
     if theirs != ours:
         raise UserError(
             f"{key}={str(run.workdir)!r}: its {what} is {theirs}, the student's is {ours}; "
@@ -155,7 +157,9 @@ def _check_equal(run: TrainedRun, key: str, what: str, theirs, ours) -> None:
         )
 
 
-def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
+def load_teacher(
+    workdir: str | Path, student: Autoencoder, key: str, mesh: Mesh
+) -> TrainedRun:
     """Loads a MAE run and checks that it can teach `student`.
 
     Raises:
@@ -171,7 +175,9 @@ def load_teacher(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> Tr
     return _computed_like(run, student)
 
 
-def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> TrainedRun:
+def load_baseline(
+    workdir: str | Path, student: Autoencoder, key: str, mesh: Mesh
+) -> TrainedRun:
     """Loads an i-MAE run trained without distillation, as a baseline of `student`.
 
     Raises:
@@ -189,7 +195,7 @@ def load_baseline(workdir: str | Path, student: IMAE, key: str, mesh: Mesh) -> T
     return _computed_like(run, student)
 
 
-def _computed_like(run: TrainedRun, student: IMAE) -> TrainedRun:
+def _computed_like(run: TrainedRun, student: Autoencoder) -> TrainedRun:
     """Returns the run with its model's compute choices replaced by the student's."""
     network = run.model.clone(compute=student.compute)
     return dataclasses.replace(run, model=network)

@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 from their original archives, without TensorFlow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,7 +34,9 @@ class _FromBinary(download.FromArchive):
     interchangeable.
     """
 
-    def _split_generators(self, dl_manager):
+    _cifar_info: Any  # of TFDS's builder
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # our download gives advice if there is no network
         layout = self._cifar_info
         archive = download.find(self.archive_dir, ARCHIVES[self.name])
@@ -43,7 +46,7 @@ class _FromBinary(download.FromArchive):
             lines = files[layout.prefix + name].decode().split("\n")
             self.info.features[key].names = [line for line in lines if line]
 
-        def examples(split, names):
+        def examples(split: str, names: Iterable[str]) -> Iterator:
             parts = [
                 self._records(files[layout.prefix + name], f"{name} in {archive}")
                 for name in names
@@ -75,7 +78,9 @@ class _FromBinary(download.FromArchive):
                 )
         return records
 
-    def _generate_examples(self, prefix: str, records: Iterable[np.ndarray]):
+    def _generate_examples(
+        self, prefix: str, records: Iterable[np.ndarray]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         keys = self._cifar_info.label_keys
         for index, record in enumerate(records):
             labels, pixels = np.split(record, [len(keys)])
@@ -90,8 +95,9 @@ class _FromBinary(download.FromArchive):
             )
 
 
-# Not registered: TFDS's builders already have these names.
-class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):
+# Not registered: TFDS's builders already have these names. (mypy does not see that they
+# take the keyword, since TFDS has no types.)
+class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-10: 50,000 + 10,000 images, 32x32x3, 10 classes, as TFDS's `cifar10`.
 
     Prepared from `cifar-10-binary.tar.gz` in `archive_dir`; see `download.find`.
@@ -101,7 +107,7 @@ class Cifar10(_FromBinary, cifar.Cifar10, skip_registration=True):
     FORM = ((32, 32, 3), 10, 50_000)
 
 
-class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):
+class Cifar100(_FromBinary, cifar.Cifar100, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-100: 50,000 + 10,000 images, 32x32x3, 100 classes, as TFDS's `cifar100`.
 
     `label` is the fine label, `coarse_label` one of 20. Prepared from

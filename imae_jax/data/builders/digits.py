@@ -1,5 +1,8 @@
 """TFDS builder of scikit-learn's handwritten digits."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -33,7 +36,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             homepage="https://scikit-learn.org/stable/datasets/toy_dataset.html",
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
         # RandomState, not default_rng: its stream is frozen across NumPy versions.
         order = np.random.RandomState(0).permutation(sum(SPLITS.values()))
@@ -44,7 +47,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             for split, indices in zip(SPLITS, parts, strict=True)
         }
 
-    def _generate_examples(self, indices):
+    def _generate_examples(
+        self, indices: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         # Imported here: needed for preparing only.
         from sklearn.datasets import load_digits
 

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any, cast
 
 from tqdm import tqdm
 
@@ -75,7 +76,14 @@ class Archive:
 class FromArchive:
     """Mixin of TFDS builders whose archive may be outside their `data_dir`."""
 
-    def __init__(self, *, archive_dir: str | os.PathLike | None = None, **options):
+    # Of TFDS's builder.
+    name: str
+    info: Any
+    data_dir_root: Path
+
+    def __init__(
+        self, *, archive_dir: str | os.PathLike | None = None, **options: Any
+    ) -> None:
         """Takes the folder of the archive; None: `data_dir`."""
         super().__init__(**options)
         self.archive_dir = self.data_dir_root if archive_dir is None else archive_dir
@@ -177,9 +185,9 @@ def _request(url: str, start: int) -> http.client.HTTPResponse:
     request = urllib.request.Request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
-    answers = queue.SimpleQueue()
+    answers: queue.SimpleQueue = queue.SimpleQueue()
 
-    def ask():
+    def ask() -> None:
         try:
             answers.put(urllib.request.urlopen(request, timeout=READ_TIMEOUT))
         except Exception as error:
@@ -238,4 +246,8 @@ def read_tar(path: Path, names: Iterable[str]) -> dict[str, bytes]:
             for name in names:
                 if name not in members:
                     raise UserError(f"{path} holds no {name}: delete it and run again")
-            return {name: tar.extractfile(members[name]).read() for name in names}
+            # A regular file has content.
+            files = {
+                name: cast(IO[bytes], tar.extractfile(members[name])) for name in names
+            }
+            return {name: file.read() for name, file in files.items()}

@@ -9,11 +9,12 @@ attributes:
 
 import importlib
 import pkgutil
+from typing import Any
 
 from imae_jax.data import builders
 
 
-def _find() -> dict[str, type]:
+def _find() -> dict[str, Any]:
     found = {}
     for module in pkgutil.iter_modules(builders.__path__, f"{builders.__name__}."):
         if module.name != __name__:

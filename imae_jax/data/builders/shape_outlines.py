@@ -66,8 +66,8 @@ def _cross() -> np.ndarray:
 
 def _mirrored(half: list[tuple[float, float]]) -> np.ndarray:
     """Closes half an outline with its mirror image across the x axis."""
-    half = np.array(half)
-    return np.concatenate([half, half[::-1] * [1, -1]])
+    points = np.array(half)
+    return np.concatenate([points, points[::-1] * [1, -1]])
 
 
 def signed_areas(vertices: np.ndarray) -> np.ndarray:

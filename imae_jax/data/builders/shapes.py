@@ -2,6 +2,8 @@
 
 import colorsys
 import math
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -154,11 +156,13 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
         return {split: self._generate_examples(indices(split)) for split in SPLITS}
 
-    def _generate_examples(self, pictures):
+    def _generate_examples(
+        self, pictures: Iterable[int]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in pictures:
             picture, factors = draw(index)
             yield index, {"image": png(picture), **factors}

@@ -4,8 +4,9 @@ import collections
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -120,7 +121,7 @@ def class_names(wnids: Sequence[str], words: Mapping[str, str]) -> list[str]:
 
 def _train(files: _Files, wnids: Sequence[str]) -> dict[str, int]:
     """Returns {image: label}; raises UserError for a class with missing images."""
-    labels = {}
+    labels: dict[str, int] = {}
     for label, wnid in enumerate(wnids):
         folder = f"train/{wnid}"
         images = files.images(f"{folder}/images")
@@ -199,7 +200,7 @@ class TinyImagenet(download.FromArchive, tfds.core.GeneratorBasedBuilder):
             homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # our download gives advice if there is no network
         files = _open(Path(self.archive_dir))
         wnids = _classes(files)
@@ -213,7 +214,9 @@ class TinyImagenet(download.FromArchive, tfds.core.GeneratorBasedBuilder):
             for split, labels in splits.items()
         }
 
-    def _generate_examples(self, files: _Files, labels: Mapping[str, int]):
+    def _generate_examples(
+        self, files: _Files, labels: Mapping[str, int]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for image, label in labels.items():
             filename = image.rpartition("/")[-1]
             file = files.image(image)
