@@ -47,7 +47,7 @@ def test_hooks_run_the_linter_of_ci():
         for repo in read_yaml(".pre-commit-config.yaml")["repos"]
         for hook in repo["hooks"]
     ]
-    in_ci = re.findall(r"^ +(ruff .*)", (ROOT / ".ci" / "run").read_text(), re.M)
+    in_ci = re.findall(r"^ +((?:ruff|mypy)\b.*)", (ROOT / ".ci" / "run").read_text(), re.M)
     assert in_ci and [hook["entry"] for hook in hooks] == in_ci
 
 
