@@ -136,7 +136,8 @@ SEPARABILITY = (
         "ENCODER",
         "Encoder to measure, may be repeated: run:WORKDIR, file:WEIGHTS.safetensors, "
         "timm:NAME, hf:FOLDER_OR_ID, torchvision:NAME, onnx:FILE or "
-        "python:MODULE:FUNCTION, and options as in timm:NAME,checkpoint=FILE.",
+        "python:MODULE:FUNCTION; options follow, as in timm:NAME,checkpoint=FILE, and "
+        "a name may stand before, as in mine=run:WORKDIR.",
         list,
         is_path=False,
     ),

@@ -1,7 +1,9 @@
 """Measures the separability of encoders on a data set, as `main.py separability` does."""
 
+import dataclasses
 import io
 import logging
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "folder"  # preset of a folder of images
 NAME = "separability"  # of the files that are written
+# An address with a name before it; in an address, a colon comes first.
+NAMED = re.compile(r"(?P<name>[^:=]+)=(?P<address>.*)", re.DOTALL)
 
 
 def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
@@ -46,7 +50,7 @@ def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
         out = local_path(given.out, "--out")
         if out.exists() and not out.is_dir():
             raise UserError(f"invalid out={given.out!r}: must be a folder")
-    encoders = [open_encoder(text) for text in given.encoder]
+    encoders = [_open(text) for text in given.encoder]
     target = given.target
     if target not in (OWN, PIXELS):
         same = (one for one in encoders if one.name == target)
@@ -67,6 +71,17 @@ def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
     if given.out:
         write(found, out)
     return f"\n{found.table()}\n\n{found.notes()}"
+
+
+def _open(text: str) -> Encoder:
+    """Opens ADDRESS or NAME=ADDRESS; the address then stands beside the preprocessing."""
+    named = NAMED.fullmatch(text)
+    if named is None:
+        return open_encoder(text)
+    opened = open_encoder(named["address"])
+    source = f"{opened.preprocessing.source}; {opened.name}"
+    preprocessing = dataclasses.replace(opened.preprocessing, source=source)
+    return dataclasses.replace(opened, name=named["name"], preprocessing=preprocessing)
 
 
 def _numbers(text: str) -> list[float]:

@@ -1,5 +1,8 @@
 """`onnx:FILE`: any ONNX file with one image input, run by onnxruntime."""
 
+import difflib
+from pathlib import Path
+
 import numpy as np
 
 from imae_jax.encoders.encoder import Encoder, Preprocessing, import_library
@@ -12,21 +15,24 @@ def open_encoder(spec: Spec) -> Encoder:
     """Opens an ONNX file.
 
     A file records no normalization: `mean` and `std` must be given, and `size` if its input
-    is of any size; `output` if it has several.
+    is of any size; `output` if it has several, or to read a tensor within the graph, such
+    as the features before a head.
 
     Raises:
-      UserError: if onnxruntime is missing, the file cannot be opened, or an option is
-        missing.
+      UserError: if onnxruntime (or, for a tensor within, onnx) is missing, the file cannot
+        be opened, or an option is missing or wrong.
     """
     runtime = import_library("onnxruntime", spec.text)
     path = local_path(spec.argument, "encoder")
     spec.check(path.is_file(), "onnx:FILE; there is no such file")
-    session = opened(
-        spec.text,
-        lambda: runtime.InferenceSession(
-            str(path), providers=runtime.get_available_providers()
-        ),
-    )
+
+    def start(model: str | bytes):
+        providers = runtime.get_available_providers()
+        return opened(
+            spec.text, lambda: runtime.InferenceSession(model, providers=providers)
+        )
+
+    session = start(str(path))
     inputs, outputs = session.get_inputs(), [x.name for x in session.get_outputs()]
     spec.check(len(inputs) == 1, f"a file with one input; it has {len(inputs)}")
     shape, kind = list(inputs[0].shape), inputs[0].type
@@ -37,7 +43,9 @@ def open_encoder(spec: Spec) -> Encoder:
     spec.check(is_first != is_last, text)
     channels, sides = shape[1 if is_first else 3], shape[2:] if is_first else shape[1:3]
     output = spec.options.get("output", outputs[0] if len(outputs) == 1 else "")
-    spec.check(output in outputs, f"with output= one of {', '.join(outputs)}")
+    spec.check(bool(output), f"with output= one of {', '.join(outputs)}")
+    if output not in outputs:
+        session = start(_with_output(spec, path, output, outputs))
     spec.check({"mean", "std"} <= spec.options.keys(), "with mean= and std= (pixels 0..1)")
     is_sized = all(isinstance(side, int) for side in sides)
     text = f"with size=HEIGHTxWIDTH: the file takes {sides}"
@@ -59,3 +67,20 @@ def open_encoder(spec: Spec) -> Encoder:
         return features
 
     return Encoder(spec.text, function, spec.preprocessing(recorded))
+
+
+def _with_output(spec, path: Path, name: str, outputs: list[str]) -> bytes:
+    """Returns a file's contents with one more output, a tensor within its graph.
+
+    Raises:
+      UserError: if onnx is missing, or there is no such tensor.
+    """
+    onnx = import_library("onnx", spec.text)
+    model = opened(spec.text, lambda: onnx.load(str(path)))
+    inner = [tensor for node in model.graph.node for tensor in node.output]
+    near = difflib.get_close_matches(name, inner)
+    hint = f" (near {name!r}: {', '.join(near)})" if near else ""
+    known = f"with output= one of {', '.join(outputs)}, or a tensor within the graph{hint}"
+    spec.check(name in inner, known)
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    return model.SerializeToString()

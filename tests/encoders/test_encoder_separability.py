@@ -128,6 +128,18 @@ def test_a_common_target_ranks_and_pixels_are_one(ran, tmp_path):
     assert rows[0]["scores"][0]["gain"] > 0.9
 
 
+def test_an_encoder_is_given_a_name(ran, tmp_path):
+    address = "python:planted:unmix,size=2"
+    options = (f"--encoder=a net={address}", "--data=codes", "--alphas=0.3")
+    rows, printed = measured(ran, tmp_path / "out", *options, "--target=a net")
+    assert {row["encoder"] for row in rows} == {row["target"] for row in rows} == {"a net"}
+    assert all(address in row["preprocessing"] for row in rows)
+    assert f"; {address})" in printed and "| a net |" in printed
+    assert "must be one of run:WORKDIR" in refused(
+        ran, "--encoder=a net=vit", "--data=codes"
+    )
+
+
 @pytest.mark.parametrize(
     "options,said",
     [

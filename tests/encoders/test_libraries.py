@@ -158,45 +158,75 @@ def test_torchvision(monkeypatch, torch):
     check("torchvision:net", features)
 
 
-def test_onnx(monkeypatch, tmp_path):
-    weights = np.random.default_rng(1).normal(size=(192, 5)).astype(np.float32)
+@pytest.fixture
+def onnx_file(parity, tmp_path):
+    """A file with outputs `map` [N, 5, 4, 4] and `mean` [N, 5], and `rectified` within."""
+    onnx = parity("onnx")
+    kernel = np.random.default_rng(1).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "kernel"], ["map"], strides=[2, 2]),
+        node("Relu", ["map"], ["rectified"]),
+        node("ReduceMean", ["rectified"], ["mean"], axes=[2, 3], keepdims=0),
+    ]
 
-    def node(name, shape):
-        return types.SimpleNamespace(name=name, shape=shape, type="tensor(float)")
+    def tensor(name, shape):
+        kind = onnx.TensorProto.FLOAT
+        return onnx.helper.make_tensor_value_info(name, kind, shape)
 
-    class Session:
-        def __init__(self, path, providers):
-            pass
-
-        def get_inputs(self):
-            return [node("x", ["N", 3, "H", "W"])]
-
-        def get_outputs(self):
-            return [node("a", []), node("b", [])]
-
-        def run(self, names, given):
-            assert names == ["b"]
-            return [np.tanh(given["x"].reshape(len(given["x"]), -1) @ weights)]
-
-    module = types.ModuleType("onnxruntime")
-    module.InferenceSession = Session
-    module.get_available_providers = lambda: ["CPUExecutionProvider"]
-    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "net",
+        [tensor("x", ["N", 3, "H", "W"])],
+        [tensor("map", ["N", 5, "h", "w"]), tensor("mean", ["N", 5])],
+        [onnx.numpy_helper.from_array(kernel, "kernel")],
+    )
+    opset = [onnx.helper.make_opsetid("", 13)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
     path = tmp_path / "net.onnx"
-    path.write_bytes(b"")
-    mean, std = ("/".join(map(str, x)) for x in (MEAN, STD))
+    onnx.save(model, str(path))
+    return path, kernel
 
-    def features(images):
-        return np.tanh(pixels(images).reshape(len(images), -1) @ weights)
 
-    check(f"onnx:{path},output=b,size=8,mean={mean},std={std}", features)
+RECORD = f"mean={'/'.join(map(str, MEAN))},std={'/'.join(map(str, STD))}"
+
+
+def test_onnx(onnx_file, parity):
+    parity("onnxruntime")
+    path, kernel = onnx_file
+
+    def feature_map(images):
+        patches = pixels(images).reshape(-1, 3, 4, 2, 4, 2)
+        found = np.einsum("bchiwj,kcij->bhwk", patches, kernel)
+        return found.reshape(len(images), -1, 5)
+
+    def rectified(images):
+        return np.maximum(feature_map(images), 0)
+
+    check(f"onnx:{path},output=map,size=8,{RECORD}", feature_map)
+    check(f"onnx:{path},output=rectified,size=8,{RECORD}", rectified)
+    features = check(
+        f"onnx:{path},output=mean,size=8,{RECORD}", lambda x: rectified(x).mean(axis=1)
+    )
+    assert features(IMAGES[:2]).shape == (2, 5)
+
+
+def test_options_that_an_onnx_file_needs(onnx_file, parity, monkeypatch):
+    parity("onnxruntime")
+    path, _ = onnx_file
     for options, said in {
-        "": "with output= one of a, b",
-        ",output=b": "with mean= and std=",
-        f",output=b,mean={mean},std={std}": "with size=HEIGHTxWIDTH",
+        "": "with output= one of map, mean",
+        ",output=rectifed": r"within the graph \(near 'rectifed': rectified\)",
+        ",output=x": "with output= one of map, mean, or a tensor within the graph$",
+        ",output=mean": "with mean= and std=",
+        f",output=mean,{RECORD}": "with size=HEIGHTxWIDTH",
     }.items():
         with pytest.raises(UserError, match=said):
             open_encoder(f"onnx:{path}{options}")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="needs onnx, .*: pip install onnx"):
+        open_encoder(f"onnx:{path},output=rectified,size=8,{RECORD}")
+    open_encoder(f"onnx:{path},output=mean,size=8,{RECORD}")
 
 
 @pytest.mark.parametrize(
