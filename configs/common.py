@@ -59,6 +59,27 @@ def evaluator(
     return section
 
 
+def separability() -> ConfigDict:
+    """The section `evals.separability`. All values: ours."""
+    sweep = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+    section = evaluator(alpha=0.3, alphas=sweep)
+    # Workdir of the MAE whose latents are the targets; empty: teacher.init, or, for a
+    # MAE, the run itself.
+    section.teacher = ""
+    # "linear", or "mlp": scores of a small MLP besides, which show whether images are told
+    # apart, but not linearly.
+    section.map = "linear"
+    # Outputs of the teacher that are predicted: "latents" (of its `decoder_embed`) and
+    # "tokens" (of its encoder), for comparing decoders of different width.
+    section.targets = ("latents",)
+    section.mlp = ConfigDict()
+    section.mlp.width = 256  # width of its two hidden layers
+    section.mlp.epochs = 30  # passes; validation chooses the best
+    section.mlp.batch_size = 512  # tokens in a step
+    section.mlp.lr = 1e-3  # peak learning rate of Adam
+    return section
+
+
 # One line a key, so that the file can be read as the list of all keys.
 def get_config(model: str, dataset: str) -> ConfigDict:
     """The values that runs share, on all data sets. Ours where no source is named."""
@@ -207,6 +228,10 @@ def shrink(config: ConfigDict) -> None:
     config.train.total_steps = 4
     config.optim.warmup_steps = 0
     config.log.every_steps = 1
+    if "separability" in config.evals:
+        config.evals.separability.alphas = (0.3, 0.45)
+        config.evals.separability.mlp.width = 16
+        config.evals.separability.mlp.epochs = 1
     if "probes" in config.evals:
         config.evals.probes.lars.epochs = 2
         config.evals.probes.lars.warmup_epochs = 1

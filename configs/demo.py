@@ -19,6 +19,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         if name != "reconstruction":
             del config.imae_without_distillation.evals[name]
     del config.imae_without_distillation.explorer
-    del config.teacher.evals.probes
+    del config.teacher.evals.probes, config.teacher.evals.separability
     config.imae = imae.get_config(arg)
     return config

@@ -57,9 +57,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     datasets.preset(dataset)(config)
     if runlocal:
         common.shrink(config)
-        config.evals.separability.alphas = (0.3, 0.45)
-        config.evals.separability.mlp.width = 16
-        config.evals.separability.mlp.epochs = 1
         config.evals.semantics.alphas = (0.3,)
         if "attributes" in config.evals:
             config.evals.attributes.alphas = (0.3,)
@@ -77,21 +74,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _add_evals(config: ConfigDict) -> None:
     """Metrics of two images in a mixture. All values: ours."""
     config.evals.reconstruction = common.evaluator(alpha=0.3)
-    sweep = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
-    config.evals.separability = common.evaluator(alpha=0.3, alphas=sweep)
-    # Workdir of the MAE whose latents are the targets; empty: teacher.init.
-    config.evals.separability.teacher = ""
-    # "linear", or "mlp": scores of a small MLP besides, which show whether images are told
-    # apart, but not linearly.
-    config.evals.separability.map = "linear"
-    # Outputs of the teacher that are predicted: "latents" (of its `decoder_embed`) and
-    # "tokens" (of its encoder), for comparing decoders of different width.
-    config.evals.separability.targets = ("latents",)
-    config.evals.separability.mlp = ConfigDict()
-    config.evals.separability.mlp.width = 256  # width of its two hidden layers
-    config.evals.separability.mlp.epochs = 30  # passes; validation chooses the best
-    config.evals.separability.mlp.batch_size = 512  # tokens in a step
-    config.evals.separability.mlp.lr = 1e-3  # peak learning rate of Adam
+    config.evals.separability = common.separability()
     config.evals.separability.baseline_runs = ConfigDict()
     # Workdir of the same run without distillation, for a row of the table; empty: no row.
     config.evals.separability.baseline_runs.without_distillation = ""

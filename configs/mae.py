@@ -1,5 +1,7 @@
 """A masked autoencoder on single images: the teacher of i-MAE.
 
+Its own separability is measured, too: it is shown mixtures, which it never saw.
+
 python main.py train --config=configs/mae.py:digits --workdir=runs/digits/teacher
 """
 
@@ -13,6 +15,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     dataset, runlocal = datasets.parse_arg(arg)
     config = common.get_config("mae", dataset)
     config.evals.reconstruction = common.evaluator()
+    config.evals.separability = common.separability()
     datasets.preset(dataset)(config)
     if runlocal:
         common.shrink(config)

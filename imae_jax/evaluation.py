@@ -260,9 +260,9 @@ def networks_of(
             logger.info(f"no run for baseline {name!r} ({key}): its rows are left out")
             continue
         found[name] = trained_run.load_baseline(path, run.model, key, mesh)
-    networks = {
-        name: make_network(other.model, other.params, mesh) for name, other in found.items()
-    }
+    # By run: a MAE may be its own teacher.
+    made = {id(x): make_network(x.model, x.params, mesh) for x in found.values()}
+    networks = {name: made[id(x)] for name, x in found.items()}
     # The student's encoder with a MAE's `decoder_embed`; no run used this seed.
     untrained = as_mae(run.model)
     seed = 1 + max(other.config.seed for other in found.values())

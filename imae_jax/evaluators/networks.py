@@ -41,9 +41,13 @@ def rows_of(
 ) -> dict[str, Network]:
     """Returns the student and the available baselines, by the row's metric prefix.
 
+    A MAE, which is its own teacher, has no second row of the same numbers.
+
     Args:
       networks: by name.
       baselines: row name -> network name.
     """
     rows = {"": "student"} | {f"baselines/{row}/": name for row, name in baselines.items()}
-    return {row: networks[name] for row, name in rows.items() if name in networks}
+    found = {row: networks[name] for row, name in rows.items() if name in networks}
+    student = networks["student"]
+    return {row: x for row, x in found.items() if not row or x is not student}

@@ -91,12 +91,17 @@ def as_run(found: DetectedModel, config: ConfigDict) -> tuple[ConfigDict, Any, d
 
     Args:
       found: the detected model.
-      config: config of a run of the same kind; its model section is overwritten.
+      config: config of a run of the same kind, on files of images; its model section and
+        the size of its images are overwritten.
     Raises:
       UserError: for missing, unexpected or misshapen arrays, and for position embeddings
         that are not MAE's.
     """
     config = config.copy_and_resolve_references()
+    # Images that `eval` opens are brought to the size of the weights.
+    with config.data.files.ignore_type():  # a number, or "HEIGHTxWIDTH"
+        config.data.files.image_size = "x".join(map(str, found.image_size))
+    config.data.files.channels = found.channels
     config.model.variant = _variant(found)
     config.model.encoder.update(found.encoder._asdict())
     if found.kind == "encoder":

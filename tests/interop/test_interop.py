@@ -18,6 +18,7 @@ import optax
 import pytest
 import safetensors.numpy
 from ml_collections import ConfigDict
+from small_inputs import make_folder
 
 import imae_jax
 from configs import imae, mae, transfer
@@ -287,6 +288,31 @@ def test_what_is_imported_is_measured_but_not_trained(workdirs, mae_config, tmp_
     config.evals = ConfigDict({"reconstruction": config.evals.reconstruction.to_dict()})
     numbers = evaluation.evaluate(config, tmp_path / "run")
     assert 0 < numbers["reconstruction/ratio"] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet2012", "folder"])
+def test_an_imported_mae_is_measured_on_files_of_images(name, workdirs, tmp_path):
+    """At its own size and channels; on mixtures, too, against its own latents."""
+    names = [f"{split}/{label}" for split in ("train", "val") for label in "ab"]
+    make_folder(
+        tmp_path / "data", *(f"{name}/{i}.png" for name in names for i in range(30))
+    )
+    export_weights.export(workdirs["mae"], "hf", tmp_path / "hf")
+    import_file(tmp_path / "hf", tmp_path / "run")
+    config = read_config(tmp_path / "run")
+    config.data.update(dict(name=name, dir=str(tmp_path / "data")))
+    config.evals.probes.lars.update(dict(epochs=2, warmup_epochs=1))
+    numbers = evaluation.evaluate(config, tmp_path / "run")
+    assert {key.partition("/")[0] for key in numbers} == {
+        "reconstruction",
+        "separability",
+        "probes",
+    }
+    assert numbers["separability/subordinate/r2_null"] == pytest.approx(0.155, abs=1e-3)
+    assert "separability/baselines/random/gain" in numbers
+    # It is its own teacher: no second row of the same numbers.
+    assert not [key for key in numbers if "mae_on_mixture" in key]
 
 
 def save_pth(torch, path, arrays, **rest):
