@@ -22,7 +22,6 @@ from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import all_evaluators
-from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import as_mae
 from imae_jax.report import explorer, figures
 from imae_jax.storage import atomic_files, trackers
@@ -247,7 +246,7 @@ def networks_of(
     Raises:
       UserError: if a run is missing or does not fit.
     """
-    if isinstance(run.model, Classifier):
+    if not run.model.has_decoder:
         own = make_network(run.model, run.params, mesh, run.batch_stats)
         return {"student": own}
     found = {"student": run}
@@ -284,7 +283,6 @@ def load_teacher(
     Raises:
       UserError: if no teacher is named, or it does not fit.
     """
-    assert not isinstance(run.model, Classifier), "a classifier has no teacher"
     options = config.evals.get("separability") or {}
     key, path = "evals.separability.teacher", options.get("teacher")
     if not path and not run.model.is_fed_mixtures:

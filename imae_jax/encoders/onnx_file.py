@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def open_encoder(spec: Spec) -> Encoder:
     path = local_path(spec.argument, "encoder")
     spec.check(path.is_file(), "onnx:FILE; there is no such file")
 
-    def start(model: str | bytes):
+    def start(model: str | bytes) -> Any:
         providers = runtime.get_available_providers()
         return opened(
             spec.text, lambda: runtime.InferenceSession(model, providers=providers)
@@ -69,7 +70,7 @@ def open_encoder(spec: Spec) -> Encoder:
     return Encoder(spec.text, function, spec.preprocessing(recorded))
 
 
-def _with_output(spec, path: Path, name: str, outputs: list[str]) -> bytes:
+def _with_output(spec: Spec, path: Path, name: str, outputs: list[str]) -> bytes:
     """Returns a file's contents with one more output, a tensor within its graph.
 
     Raises:

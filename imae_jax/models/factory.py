@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -14,8 +15,8 @@ from imae_jax.models.mae import MAE, Autoencoder
 from imae_jax.models.transformer import Size, decode_variant
 
 
-def as_mae(model: Autoencoder) -> MAE:
-    """Returns the MAE with the same encoder and decoder."""
+def as_mae(model: Any) -> MAE:
+    """Returns the MAE with an `Autoencoder`'s encoder and decoder."""
     fields = (field.name for field in dataclasses.fields(Autoencoder) if field.init)
     shared = {name: getattr(model, name) for name in fields}
     return MAE(**shared | {"parent": None, "name": None})

@@ -137,7 +137,7 @@ def abstract_params(network: MAE | IMAE | Classifier, mesh: Mesh) -> Any:
     return _abstract(lambda: init_params(network, seed=0), mesh)
 
 
-def check_same_patches(run: TrainedRun, student: Autoencoder, key: str) -> None:
+def check_same_patches(run: TrainedRun, student: Any, key: str) -> None:
     """Raises UserError unless a run's model has the student's image and patch sizes."""
     for what, theirs, ours in (
         ("image size", run.model.image_size, student.image_size),
@@ -157,9 +157,7 @@ def _check_equal(
         )
 
 
-def load_teacher(
-    workdir: str | Path, student: Autoencoder, key: str, mesh: Mesh
-) -> TrainedRun:
+def load_teacher(workdir: str | Path, student: Any, key: str, mesh: Mesh) -> TrainedRun:
     """Loads a MAE run and checks that it can teach `student`.
 
     Raises:
@@ -175,9 +173,7 @@ def load_teacher(
     return _computed_like(run, student)
 
 
-def load_baseline(
-    workdir: str | Path, student: Autoencoder, key: str, mesh: Mesh
-) -> TrainedRun:
+def load_baseline(workdir: str | Path, student: Any, key: str, mesh: Mesh) -> TrainedRun:
     """Loads an i-MAE run trained without distillation, as a baseline of `student`.
 
     Raises:
