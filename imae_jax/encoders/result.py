@@ -131,16 +131,15 @@ class Separability:
         return "\n".join(lines)
 
     def plot(self) -> Figure:
-        """Draws the gain over alpha; returns a matplotlib figure."""
+        """Draws the gain over alpha, a panel an encoder; returns a matplotlib figure."""
         # Imported late: numbers alone need no charts.
         from imae_jax.report import charts
 
-        lines = {
-            row.label: [(score.alpha, score.gain) for score in row.scores]
-            for row in self.rows
-        }
-        controls = {row.label for row in self.rows if row.control}
-        return charts.gains(lines, controls)
+        encoders: dict[str, dict] = {}
+        for row in self.rows:
+            points = [(score.alpha, score.gain) for score in row.scores]
+            encoders.setdefault(row.encoder, {})[row.control] = points
+        return charts.gains(encoders)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON-serializable dicts and lists."""

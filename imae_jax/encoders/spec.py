@@ -155,7 +155,10 @@ def open_encoder(text: str) -> Encoder:
     """
     spec = parse(text)
     module = importlib.import_module(f"imae_jax.encoders.{KINDS[spec.kind].module}")
-    return guarded(module.open_encoder(spec))
+    encoder = module.open_encoder(spec)
+    if spec.is_random:  # as a control of itself it would say nothing
+        encoder = dataclasses.replace(encoder, untrained=None)
+    return guarded(encoder)
 
 
 def guarded(encoder: Encoder) -> Encoder:

@@ -4,8 +4,9 @@ import dataclasses
 import html
 import io
 import itertools
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -29,6 +30,7 @@ STYLE: dict[Any, Any] = {
 # Legible on white and on black.
 ORANGE, BLUE, GREEN, PURPLE = COLOURS = ("#e8590c", "#1c7ed6", "#2b8a3e", "#9c36b5")
 GREY = "#868e96"
+MOST_COLUMNS = 3  # of panels
 
 Points = Sequence[tuple[float, float]]
 
@@ -89,17 +91,21 @@ class Chart:
 def draw(
     panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str
 ) -> tuple[Figure, list[str]]:
-    """Draws a panel per title side by side, with a shared legend below.
+    """Draws a panel per title, up to three in a row, with a shared legend below.
 
     Returns:
       The figure, and the text of each of its points.
     """
     values: list[str] = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        columns = min(len(panels), MOST_COLUMNS)
+        rows = math.ceil(len(panels) / columns)
+        figure = Figure(figsize=(4.4 * columns, 3.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
         shown = {}
-        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
             for label, line in lines.items():
                 xs, ys = zip(*line.points, strict=True)
                 drawn = dict(color=line.colour, ms=3)
@@ -109,7 +115,8 @@ def draw(
                     values.append(f"{label}: {y:.3f} at {x:g}")
             axis.set(title=title, xlabel=xlabel)
             axis.grid(alpha=0.25)
-        axes[0].set_ylabel(ylabel)
+        for axis in axes[:, 0]:
+            axis.set_ylabel(ylabel)
         figure.legend(
             shown.values(), shown.keys(), loc="outside lower center", ncols=3, fontsize=9
         )
@@ -184,25 +191,21 @@ def separability(numbers: Numbers, run: str) -> Iterator[Chart]:
     )
 
 
-def gains(lines: Mapping[str, Points], controls: Collection[str]) -> Figure:
-    """Draws the gain over alpha of encoders and the null.
+def gains(encoders: Mapping[str, Mapping[str, Points]]) -> Figure:
+    """Draws the gain over alpha, a panel an encoder, beside its controls and the null.
 
     Args:
-      lines: (alpha, gain) by label.
-      controls: labels of controls, drawn broken in the colour of the encoder before them.
+      encoders: (alpha, gain) by control, "" being the encoder itself, by encoder.
     """
-    colours, drawn = itertools.cycle(COLOURS), {}
-    colour = GREY
-    styles: Iterator[str] = iter(())
-    for label, points in lines.items():
-        if label not in controls:
-            colour, styles = next(colours), itertools.cycle((":", "-.", "--"))
-        style = next(styles) if label in controls else "-"
-        drawn[label] = Line(points, colour, style)
-    level = _level(0.0, next(iter(lines.values())))
-    drawn["superposition (null)"] = Line(level, INK, "--")
-    figure, _ = draw({"gain": drawn}, "gain", "alpha, weight of the subordinate image")
-    return figure
+    looks = itertools.cycle(((BLUE, ":"), (GREEN, "-."), (PURPLE, "--")))
+    controls = dict.fromkeys(name for lines in encoders.values() for name in lines if name)
+    look = {"": (ORANGE, "-")} | dict(zip(controls, looks, strict=False))
+    panels = {}
+    for encoder, lines in encoders.items():
+        drawn = {name or "the encoder": Line(lines[name], *look[name]) for name in lines}
+        level = _level(0.0, lines[""])
+        panels[encoder] = drawn | {"superposition (null)": Line(level, INK, "--")}
+    return draw(panels, "gain", "alpha, weight of the subordinate image")[0]
 
 
 def semantics(numbers: Numbers, run: str) -> Iterator[Chart]:

@@ -279,11 +279,21 @@ def test_the_result_is_read_as_text_table_chart_and_numbers():
     assert "| superposition (null) | 0.3 | 0.155 | 0.845 | 0 |" in found.table()
     assert found.table().count("| mine: raw pixels |") == 2
     labels = [text.get_text() for text in found.plot().legends[0].get_texts()]
-    expected = ["mine", "mine: raw pixels", "mine: random features"]
+    expected = ["the encoder", "raw pixels", "random features"]
     assert labels == [*expected, "superposition (null)"]
     numbers = json.loads(json.dumps(found.to_dict()))
     assert numbers["rows"][0]["scores"][1]["alpha"] == 0.3
     assert numbers["null_r2"]["0.3"][0] == pytest.approx(0.155, abs=1e-3)
+
+
+def test_a_chart_of_several_encoders_has_a_panel_for_each():
+    encoders = {f"net {n}": planted.identity for n in range(4)}
+    figure = imae_jax.separability(encoders, noise(100), alphas=(0.1, 0.3)).plot()
+    assert [axis.get_title() for axis in figure.axes] == list(encoders)
+    assert len(figure.legends[0].get_texts()) == 4
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 and legend.x1 <= figure.bbox.x1
 
 
 def test_intervals_cover_other_test_pairs():
