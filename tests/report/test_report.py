@@ -226,7 +226,7 @@ def test_headlines_in_plain_words():
     separated = NUMBERS | {"separability/subordinate/cross_r2": 0.1}
     assert "10 % of the dominant image, less than" in say(separated)
     lacking = {k: v for k, v in NUMBERS.items() if k.endswith(("y/gain", "/r2_null"))}
-    assert len(lacking) == 3 and say(lacking) == ""
+    assert "separability/gain" in lacking and say(lacking) == ""
     assert say({}) == ""
 
 
