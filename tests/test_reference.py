@@ -1,5 +1,6 @@
 """Generated pages: up to date, and every key has a meaning, a rule and a source."""
 
+import ast
 import re
 
 import pytest
@@ -28,6 +29,27 @@ def test_every_key_has_a_meaning_a_rule_and_a_source(entries):
         for preset, entry in of_preset.items():
             assert len(entry.meaning.split()) > 1, (key, preset)
             assert entry.source, (key, preset)
+
+
+def words_in(module):
+    """The names and texts of a module's code, without its comments."""
+    tree = ast.parse((ROOT / "imae_jax" / module).read_text())
+    for node in ast.walk(tree):
+        yield from (
+            getattr(node, field)
+            for field in ("id", "attr", "arg", "name", "value")
+            if isinstance(getattr(node, field, None), str)
+        )
+
+
+def test_every_key_acts_in_a_module_that_knows_it(entries):
+    for key in entries:
+        module = reference.module_of(key)
+        assert module, f"{key}: add it to ACTS_IN in docs/reference.py"
+        # Its name, that with its section, or its section, which is handed on whole.
+        *_, section, name = ("", *key.split("."))
+        assert {name, f"{section}_{name}", section} & set(words_in(module)), (key, module)
+    assert reference.module_of("nothing.here") == ""
 
 
 def test_every_key_of_studies_has_a_meaning_and_a_source():
