@@ -150,8 +150,9 @@ def _lazy(images: np.ndarray | EncodedImages, most: int) -> LazyImages:
 def write(found: Separability, out: Path) -> None:
     """Writes the table, the chart and all numbers to a folder."""
     out.mkdir(parents=True, exist_ok=True)
+    # The chart last: whatever fails there, the numbers are written.
+    atomic_files.write_json(out / f"{NAME}.json", found.to_dict())
+    atomic_files.write_text(out / f"{NAME}.md", f"{found.table()}\n\n{found.notes()}\n")
     picture = io.BytesIO()
     found.plot().savefig(picture, format="svg", metadata={"Date": None})
     atomic_files.write_bytes(out / f"{NAME}.svg", picture.getvalue())
-    atomic_files.write_text(out / f"{NAME}.md", f"{found.table()}\n\n{found.notes()}\n")
-    atomic_files.write_json(out / f"{NAME}.json", found.to_dict())
