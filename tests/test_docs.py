@@ -91,7 +91,7 @@ def test_every_block_is_run():
 def test_python_blocks_run(page, block, capsys, parity):
     if "import torch" in block:
         parity("torch")
-    exec(compile(block, page.name, "exec"), {})
+    exec(compile(block, page.name, "exec"), {"__name__": "__main__"})
     numbers = [float(word) for word in capsys.readouterr().out.split()]
     assert numbers and all(-1 < number < 2 for number in numbers)
 
