@@ -50,9 +50,10 @@ HEAD = """\
 """
 CONFIG_INTRO = """\
 Every key of every config: its meaning, what it must be, the file of `imae_jax/` where it
-acts, and its value in each preset with its source. `python main.py config --config=configs/imae.py:cifar10` prints the same for one
-config, `--config.KEY=VALUE` overrides a key. Sources: *paper*, arXiv 2210.11470; *released
-code* and *author*, its authors'; *MAE*, He et al. 2022; *ours*, where these are silent.
+acts, and its value in each preset with its source. The same for one config is printed by
+`python main.py config --config=configs/imae.py:cifar10`; `--config.KEY=VALUE` overrides a
+key. Sources: *paper*, arXiv 2210.11470; *released code* and *author*, its authors'; *MAE*,
+He et al. 2022; *ours*, where these are silent.
 `None` is unset. The option `runlocal`, which shrinks any preset to seconds, and the demo,
 whose sections are three such configs, are not listed.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from imae_jax.data import augment
+from imae_jax.data import augment, image_io
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.evaluators.full_reconstruction import rebuild
@@ -30,6 +30,8 @@ from imae_jax.storage.local_paths import local_path
 from imae_jax.training import trained_run
 from imae_jax.training.predict import make_network
 from imae_jax.training.stored_model import stored_model
+
+Images = ArrayLike | str | Path
 
 
 class Separated(NamedTuple):
@@ -84,11 +86,35 @@ class Pretrained:
     mean: np.ndarray
     std: np.ndarray
 
-    def encode(self, images: ArrayLike) -> np.ndarray:
+    def open_image(self, path: str | Path) -> np.ndarray:
+        """Opens an image file in the form that the model takes, [H, W, C] uint8.
+
+        The image is turned upright, cut to the largest central part of the model's
+        proportions and resized (bicubic); transparent parts are laid on white.
+
+        Raises:
+          UserError: if it cannot be read.
+        """
+        try:
+            data = local_path(path, "path").read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        size = self.image_shape[:2]
+        return image_io.decode(
+            data,
+            str(path),
+            size=size,
+            channels=self.image_shape[2],
+            box_of=lambda height, width: image_io.central_box(height, width, size, 1.0),
+            background="white",
+        )
+
+    def encode(self, images: Images) -> np.ndarray:
         """Encodes whole images, unmasked and deterministic.
 
         Args:
-          images: [B, H, W, C] or [H, W, C], uint8 or float in [0, 1].
+          images: [B, H, W, C] or [H, W, C], uint8 or float in [0, 1]; or a file, see
+            `open_image`.
         Returns:
           [B, 1 + L, D] tokens (without B for a single image): the class token, then patches
           in raster order. For a fine-tuned classifier, the tokens before pooling.
@@ -101,8 +127,8 @@ class Pretrained:
 
     def separate(
         self,
-        image_a: ArrayLike,
-        image_b: ArrayLike,
+        image_a: Images,
+        image_b: Images,
         *,
         alpha: float = 0.3,
         mask_ratio: float | None = None,
@@ -112,8 +138,8 @@ class Pretrained:
 
         Args:
           image_a: the subordinate image, [H, W, C] or [B, H, W, C], uint8 or float in
-            [0, 1].
-          image_b: the dominant image, of the same shape.
+            [0, 1]; or a file, see `open_image`.
+          image_b: the dominant image, of the same shape, or a file.
           alpha: weight of `image_a`, in (0, 0.5].
           mask_ratio: fraction of masked patches, in [0, 1); None for that of training.
           seed: random seed of the mask.
@@ -137,8 +163,8 @@ class Pretrained:
         images_b, _ = self._checked(image_b, "image_b")
         if images_a.shape != images_b.shape:
             raise UserError(
-                f"image_a is {list(np.shape(image_a))}, image_b {list(np.shape(image_b))}; "
-                "they must be of one shape"
+                f"image_a is {list(images_a.shape)}, image_b {list(images_b.shape)}; they "
+                "must be of one shape"
             )
         sources = self._normalized(np.stack([images_a, images_b], axis=1))
         mixture = mix(sources, jnp.full(len(sources), alpha))
@@ -198,9 +224,11 @@ class Pretrained:
             shape = ", ".join(map(str, self.image_shape))
             raise UserError(f"{name} is {list(images.shape)}; it must be [B, {shape}]")
 
-    def _checked(self, images: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
+    def _checked(self, given: Images, name: str) -> tuple[np.ndarray, bool]:
         """Returns [B, H, W, C] float32 pixels in 0..255, and True for a single image."""
-        images = np.asarray(images)
+        if isinstance(given, str | Path):
+            given = self.open_image(given)
+        images = np.asarray(given)
         self._check_shape(images, name, images.ndim in (3, 4))
         if images.dtype == np.uint8:
             pixels = images.astype(np.float32)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import imae_jax
 from imae_jax.data import augment
@@ -96,6 +97,24 @@ def test_separate_mixes_and_rebuilds_from_removed_patches(pretrained):
     np.testing.assert_allclose(found.dominant[is_removed], wanted, atol=1e-4)
 
 
+def test_images_are_given_as_files(pretrained, tmp_path):
+    """Upright, the central square, reduced to 8x8 grey pixels."""
+    picture = np.zeros((32, 16, 3), np.uint8)
+    picture[8:16], picture[16:24] = 50, 200  # the central square's halves
+    exif = Image.Exif()
+    exif[0x0112] = 8  # stored lying on its side
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).rotate(-90, expand=True).save(path, exif=exif)
+    opened = pretrained.open_image(path)
+    assert opened.shape == (8, 8, 1) and opened.dtype == np.uint8
+    np.testing.assert_allclose(opened[:2], 50, atol=5)
+    np.testing.assert_allclose(opened[-2:], 200, atol=5)
+    by_file = pretrained.separate(path, str(path), alpha=0.4)
+    by_array = pretrained.separate(opened, opened, alpha=0.4)
+    jax.tree.map(np.testing.assert_array_equal, by_file, by_array)
+    np.testing.assert_array_equal(pretrained.encode(path), pretrained.encode(opened))
+
+
 @pytest.mark.slow
 def test_other_kinds_of_models(teacher, imae_config, transfer_config, tmp_path):
     mae = imae_jax.load(teacher)
@@ -129,7 +148,9 @@ def test_other_kinds_of_models(teacher, imae_config, transfer_config, tmp_path):
         (IMAGES.astype(np.float32), "holds values from .* must be finite and in"),
         (np.full((1, 8, 8, 1), np.nan), "must be finite"),
         (IMAGES.astype(np.int64), "images is int64; it must be uint8, or float"),
-        ("picture.png", "images is"),
+        ("picture.png", "picture.png cannot be read: No such file"),
+        (__file__, "test_pretrained.py is no image of a known kind"),
+        ("gs://b/picture.png", "invalid path='gs://b/picture.png'"),
     ],
 )
 def test_images_that_cannot_be_shown(images, message, pretrained):
