@@ -1,6 +1,9 @@
 """A new evaluator is one file, and one section of a config."""
 
+import ast
+import inspect
 import sys
+import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -202,3 +205,16 @@ def test_one_that_cannot_run_is_left_out(config, imae_config, tmp_path, monkeypa
 
 def refuse(run, name):
     raise UserError(f"{name} refuses")
+
+
+@pytest.mark.parametrize("name", all_evaluators())
+def test_no_option_of_an_evaluator_is_dead(name):
+    source = textwrap.dedent(inspect.getsource(all_evaluators()[name].evaluate))
+    (function,) = ast.parse(source).body
+    loaded = {
+        node.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    options = {argument.arg for argument in function.args.kwonlyargs}
+    assert options and options <= loaded
