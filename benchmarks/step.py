@@ -105,6 +105,9 @@ def make_step(work: Work, size: str, batch_size: int | None):
             teacher=networks["mae"],
             teacher_input="image",
             distill_weight=1.0,
+            contrast_weight=0.0,
+            contrast_temperature=0.1,
+            uniformity_weight=0.0,
         )
     mesh = sharding.make_mesh()
     optimizer = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)

@@ -41,6 +41,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.loss.branches = "both"
     # Weight of each branch's distance to the teacher's latents; 0: off (released code).
     config.loss.distill_weight = 1.0
+    # Weight of the contrast between the latents of an image as subordinate and as dominant
+    # one, among all images of the batch (InfoNCE); 0: off (ours).
+    config.loss.contrast_weight = 0.0
+    # Temperature of the contrast: divides the cosines (SimCLR, Chen et al. 2020).
+    config.loss.contrast_temperature = 0.1
+    # Weight of the uniformity of the mixtures' mean patch tokens: their mean squared cosine
+    # (U-MAE, arXiv 2210.08344, whose pretrain.sh has 0.01); 0: off (ours).
+    config.loss.uniformity_weight = 0.0
 
     _add_evals(config)
     # The report's interactive panel.

@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-_NAME = r"(?:paper|released code|authors?|MAE|DINO|[Oo]urs)\b(?!')"
+_NAME = r"(?:paper|released code|authors?|MAE|DINO|SimCLR|[Oo]urs)\b(?!')"
 # In brackets, or a separate sentence or clause.
 SOURCE = re.compile(
     rf"\((?P<bracket>{_NAME}[^()]*)\)"

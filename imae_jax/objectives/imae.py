@@ -18,6 +18,7 @@ from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Metrics, Objective
+from imae_jax.objectives.contrast import contrast_loss, uniformity_loss
 from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.objectives.mae import MAEObjective
 from imae_jax.objectives.mixing import (
@@ -26,6 +27,28 @@ from imae_jax.objectives.mixing import (
     num_clean_pairs,
     role_weights,
 )
+
+
+def check_terms_between_images(config: ConfigDict) -> None:
+    """Raises UserError unless masks, roles and batches fit contrast and uniformity."""
+    loss, mix = config.loss, config.mix
+    accumulate = config.train.accumulate
+    for name in ("contrast_weight", "uniformity_weight"):
+        require(
+            not loss[name] or accumulate == 1,
+            "train.accumulate",
+            accumulate,
+            f"1 with loss.{name}: a microbatch lacks the other images of the batch",
+        )
+    if not loss.contrast_weight:
+        return
+    allowed = "'both' with loss.contrast_weight, which compares an image's two roles"
+    require(loss.branches == "both", "loss.branches", loss.branches, allowed)
+    allowed = "False with loss.contrast_weight: each role of an image needs its own mask"
+    require(not mix.shared_mask, "mix.shared_mask", mix.shared_mask, allowed)
+    clean = mix.get("clean_fraction", 0.0)
+    allowed = "0 with loss.contrast_weight: an image shown alone has only one role"
+    require(not clean, "mix.clean_fraction", clean, allowed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +60,9 @@ class IMAEObjective(MAEObjective):
       teacher: the frozen MAE, or None.
       teacher_input: see `distillation.teacher_latents`.
       distill_weight: weight of the distillation terms; 0 trains without a teacher.
+      contrast_weight, contrast_temperature: see `contrast.contrast_loss`; a weight of 0
+        leaves the term out of the program.
+      uniformity_weight: the same for `contrast.uniformity_loss`.
     """
 
     title = "an i-MAE"
@@ -50,6 +76,9 @@ class IMAEObjective(MAEObjective):
     teacher: MAE | None
     teacher_input: str
     distill_weight: float
+    contrast_weight: float
+    contrast_temperature: float
+    uniformity_weight: float
 
     @classmethod
     def from_config(
@@ -72,6 +101,9 @@ class IMAEObjective(MAEObjective):
             teacher=teacher,
             teacher_input=config.teacher.input,
             distill_weight=config.loss.distill_weight,
+            contrast_weight=config.loss.contrast_weight,
+            contrast_temperature=config.loss.contrast_temperature,
+            uniformity_weight=config.loss.uniformity_weight,
         )
 
     def draw_masks(self, key: jax.Array, batch_size: int) -> Any:
@@ -108,9 +140,18 @@ class IMAEObjective(MAEObjective):
             )
         sources = mixtures.sources[:, : self.model.num_sources]
         target = losses.target_patches(sources, self.model.patch_size, self.norm_pix)
-        return losses.imae_losses(
+        total, metrics = losses.imae_losses(
             out, target, mask.mask, latents, self.distill_weight, weights
         )
+        if self.contrast_weight:
+            term, accuracy = contrast_loss(out["latents"], self.contrast_temperature)
+            total += self.contrast_weight * term
+            metrics |= {"loss/contrast": term, "contrast/accuracy": accuracy}
+        if self.uniformity_weight:
+            term = uniformity_loss(out["tokens"])
+            total += self.uniformity_weight * term
+            metrics |= {"loss/uniformity": term}
+        return total, metrics | {"loss/total": total}
 
     @staticmethod
     def check(config: ConfigDict, dataset: Dataset) -> None:
@@ -130,6 +171,7 @@ class IMAEObjective(MAEObjective):
             mix.get("clean_fraction"),
             f"small enough to leave one of a batch's {pairs} pairs mixed",
         )
+        check_terms_between_images(config)
         if config.loss.distill_weight and not config.teacher.init:
             raise UserError(
                 "teacher.init is empty, but distillation needs a teacher: give the workdir "

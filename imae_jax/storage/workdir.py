@@ -42,10 +42,16 @@ NEUTRAL_KEYS = (
     "train.steps_per_dispatch",
 )
 
-# Keys that older stored configs lack, with the value that does as those runs did.
+# Keys that older stored configs lack, by a key of the same section that these have, with
+# the value that does as those runs did.
 ADDED_KEYS = {
-    ("data", "files", "background"): None,  # transparent images were refused
-    ("log", "to"): ("tensorboard",),
+    "data.files.image_size": {"background": None},  # transparent images were refused
+    "log.every_steps": {"to": ("tensorboard",)},
+    "loss.distill_weight": {
+        "contrast_weight": 0.0,
+        "contrast_temperature": 0.1,
+        "uniformity_weight": 0.0,
+    },
 }
 
 
@@ -95,12 +101,14 @@ def config_of_checkpoint(workdir: Path, meta: Mapping) -> ConfigDict:
 def config_of(found: Mapping) -> ConfigDict:
     """Inverse of `as_json`; adds the keys that configs of earlier versions lack."""
     config = ConfigDict(_lists_as_tuples(found))
-    for (*sections, key), value in ADDED_KEYS.items():
+    for known, added in ADDED_KEYS.items():
+        *sections, key = known.split(".")
         section = config
         for name in sections:
             section = section.get(name) or ConfigDict()
-        if section and key not in section:
-            section[key] = value
+        for name, value in added.items():
+            if key in section and name not in section:
+                section[name] = value
     return config
 
 

@@ -53,6 +53,11 @@ BAD_VALUES = [
     ("teacher.init", "nowhere", "teacher.init='nowhere': there is no such folder"),
     ("loss.branches", "dominant", "loss.branches='dominant': .* 'both' or 'subordinate'"),
     ("loss.distill_weight", -1.0, "loss.distill_weight=-1.0"),
+    ("loss.contrast_weight", -1.0, "loss.contrast_weight=-1.0: .* at least 0"),
+    ("loss.contrast_weight", float("inf"), "loss.contrast_weight=inf: .* at least 0"),
+    ("loss.contrast_temperature", 0.0, "contrast_temperature=0.0: .* above 0 and finite"),
+    ("loss.uniformity_weight", -1.0, "loss.uniformity_weight=-1.0: .* at least 0"),
+    ("loss.uniformity_weight", float("nan"), "uniformity_weight=nan: .* at least 0"),
     ("init", "nowhere", "init='nowhere': there is no such folder"),
     ("train.batch_size", 33, "train.batch_size=33: .* even"),
     ("train.batch_size", 0, "train.batch_size=0"),
@@ -239,6 +244,30 @@ def test_fixed_alpha_leaves_nothing_to_draw_per_batch(imae_config, tmp_path):
     config.mix.per_batch = True
     with pytest.raises(UserError, match="mix.per_batch=True"):
         train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weight", "key", "value", "message"),
+    [
+        (
+            "contrast",
+            "train.accumulate",
+            2,
+            "=2: must be 1 with loss.contrast_weight",
+        ),
+        ("uniformity", "train.accumulate", 2, "=2: must be 1 with loss.uniformity_weight"),
+        ("contrast", "loss.branches", "subordinate", "='subordinate': must be 'both' with"),
+        ("contrast", "mix.shared_mask", True, "=True: must be False .* its own mask"),
+        ("contrast", "mix.clean_fraction", 0.25, "=0.25: must be 0 with .* only one role"),
+    ],
+)
+def test_terms_between_images_need_whole_batches_and_two_roles(
+    weight, key, value, message, imae_config, tmp_path, monkeypatch
+):
+    config = imae_config()
+    put(config, f"loss.{weight}_weight", 0.1)
+    put(config, key, value)
+    assert_refused(config, f"invalid {key}{message}", tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

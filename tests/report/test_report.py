@@ -312,9 +312,13 @@ def test_losses_are_drawn_for_runs_of_any_age():
         {"epoch": 1.0, "loss/total": 2.0, "loss/reconstruction": 2.0},
         {"epoch": 2.0, "loss/total": 1.0, "loss/reconstruction": 1.0},
     ]
-    figure = charts.training({"mae": lines, "begun": []}).figure
-    first, second = figure.axes
+    terms = {"loss/contrast": 2.0, "loss/uniformity": 0.1, "contrast/accuracy": 0.5}
+    contrast = [line | terms for line in lines]
+    figure = charts.training({"mae": lines, "begun": [], "contrast": contrast}).figure
+    first, second, third = figure.axes
     # The sum of one part is not drawn over it.
     assert [line.get_label() for line in first.lines] == ["reconstruction"]
     assert not second.lines
+    labels = [line.get_label() for line in third.lines]
+    assert labels == ["contrast", "reconstruction", "total", "uniformity"]
     assert figures.as_png(figure).startswith(b"\x89PNG")

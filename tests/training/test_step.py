@@ -61,10 +61,13 @@ def config_of(mae_config, imae_config, transfer_config):
     """Makes a config of a kind, with batches that fall on 8 devices in 2 parts."""
 
     def make(kind):
-        plain = {"mae": mae_config, "imae": imae_config, "imae_clean": imae_config}
-        config = plain[kind]() if kind in plain else transfer_config(kind)
-        if kind == "imae_clean":
+        plain = {"mae": mae_config, "imae": imae_config}
+        name, _, option = kind.partition("_")
+        config = plain[name]() if name in plain else transfer_config(name)
+        if option == "clean":
             config.mix.clean_fraction = 0.25
+        if option == "contrast":
+            config.loss.contrast_weight = config.loss.uniformity_weight = 1.0
         config.train.batch_size = 32
         return config
 
@@ -95,6 +98,8 @@ def on_one(tmp_path_factory):
         ("imae", 4, 2, 2),
         ("imae", 1, 1, 2),
         ("imae_clean", 4, 2, 2),
+        ("imae_contrast", 8, 1, 1),
+        ("imae_contrast", 4, 2, 1),
         ("finetune", 8, 4, 2),
     ],
 )
@@ -247,6 +252,9 @@ KNOBS = {
     "loss.norm_pix": True,
     "loss.branches": "subordinate",
     "loss.distill_weight": 0.5,
+    "loss.contrast_weight": 0.5,
+    "loss.contrast_temperature": 1.0,
+    "loss.uniformity_weight": 0.5,
     "teacher.input": "mixture",
     "augment.pad": 2,
     "augment.flip": True,
@@ -283,6 +291,9 @@ def test_every_key_changes_something(key, imae_config, plain_losses, tmp_path):
         config.loss.distill_weight = 0.0
         config.teacher.init = ""
     expected = plain_losses[config.loss.distill_weight]
+    if key == "loss.contrast_temperature":
+        config.loss.contrast_weight = 1.0
+        expected = first_loss(config, tmp_path)
     *sections, name = key.split(".")
     section = config
     for part in sections:
