@@ -146,7 +146,8 @@ def least_sent(step: TracedStep, config: ConfigDict, mesh: Mesh) -> float:
 
     Sharded parameters, including the teacher's up to its latents, are gathered once; their
     gradients are reduce-scattered, and each shard is all-reduced over the copies. Other
-    gradients are all-reduced. The type is float32, or that of the matrix product.
+    gradients are all-reduced. The type is float32, or that of the matrix product. Pooled
+    features are gathered once, and their gradients reduce-scattered, in float32.
     """
     part = 1 / mesh.shape["fsdp"] if mesh.shape["data"] > 1 else 0
     product_size = jnp.dtype(config.compute.dtype).itemsize
@@ -162,11 +163,24 @@ def least_sent(step: TracedStep, config: ConfigDict, mesh: Mesh) -> float:
         return times * leaf.size * (4 if is_float32 else product_size)
 
     teacher = {k: v for k, v in (step.teacher or {}).items() if k != "decoder"}
-    return sum(
+    parameters = sum(
         nbytes(path, leaf, is_trained)
         for tree, is_trained in ((step.state.params, True), (teacher, False))
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     )
+    features = config.train.batch_size * features_gathered(step, config)
+    return parameters + 2 * 4 * features
+
+
+def features_gathered(step: TracedStep, config: ConfigDict) -> int:
+    """Number of features of an image that all devices get, see `objectives.contrast`."""
+    loss = config.get("loss") or {}  # a classifier has none
+    contrast = uniformity = 0
+    if loss.get("contrast_weight"):
+        contrast = 2 * config.model.decoder.width
+    if loss.get("uniformity_weight"):
+        uniformity = step.state.params["encoder"]["class_token"].size
+    return contrast + uniformity
 
 
 def traffic(
@@ -177,7 +191,7 @@ def traffic(
     sent = sum(x.sent for x in exchanged)
     least = least_sent(step, config, mesh) if mesh.size > 1 else 0
     expected = ["all-reduce"]
-    if mesh.shape["fsdp"] > 1:
+    if mesh.shape["fsdp"] > 1 or features_gathered(step, config):
         expected += ["reduce-scatter", "all-gather"]
     return {
         "collectives": [x._asdict() for x in exchanged],

@@ -1,11 +1,15 @@
 """Contrast of an image's roles, and uniformity: values, terms of the loss, collectives."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from configs import imae
+from imae_jax.aot import compile_step, plan
 from imae_jax.distributed import sharding
 from imae_jax.models.forward import forward
 from imae_jax.objectives import losses
@@ -152,6 +156,38 @@ def test_eight_devices_have_the_loss_and_gradient_of_one(term):
     np.testing.assert_allclose(found, value, rtol=1e-6)
     np.testing.assert_allclose(split_gradient, gradient, rtol=1e-4, atol=1e-7)
     assert np.abs(gradient[:, 0]).max() > 1e-3
+
+
+def test_a_term_takes_one_all_gather_and_one_sum():
+    """Of the features of all images, and of their gradients."""
+
+    def exchanged(**weights):
+        config = imae.get_config("digits,runlocal")
+        config.loss.update(weights)
+        config = plan.adapted(config, "cpu")
+        mesh = sharding.make_mesh()
+        step = compile_step.trace(config, mesh, "cpu")
+        compiled = step.traced.lower().compile()
+        return plan.traffic(compiled, step, config, mesh)
+
+    plain = exchanged()
+    width = imae.get_config("digits,runlocal").model.decoder.width
+    for weight, features in (("contrast_weight", 2 * width), ("uniformity_weight", 32)):
+        found = exchanged(**{weight: 1.0})
+        kinds, before = (
+            collections.Counter(x["kind"] for x in part["collectives"])
+            for part in (found, plain)
+        )
+        assert kinds["all-gather"] - before["all-gather"] == 1
+        assert kinds.keys() == {"all-gather", "all-reduce"}
+        (gathered,) = (x for x in found["collectives"] if x["kind"] == "all-gather")
+        nbytes = 4 * 32 * features  # float32, B = 32
+        assert gathered["nbytes"] == nbytes
+        assert found["least_bytes_sent"] - plain["least_bytes_sent"] == 2 * nbytes
+        # A sum sends twice its bytes; and a few numbers for the log.
+        more = found["bytes_sent"] - plain["bytes_sent"]
+        assert more == pytest.approx(3 * nbytes, abs=64)
+        assert found["stray_collectives"] == 0
 
 
 def test_configs_stored_before_have_the_terms_off(imae_config, mae_config):
