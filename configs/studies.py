@@ -194,6 +194,25 @@ def mae_vs_imae(config: ConfigDict, dataset: str, runlocal: str) -> None:
     arm(config, "scratch", "random weights", "baselines/random/", **roles)
 
 
+def contrast(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Do probes gain if an image's roles are contrasted, or mixtures spread out?"""
+    mae_student(config, "mae")
+    probe_columns(config, "student")
+    config.primary = "linear_class_token"
+    column(config, "gain", "gain", "student", "separability/gain")
+    # Ours, untuned; of uniformity U-MAE's (pretrain.sh).
+    weights = dict(contrast_weight=0.1), dict(uniformity_weight=0.01)
+    arms = {
+        "imae": ("i-MAE", role("imae")),
+        "contrast": ("with contrast", role("imae", loss=weights[0])),
+        "uniformity": ("with uniformity", role("imae", loss=weights[1])),
+        "both": ("with both", role("imae", loss=weights[0] | weights[1])),
+        "mae": ("their teacher, a MAE", role("mae")),
+    }
+    for name, (label, student) in arms.items():
+        arm(config, name, label, teacher=role("teacher"), student=student)
+
+
 def separability_vs_probe(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """Do separability and probe accuracy rise together? All arms of the other studies.
 
@@ -226,6 +245,7 @@ STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
     "heads": ablations.heads,
     "distillation": distillation,
     "mae_vs_imae": mae_vs_imae,
+    "contrast": contrast,
     "attributes": attributes,
     "mask": ablations.mask,
     "semantics": semantics,
