@@ -14,6 +14,8 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from imae_jax.storage.metrics_log import read_metrics
+from notebooks import outputs
+from notebooks.outputs import code_cells
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +28,6 @@ TRAINING = {
     "imae_cifar10_tpu": ({"teacher": 4, "imae": 4, "probe": 4}, 3),
 }
 IMAGES = ROOT / "notebooks" / "imae_your_images.ipynb"
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def has_tag(cell, tag):
@@ -66,23 +64,22 @@ def test_there_are_notebooks():
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout():
     """As a notebook sees it, so that nothing is written into the real one."""
-    for name in ("imae_jax", "configs", "weights", "requirements.txt"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "notebooks").mkdir()
-    return tmp_path
+    with outputs.checkout() as folder:
+        yield folder
 
 
 def outputs_of(cells):
     """What they showed; nothing of it an error or a warning."""
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert not [output for output in outputs if output.get("name") == "stderr"]
-    return outputs
+    shown = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in shown if output.get("name") == "stderr"]
+    assert not [output for output in shown if output.output_type == "error"]
+    return shown
 
 
-def count_pictures(outputs):
-    return len([output for output in outputs if "image/png" in output.get("data", {})])
+def count_pictures(shown):
+    return len([output for output in shown if "image/png" in output.get("data", {})])
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -117,22 +114,42 @@ def test_images_of_ones_own_are_pulled_apart(checkout):
         for parameters.source in (own, examples):
             for cell in cells:
                 run(cell)
-    outputs = outputs_of(cells)
-    assert count_pictures(outputs) == 2
-    assert "(2, 65, 96)" in outputs[-1]["text"]
+    shown = outputs_of(cells)
+    assert count_pictures(shown) == 2
+    assert "(2, 65, 96)" in shown[-1]["text"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_committed_clean(path):
+def test_notebook_is_committed_whole(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.metadata.kernelspec.name) == (4, "python3")
     assert all(cell.get("id") for cell in notebook.cells)
-    for cell in code_cells(notebook):
-        assert cell.outputs == [] and cell.execution_count is None
+    if path.stem in outputs.NAMES:
+        found = notebook.metadata["imae_jax"]["outputs_of"]
+        assert found == outputs.digest(notebook), "run: python notebooks/outputs.py"
+        assert count_pictures(outputs_of(code_cells(notebook))) >= 2
+        assert path.stat().st_size < 1e6
+    else:
+        for cell in code_cells(notebook):
+            assert cell.outputs == [] and cell.execution_count is None
     for cell in notebook.cells:
         assert "tensorflow" not in cell.source.lower()
         assert "import torch" not in cell.source and "from torch" not in cell.source
+
+
+def test_committed_outputs_are_those_of_the_code():
+    found = outputs.executed(IMAGES)
+    stored = nbformat.read(IMAGES, as_version=4)
+    assert outputs.differences(stored, found) == []
+    for cell in code_cells(found):
+        for output in cell.outputs:
+            if "dominant 0." in output.get("text", ""):
+                output["text"] = output["text"].replace("dominant 0.", "dominant 7.")
+    (line,) = outputs.differences(stored, found)
+    assert "dominant 7." in line
+    found.cells[-1].outputs = []
+    assert len(outputs.differences(stored, found)) == 2
 
 
 def set_up_of(path):
