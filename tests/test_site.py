@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+REMOVE_ALL_BUT_TEN = """
+    [...document.querySelectorAll("section section")].slice(10).forEach((x) => x.remove())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +53,18 @@ def test_the_first_hit_of_a_search_has_the_answer(words, page, site, browser):
     hit = tab.wait_for_selector("#search-results li a").get_attribute("href")
     tab.close()
     assert hit.split("?")[0].split("#")[0] == f"docs/{page}.html"
+
+
+@pytest.mark.parametrize("width,scheme", [(390, "dark"), (1440, "light")])
+def test_pages_can_be_read_by_everybody(width, scheme, site, browser):
+    """Nothing that axe finds, and nothing wider than the window."""
+    tab = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme)
+    for path in sorted(site.glob("docs/*.html")):
+        tab.goto(path.as_uri())
+        across = tab.evaluate("document.documentElement.scrollWidth")
+        assert across <= width, path.name
+        if path.stem == "config-reference":  # one form 140 times, which takes a minute
+            tab.evaluate(REMOVE_ALL_BUT_TEN)
+        found = Axe().run(tab).response["violations"]
+        assert not found, (path.name, [(x["id"], x["nodes"][0]["html"]) for x in found])
+    tab.close()

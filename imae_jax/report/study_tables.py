@@ -132,7 +132,7 @@ def as_markdown(study: Mapping) -> str:
     lines = []
     for table in tables(study):
         lines += [f"**{table.title}.** {table.note}", ""]
-        lines.append("| | " + " | ".join(table.columns) + " |")
+        lines.append("| arm | " + " | ".join(table.columns) + " |")
         lines.append("|---" * (1 + len(table.columns)) + "|")
         for label, cells in table.rows:
             label = label.replace("|", "\\|")

@@ -136,7 +136,7 @@ def test_failures_are_said():
 def test_markdown_and_csv():
     lines = study_tables.as_markdown(STUDY).splitlines()
     assert lines[2:5] == [
-        "| | R2 | class |",
+        "| arm | R2 | class |",
         "|---|---|---|",
         "| both | 0.600 ± 0.100 | 0.250 (n=1) |",
     ]
