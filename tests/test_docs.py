@@ -13,8 +13,9 @@ from PIL import Image
 from small_inputs import Flowers
 
 import main
+from configs import mae
 from imae_jax.commands import command_line, config_overrides
-from imae_jax.interop import export_weights
+from imae_jax.interop import export_weights, import_weights
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,11 @@ def test_readme_and_docs_have_commands_for_photographs():
 def test_commands_for_photographs_run(photographs):
     shown = [tuple(words) for page in PAGES for words in commands_of(page)]
     for words in dict.fromkeys(shown):  # each once, in the pages' order
+        if "--workdir=runs/fb_mae" in words:  # the first one's MAE stands in
+            runs = photographs / "runs"
+            export_weights.export(runs / "photos" / "teacher", "hf", photographs / "hf")
+            presets = {"mae": mae.get_config("imagenet")}
+            import_weights.import_file(photographs / "hf", runs / "fb_mae", presets)
         done = subprocess.run(
             [sys.executable, ROOT / "main.py", *shrunk(words)],
             capture_output=True,
