@@ -310,10 +310,10 @@ def test_representation_of_the_teacher_itself(made):
 
 def test_probes_of_pixels_agree_with_raw_pixels(made):
     """A network that hands on its pixels scores like raw pixels, under its own name."""
-    network = oracle.teacher()
+    networks = {"student": oracle.teacher(), "random": oracle.teacher()}
     lars = dict(blrs=(300.0,), batch_size=100, epochs=10, warmup_epochs=1)
     options = dict(neighbours=20, temperature=0.07, lars=lars, **COMMON)
-    found = dict(probes.evaluate({"student": network, "random": network}, made, **options))
+    found = dict(probes.evaluate(networks, made, **options))
     assert found["count"] == 120
     for probe in ("linear", "ridge", "knn"):
         raw = found[f"baselines/raw_pixels/{probe}/accuracy"]
