@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 # Version of the cached content: increase it when the computation changes.
 FORMAT = 4
 INDEX_FILE = "index.json"
+UNFINISHED = ".writing-"  # prefix of an entry that is being written
+# Seconds after which one that has not changed was left by a process that was killed.
+ABANDONED = 24 * 3600
 
 
 def cached(
@@ -78,7 +82,8 @@ def _read(place: Path, key: str) -> dict[str, np.ndarray]:
 def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
     """Writes an entry as one folder, atomically; one that is there is kept."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=".writing-"))
+    _remove_abandoned(place.parent)
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=UNFINISHED))
     try:
         checksums = {}
         for name, array in arrays.items():
@@ -98,6 +103,14 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes entries that killed processes left unfinished."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # another process was first
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path)
 
 
 def _checksum(file: IO[bytes]) -> int:

@@ -1,9 +1,11 @@
 """Whatever happens to the files of the cache, its arrays are right, or made again."""
 
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,19 @@ def assert_same(found, expected=ARRAYS):
     for name, array in expected.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(cache):
+    names = {f"{disk_cache.UNFINISHED}{age}": age for age in (25, 1)}  # hours
+    for name, age in names.items():
+        (cache / name).mkdir()
+        (cache / name / "train.image.npy").write_bytes(b"half")
+        then = time.time() - 3600 * age
+        os.utime(cache / name, (then, then))
+    assert_same(disk_cache.cached(["key"], lambda: pytest.fail("made again")))
+    disk_cache.cached(["another key"], lambda: ARRAYS)
+    left = {path.name for path in cache.iterdir() if path.name in names}
+    assert left == {f"{disk_cache.UNFINISHED}1"}
 
 
 @pytest.mark.parametrize(
