@@ -50,11 +50,22 @@ def checkout() -> Iterator[Path]:
         yield Path(folder)
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Returns the environment of a kernel that runs in `folder`.
+
+    One device, as on Colab, and none of the user's own start-up files.
+    """
+    found = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    found |= {"IPYTHONDIR": str(folder / ".ipython"), "PYTHONPATH": ""}
+    return found | {"JAX_PLATFORMS": "cpu"}  # as others can make the outputs again
+
+
 def executed(path: Path, timeout: float = 3600.0) -> NotebookNode:
     """Returns a notebook with the outputs that it has now."""
     notebook = nbformat.read(path, as_version=4)
     with checkout() as folder:
-        resources = {"metadata": {"path": str(folder / "notebooks")}}
+        place = folder / "notebooks"
+        resources = {"metadata": {"path": str(place)}}
         client = NotebookClient(
             notebook,
             timeout=timeout,
@@ -62,11 +73,7 @@ def executed(path: Path, timeout: float = 3600.0) -> NotebookNode:
             record_timing=False,
             coalesce_streams=True,
         )
-        # One device, as on Colab, and none of the user's own start-up files.
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        environment |= {"IPYTHONDIR": str(folder / ".ipython"), "PYTHONPATH": ""}
-        environment["JAX_PLATFORMS"] = "cpu"  # as others can make them again
-        client.execute(env=environment)
+        client.execute(env=environment(place))
         for cell in code_cells(notebook):
             for output in cell.outputs:
                 if "text" in output:

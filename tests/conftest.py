@@ -21,10 +21,9 @@ if not IS_WORKER:
     os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import importlib
-
 import jax
 import pytest
+import running
 from hypothesis import settings
 
 from configs import imae, mae, transfer
@@ -143,13 +142,7 @@ def evaluated(student, imae_config):
 def parity():
     """Imports what only comparisons need; in CI its absence is a failure."""
 
-    def require(name):
-        if os.environ.get("IMAE_REQUIRE_PARITY"):
-            return importlib.import_module(name)
-        reason = f"{name} is not installed (requirements-parity.txt)"
-        return pytest.importorskip(name, reason=reason)
-
-    return require
+    return running.importer("IMAE_REQUIRE_PARITY", "requirements-parity.txt")
 
 
 @pytest.fixture

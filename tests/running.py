@@ -1,9 +1,12 @@
 """main.py as its users run it, and the numbers that a run leaves."""
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from imae_jax.commands.failures import DEFECT
 
@@ -17,6 +20,21 @@ def command(*arguments):
 def environment():
     """One device, as on a laptop; optimizations off as in the other tests."""
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
+def importer(variable, where):
+    """Returns a function that imports what only some tests need, or skips them.
+
+    Where the environment has `variable`, absence is a failure. `where`: what installs it.
+    """
+
+    def require(name):
+        if os.environ.get(variable):
+            return importlib.import_module(name)
+        reason = f"{name} is not installed ({where})"
+        return pytest.importorskip(name, reason=reason)
+
+    return require
 
 
 def call(*arguments, cwd=ROOT):

@@ -40,10 +40,7 @@ def kernel(cells, cwd):
     notebook = nbformat.v4.new_notebook(cells=cells)
     resources = {"metadata": {"path": str(cwd)}}
     client = NotebookClient(notebook, timeout=120, resources=resources)
-    # One device, as on Colab, and none of the user's own start-up files.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"IPYTHONDIR": str(cwd / ".ipython"), "PYTHONPATH": ""}
-    with client.setup_kernel(env=environment):
+    with client.setup_kernel(env=outputs.environment(cwd)):
         yield lambda cell: client.execute_cell(cell, notebook.cells.index(cell))
 
 

@@ -1,10 +1,8 @@
 """Real models of timm and torchvision, with random weights, on their own preprocessing."""
 
-import importlib
-import os
-
 import numpy as np
 import pytest
+from running import importer
 
 import imae_jax
 from imae_jax.encoders.spec import open_encoder
@@ -16,12 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (48, 32, 32, 3), np.uint8)
 def hub():
     """Imports a library; its absence is a failure where all of them are installed."""
 
-    def require(name):
-        if os.environ.get("IMAE_REQUIRE_TORCHVISION"):
-            return importlib.import_module(name)
-        reason = f"{name} is not installed (.ci/run torchvision)"
-        return pytest.importorskip(name, reason=reason, exc_type=ImportError)
-
+    require = importer("IMAE_REQUIRE_TORCHVISION", ".ci/run torchvision")
     require("torchvision")
     return require
 
