@@ -70,8 +70,12 @@ def digest(value: Any) -> str:
 
 
 def digests(config: ConfigDict, parents: Mapping[str, Cell]) -> tuple[str, str]:
-    """Returns (training digest, evaluation digest); parents count, not their paths."""
-    flat = pytrees.flatten(workdir.as_json(config))
+    """Returns (training digest, evaluation digest); parents count, not their paths.
+
+    So do keys that a later version added, once they are set: runs that were trained before
+    it keep their digests.
+    """
+    flat = workdir.without_added_keys(pytrees.flatten(workdir.as_json(config)))
     flat |= {key: parent.training for key, parent in parents.items()}
     measured = {k: v for k, v in flat.items() if k.startswith(OF_EVALUATION)}
     trained = {

@@ -112,6 +112,20 @@ def config_of(found: Mapping) -> ConfigDict:
     return config
 
 
+def without_added_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out, of flat keys, those of `ADDED_KEYS` with the value of earlier runs."""
+    earlier = {
+        f"{known.rpartition('.')[0]}.{name}": value
+        for known, added in ADDED_KEYS.items()
+        for name, value in added.items()
+    }
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in earlier or _lists_as_tuples(value) != earlier[key]
+    }
+
+
 def _lists_as_tuples(value: Any) -> Any:
     """Converts lists to tuples: JSON has no tuples, and flags cannot override lists."""
     if isinstance(value, dict):

@@ -74,6 +74,21 @@ def test_what_a_cell_starts_from_is_part_of_it():
     assert cell(outside, "mask_50").training != cell(make("mask"), "mask_50").training
 
 
+def test_a_key_that_a_later_version_added_counts_once_it_is_set():
+    now, before = make(), make()
+    added = ("contrast_weight", "contrast_temperature", "uniformity_weight")
+    for key in added:
+        del before.runs.imae.loss[key]
+    assert cell(now).training == cell(before).training
+    for key in added:
+        changed = make()
+        changed.runs.imae.loss[key] *= 2
+        changed.runs.imae.loss[key] += 1
+        assert cell(changed).training != cell(before).training, key
+    now.runs.imae.log.to = before.runs.imae.log.to = ("jsonl",)
+    assert cell(now).training == cell(before).training
+
+
 def test_a_seed_covers_teacher_and_student():
     config = make(seeds=(3, 5))
     grid = study_grid.make_grid(config)
