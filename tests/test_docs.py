@@ -12,23 +12,27 @@ import pytest
 from PIL import Image
 from small_inputs import Flowers
 
+import imae_jax
 import main
 from configs import mae
 from imae_jax.commands import command_line, config_overrides
 from imae_jax.interop import export_weights, import_weights
+from imae_jax.pretrained import Pretrained
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WEIGHTS = ROOT / "weights" / "README.md"
-BLOCKS = [
-    (page, block)
-    for page in PAGES
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-]
+API = ROOT / "docs" / "api.md"
 
 
+def blocks_of(page):
+    """The Python code that a page shows."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+BLOCKS = [(page, block) for page in PAGES if page != API for block in blocks_of(page)]
 MEASURING = [(page, block) for page, block in BLOCKS if "print(" in block]
 LOADING = [(page, block) for page, block in BLOCKS if "imae_jax.load" in block]
 
@@ -115,6 +119,32 @@ def test_blocks_that_load_a_model_run(page, block, student, tmp_path, monkeypatc
     exec(compile(block, page.name, "exec"), given)
     assert given["tokens"].shape == (2, 17, 32)
     assert given["apart"].dominant.shape == (8, 8, 1)
+
+
+def test_every_public_name_has_an_example():
+    named = re.findall(r"auto(?:function|class):: \S*?(\w+)\n", API.read_text())
+    methods = [name for name in vars(Pretrained) if not name.startswith("_")]
+    methods = [name for name in methods if callable(getattr(Pretrained, name))]
+    assert {"encode", "separate"} <= set(methods)
+    words = set(re.findall(r"\w+", "".join(blocks_of(API))))
+    public = set(imae_jax.__all__) - {"__version__"}
+    assert public <= set(named)
+    assert {*named, *methods} <= words
+
+
+@pytest.mark.parametrize("block", blocks_of(API), ids=lambda block: block.split("\n")[-2])
+def test_examples_of_the_api_print_what_they_say(
+    block, student, data_dir, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "imae").symlink_to(student)
+    (tmp_path / "data").symlink_to(data_dir)
+    Image.fromarray(np.full((30, 20), 200, np.uint8)).save(tmp_path / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, API.name, "exec"), {"__name__": "__main__"})
+    said = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
+    lines = capsys.readouterr().out.splitlines()
+    assert said and [line for line in lines if line in said] == said
 
 
 def test_the_theory_prints_what_it_says(capsys):
