@@ -80,6 +80,21 @@ def separability() -> ConfigDict:
     return section
 
 
+def during_training() -> ConfigDict:
+    """The section `evals.during_training`. All values: ours."""
+    section = evaluator(alpha=0.3)
+    # Epochs between measurements in training, of few images and into metrics.jsonl: k-NN
+    # accuracy, effective rank, and gain; 0: none.
+    section.every_epochs = 0.0
+    section.split = "validation"  # the split that is scored: "validation" or "test"
+    # Number of images that neighbours are taken from and maps fitted on, at most.
+    section.fit_images = 2000
+    section.score_images = 500  # number of images that are scored, at most
+    section.neighbours = 20  # neighbours that vote in the k-NN classifier
+    section.temperature = 0.07  # temperature of their votes
+    return section
+
+
 # One line a key, so that the file can be read as the list of all keys.
 def get_config(model: str, dataset: str) -> ConfigDict:
     """The values that runs share, on all data sets. Ours where no source is named."""
@@ -197,8 +212,10 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # tensorboard, and, if installed, wandb and trackio.
     config.log.to = ("tensorboard",)
 
-    # What `eval` measures: a section for each evaluator.
+    # What `eval` measures: a section for each evaluator. What is measured in training
+    # stands in `during_training`.
     config.evals = ConfigDict()
+    config.evals.during_training = during_training()
     # Probes of the frozen encoder.
     config.evals.probes = evaluator()
     # Neighbours that vote in the k-NN classifier (DINO, Caron et al. 2021).

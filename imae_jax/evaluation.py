@@ -101,6 +101,8 @@ def _measure_all(run: EvaluatedRun) -> tuple[dict, dict, dict, dict]:
     results, settings = dict[str, float](), dict[str, Mapping]()
     left_out, failed = dict[str, str](), dict[str, Exception]()
     for name in run.config.evals:
+        if all_evaluators()[name].is_in_training:
+            continue
         if reason := not_applicable(run, name):
             left_out[name] = reason
             logger.info(f"{run.workdir.name}: {name} is left out, {reason}")
@@ -175,14 +177,8 @@ def held_out_of(
     """Returns held-out data with a run's normalization and patches."""
     dataset = parts_of(dataset, config.data.evaluate_on, config.data.on_bad_image)
     mean, std = (np.array(trained.meta[name], np.float32) for name in ("mean", "std"))
-    return HeldOut(
-        dataset=dataclasses.replace(dataset, mean=mean, std=std),
-        patch_size=trained.model.patch_size,
-        num_patches=trained.model.num_patches,
-        # A classifier's config has no `mask`, and no `loss`.
-        mask_ratio=config.mask.ratio if "mask" in config else None,
-        norm_pix="loss" in config and config.loss.norm_pix,
-    )
+    dataset = dataclasses.replace(dataset, mean=mean, std=std)
+    return HeldOut.of(config, trained.model, dataset)
 
 
 def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, dict]]:

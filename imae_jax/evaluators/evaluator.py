@@ -30,7 +30,9 @@ class Evaluator:
       needs_teacher: True if it compares with a teacher's latents of each image alone.
       needs_labels: True if it needs classes; it is skipped for data without labels.
       chooses_on_validation: True if it chooses a strength or rate on the validation split.
-      run_keys: keys of its section that name other runs, whose networks it is given.
+      is_in_training: True if the training loop measures it, and `eval` does not.
+      run_keys: keys of its section that are not given to `evaluate`: they name other runs,
+        whose networks it is given, or say when and on which images it is measured.
       without_alpha, without_mask_ratio: patterns (`*` matches anything) of the metrics that
         are measured without a mixture, or without a mask.
       definitions: which definition a metric has, where the name leaves it open, by pattern.
@@ -45,6 +47,7 @@ class Evaluator:
     needs_teacher: bool = False
     needs_labels: bool = False
     chooses_on_validation: bool = False
+    is_in_training: bool = False
     run_keys: tuple[str, ...] = ()
     without_alpha: tuple[str, ...] = ()
     without_mask_ratio: tuple[str, ...] = ()

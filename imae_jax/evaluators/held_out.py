@@ -6,14 +6,19 @@ Mixtures are reproducible: every evaluation uses the same pairs, alphas and mask
 import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Self
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from imae_jax.data import augment
 from imae_jax.data.load import Dataset
 from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.evaluators.networks import Network
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.models.masking import Mask, random_mask
 from imae_jax.models.patches import Array
 from imae_jax.objectives.mixing import mix, pair_sources
@@ -86,6 +91,20 @@ class HeldOut:
     num_patches: int
     mask_ratio: float | None
     norm_pix: bool
+
+    @classmethod
+    def of(
+        cls, config: ConfigDict, model: MAE | IMAE | Classifier, dataset: Dataset
+    ) -> Self:
+        """Returns the images of a decoded data set for a run's network."""
+        return cls(
+            dataset=dataset,
+            patch_size=model.patch_size,
+            num_patches=model.num_patches,
+            # A classifier's config has no `mask`, and no `loss`.
+            mask_ratio=config.mask.ratio if "mask" in config else None,
+            norm_pix="loss" in config and config.loss.norm_pix,
+        )
 
     def count(self, split: str) -> int:
         """Number of mixtures of a split: one per image, rounded down to an even number."""

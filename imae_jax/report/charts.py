@@ -89,10 +89,14 @@ class Chart:
 
 
 def draw(
-    panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str
+    panels: Mapping[str, Mapping[str, Line]], ylabel: str, xlabel: str, sharey: bool = True
 ) -> tuple[Figure, list[str]]:
     """Draws a panel per title, up to three in a row, with a shared legend below.
 
+    Args:
+      panels: lines by label, by title.
+      ylabel, xlabel: names of the axes.
+      sharey: whether all panels have one scale.
     Returns:
       The figure, and the text of each of its points.
     """
@@ -101,7 +105,7 @@ def draw(
         columns = min(len(panels), MOST_COLUMNS)
         rows = math.ceil(len(panels) / columns)
         figure = Figure(figsize=(4.4 * columns, 3.6 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
         for axis in axes.flat[len(panels) :]:
             axis.remove()
         shown = {}
@@ -260,24 +264,3 @@ def quality(numbers: Numbers, run: str) -> Iterator[Chart]:
             panels,
             ylabel,
         )
-
-
-def training(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
-    """Chart of each run's losses over epochs, a panel per run."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4 * len(runs), 3.6), layout="constrained")
-        axes = figure.subplots(1, len(runs), squeeze=False)[0]
-        for axis, (title, metrics) in zip(axes, runs.items(), strict=True):
-            names = sorted({key for line in metrics for key in line if key[:5] == "loss/"})
-            # The total of a single loss is redundant.
-            names = [name for name in names if name != "loss/total" or len(names) > 2]
-            for name in names:
-                points = [(line["epoch"], line[name]) for line in metrics if name in line]
-                label = name.removeprefix("loss/").replace("_", ", ")
-                axis.plot(*zip(*points, strict=True), label=label, lw=1)
-            axis.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
-            axis.grid(alpha=0.25)
-            if names:
-                below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-                axis.legend(fontsize=8, **below)
-    return Chart("Losses", "Logarithmic scale, which every run has its own of.", figure)

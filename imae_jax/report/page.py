@@ -9,13 +9,13 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax.errors import UserError
 from imae_jax.report import (
-    charts,
     explorer,
     headlines,
     panels,
     questions,
     study_tables,
     summary,
+    training_curves,
 )
 from imae_jax.report.saved_runs import SavedRun, read_runs
 from imae_jax.storage import atomic_files, pytrees
@@ -141,7 +141,8 @@ def write_report(workdir: str | Path) -> Path:
             (study_tables.tables(study), study_tables.charts(study))
             for study in found_studies
         ],
-        losses=runs and charts.training(metrics),
+        curves=runs
+        and [training_curves.losses(metrics), *training_curves.measured(metrics)],
         num_pictured=len(pictured),
         pictures={
             name: found

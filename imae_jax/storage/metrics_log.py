@@ -1,11 +1,13 @@
 """Logs of a training run: metrics.jsonl, throughput, progress bar."""
 
+import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +19,8 @@ from imae_jax.storage.atomic_files import write_text
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+# Metrics that a step's line of progress shows, by their last name.
+SHOWN = re.compile(r"(?:loss|during_training)/(\w+)")
 
 
 def read_metrics(workdir: Path) -> list[dict]:
@@ -91,6 +95,13 @@ class Throughput:
         self._step, self._time, self._waited = step, now, seconds_waited
         return found
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context whose time is not that of training steps."""
+        began = time.perf_counter()
+        yield
+        self._time += time.perf_counter() - began
+
 
 class Progress:
     """Progress with the time left: a bar or, without a terminal, a line every 15 s."""
@@ -125,11 +136,11 @@ class Progress:
         logger.warning(f"{self._title}: {text}")
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows a step's losses and speed beside the bar."""
+        """Shows a step's losses, speed and measured numbers beside the bar."""
         shown = {
-            name.removeprefix("loss/"): f"{value:.3f}"
+            found[1]: f"{value:.3f}"
             for name, value in metrics.items()
-            if name.startswith("loss/")
+            if (found := SHOWN.fullmatch(name))
         }
         if "images_per_second" in metrics:
             shown["images/s"] = f"{metrics['images_per_second']:.0f}"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import optim
 from imae_jax.data.input_pipeline import Resident, Streaming
-from imae_jax.distributed import preemption, processes
+from imae_jax.distributed import preemption
 from imae_jax.errors import Terminated, UserError
 from imae_jax.storage import atomic_files, trackers
 from imae_jax.storage.atomic_files import CONFIG_FILE
@@ -21,6 +21,8 @@ from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
 from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir
 from imae_jax.training import memory, opening
+from imae_jax.training.cadence import Cadence
+from imae_jax.training.measuring import Measuring, period
 from imae_jax.training.restore import initial_state
 from imae_jax.training.setup import (
     Setup,
@@ -113,56 +115,19 @@ def _train(
                 accumulate=config.train.accumulate,
                 may_accumulate=config.model.get("mode") != "linear",
             )
+            measure_every = period(config, num_examples)
             loop = _Loop(
                 setup,
                 feed,
                 train_step,
+                Measuring.of(setup) if measure_every else lambda params: {},
                 schedule,
                 checkpoints,
-                Cadence(config, last_step, trace.stops),
+                Cadence(config, last_step, measure_every, trace.stops),
                 trace,
                 termination,
             )
             return loop.run(state)
-
-
-@dataclasses.dataclass
-class Cadence:
-    """Decides when a run logs and saves.
-
-    Attributes:
-      config: the run's config.
-      last_step: the run's last step, at which both are due.
-      stops: further steps at which a dispatch ends.
-      saved_at: time of the last save, in seconds of `time.monotonic`.
-    """
-
-    config: ConfigDict
-    last_step: int
-    stops: tuple[int, ...] = ()
-    saved_at: float = dataclasses.field(default_factory=time.monotonic)
-
-    def next_stop(self, step: int) -> int:
-        """Returns the last step of a dispatch, at most the next of log, save and stops."""
-        ends = [step + self.config.train.steps_per_dispatch, self.last_step]
-        for period in (self.config.log.every_steps, self.config.checkpoint.every_steps):
-            ends += [step - step % period + period] if period else []
-        ends += [stop for stop in self.stops if stop > step]
-        return min(ends)
-
-    def is_log_due(self, step: int) -> bool:
-        """True if the step's metrics are to be logged."""
-        return step == self.last_step or step % self.config.log.every_steps == 0
-
-    def is_save_due(self, step: int) -> bool:
-        """True if the step's state is to be saved, by the first process's clock."""
-        every = self.config.checkpoint
-        if every.every_steps and step % every.every_steps == 0:
-            return True
-        if not every.every_minutes or not self.is_log_due(step):
-            return False
-        minutes = (time.monotonic() - self.saved_at) / 60
-        return processes.broadcast_from_first(minutes >= every.every_minutes)
 
 
 @dataclasses.dataclass
@@ -214,6 +179,7 @@ class _Loop:
     setup: Setup
     feed: Resident | Streaming
     train_step: Callable
+    measure: Callable
     schedule: optax.Schedule
     checkpoints: Checkpoints
     cadence: Cadence
@@ -261,6 +227,9 @@ class _Loop:
                         step, config.train.batch_size, self.feed.seconds_waited
                     )
                     line |= self.feed.metrics(step - 1)
+                    if cadence.is_measure_due(step):
+                        with throughput.paused():
+                            line |= self.measure(state.params)
                     writer.write({"step": step, **line})
                     track(step, line)
                     progress.show(step, line)

@@ -9,7 +9,15 @@ import pytest
 from imae_jax import evaluation
 from imae_jax.errors import UserError
 from imae_jax.evaluators.tables import Table
-from imae_jax.report import charts, explorer, figures, panels, questions, summary
+from imae_jax.report import (
+    charts,
+    explorer,
+    figures,
+    panels,
+    questions,
+    summary,
+    training_curves,
+)
 from imae_jax.report.page import PICTURES, measured_at, write_report
 from imae_jax.storage import atomic_files, workdir
 from imae_jax.training.loop import train
@@ -314,7 +322,8 @@ def test_losses_are_drawn_for_runs_of_any_age():
     ]
     terms = {"loss/contrast": 2.0, "loss/uniformity": 0.1, "contrast/accuracy": 0.5}
     contrast = [line | terms for line in lines]
-    figure = charts.training({"mae": lines, "begun": [], "contrast": contrast}).figure
+    runs = {"mae": lines, "begun": [], "contrast": contrast}
+    figure = training_curves.losses(runs).figure
     first, second, third = figure.axes
     # The sum of one part is not drawn over it.
     assert [line.get_label() for line in first.lines] == ["reconstruction"]
@@ -322,3 +331,19 @@ def test_losses_are_drawn_for_runs_of_any_age():
     labels = [line.get_label() for line in third.lines]
     assert labels == ["contrast", "reconstruction", "total", "uniformity"]
     assert figures.as_png(figure).startswith(b"\x89PNG")
+
+
+def test_what_was_measured_in_training_is_drawn():
+    assert not list(training_curves.measured({"old": [{"epoch": 1.0}]}))
+    lines = [
+        {"epoch": 1.0, "during_training/gain": -0.2, "during_training/effective_rank": 9.0},
+        {"epoch": 1.5},
+        {"epoch": 2.0, "during_training/gain": 0.3},
+    ]
+    (chart,) = training_curves.measured({"run": lines, "old": [{"epoch": 1.0}]})
+    gain, rank = chart.figure.axes
+    first, *_, null, _, _ = gain.lines  # each is followed by its marks
+    assert first.get_xydata().tolist() == [[1, -0.2], [2, 0.3]]
+    assert null.get_xydata().tolist() == [[1, 0], [2, 0]]
+    assert rank.lines[0].get_xydata().tolist() == [[1, 9]]
+    assert "run: 0.300 at 2" in chart.values

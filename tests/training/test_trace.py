@@ -6,7 +6,8 @@ from running import call
 
 from imae_jax.commands.command_flags import parse_steps
 from imae_jax.errors import UserError
-from imae_jax.training import loop
+from imae_jax.training.cadence import Cadence
+from imae_jax.training.loop import train
 from imae_jax.training.trace import Trace
 
 
@@ -37,7 +38,7 @@ def test_a_dispatch_ends_where_the_trace_begins_and_ends(mae_config, tmp_path):
     config = mae_config()
     config.log.every_steps = config.train.steps_per_dispatch = 50
     config.checkpoint.every_steps = 0
-    cadence = loop.Cadence(config, 200, Trace((12, 20), tmp_path).stops)
+    cadence = Cadence(config, 200, stops=Trace((12, 20), tmp_path).stops)
     stops = [0]
     while stops[-1] < 100:
         stops.append(cadence.next_stop(stops[-1]))
@@ -47,7 +48,7 @@ def test_a_dispatch_ends_where_the_trace_begins_and_ends(mae_config, tmp_path):
 def test_steps_that_the_run_does_not_make_are_refused(mae_config, tmp_path):
     for steps in ((3, 5), (0, 1)):
         with pytest.raises(UserError, match="invalid profile='.*': .* makes, 1 to 4"):
-            loop.train(mae_config(), tmp_path, profile=steps)
+            train(mae_config(), tmp_path, profile=steps)
     assert not (tmp_path / "profile").exists()
 
 
