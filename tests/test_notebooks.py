@@ -116,6 +116,21 @@ def test_images_of_ones_own_are_pulled_apart(checkout):
     assert "(2, 65, 96)" in shown[-1]["text"]
 
 
+def test_sliders_move_the_pictures(monkeypatch):
+    """Outside a kernel: clients that execute notebooks show no widgets."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    _, *cells = code_cells(nbformat.read(IMAGES, as_version=4))
+    (sliders,) = (cell for cell in cells if has_tag(cell, "skip-execution"))
+    given = {"display": lambda panel: None}
+    for cell in cells[: cells.index(sliders) + 1]:
+        exec(compile(cell.source, IMAGES.name, "exec"), given)
+    alpha, mask_ratio, _ = given["panel"].children
+    alpha.value, mask_ratio.value = 0.45, 0.75
+    expected = given["show"](0.45, 0.75)
+    assert given["panel"].result == expected != given["errors"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_committed_whole(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
