@@ -113,7 +113,7 @@ def measure_resident(seconds: float) -> dict:
     mesh, batch_size = sharding.make_mesh(), 512 * jax.device_count()
     pairs = Pairs(np.zeros(NUM_CIFAR, int), seed=0)
     feed = Resident(images, pairs, mesh, batch_size=batch_size, max_steps=1, sharded=False)
-    options = dict(pad=4, flip=True, crop_scale=())
+    options = dict(pad=4, pad_mode="reflect", flip=True, crop_scale=())
 
     @jax.jit
     def batch(inputs, step):

@@ -93,9 +93,9 @@ def train_classifier(network, params, normalize, images, labels, epochs):
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, key, images, labels):
         # Every shape is a rotation of its mirror image.
-        key, upright = jax.random.split(key)
-        images = augment.augment(key, images, pad=0, flip=True)
-        images = augment.random_flip(upright, images.swapaxes(1, 2))
+        mirrored, turned = jax.random.split(key)
+        images = augment.random_flip(mirrored, images)
+        images = augment.random_flip(turned, images.swapaxes(1, 2))
         value, gradient = jax.value_and_grad(loss)(params, images, labels)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value

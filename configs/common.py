@@ -128,6 +128,9 @@ def get_config(model: str, dataset: str) -> ConfigDict:
 
     config.augment = ConfigDict()
     config.augment.pad = 0  # largest random shift, in pixels
+    # What a shifted image has beyond its edge: black ("constant"), which reconstructions
+    # then show at edges, too, or the image as in a mirror ("reflect").
+    config.augment.pad_mode = "constant"
     config.augment.flip = False  # images mirrored left to right, at random
     # Fraction of the area that a random crop keeps, resized back: (least, most); (): no
     # crop.

@@ -79,6 +79,7 @@ def cifar(config: ConfigDict) -> None:
     config.model.variant = "Ti/2"  # author: ViT-Tiny, patches of 2x2
     config.model.decoder = size(96, 4, 3)  # half as wide, see above
     config.augment.pad = 4  # usual for CIFAR
+    config.augment.pad_mode = "reflect"
     config.augment.flip = True
     # A common MAE recipe for CIFAR takes 4096 (pprp/MAE-CIFAR). Ours is scaled down.
     config.train.batch_size = 512
@@ -144,6 +145,7 @@ def folder_small(config: ConfigDict) -> None:
     # Images are decoded once, where they fit; crops would have to be cut out of the files.
     config.data.resident_gb = 0.5
     config.augment.pad = 4
+    config.augment.pad_mode = "reflect"
     config.augment.flip = True
     config.model.variant = "mu/8"
     config.model.encoder = size(96, 4, 4)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from imae_jax.data.augment import PAD_MODES
 from imae_jax.data.encoded_images import parse_size
 from imae_jax.data.pixel_formats import is_colour
 from imae_jax.data.randaugment import MAX_MAGNITUDE
@@ -126,6 +127,7 @@ RULES = {
     "augment.erasing.ratio": two_numbers("0 < low <= high", lambda a, b: 0 < a <= b),
     "augment.flip": flag,
     "augment.pad": count_from(0),
+    "augment.pad_mode": one_of(*PAD_MODES),
     "augment.randaugment.magnitude": within(f"[0, {MAX_MAGNITUDE:g}]"),
     "augment.randaugment.magnitude_std": at_least(0),
     "augment.randaugment.num_ops": count_from(0),

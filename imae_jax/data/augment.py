@@ -10,6 +10,8 @@ from imae_jax.models.patches import Array
 
 # Draws per box; the first that fits is used (torchvision, timm).
 TRIES = 10
+# What lies beyond the edge of a shifted image, by NumPy's and torchvision's names.
+PAD_MODES = ("constant", "reflect")
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height of a random crop (torchvision)
 
 
@@ -108,10 +110,14 @@ def random_resized_crop(
     return crop_and_resize(images, boxes)
 
 
-def random_shift(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
-    """Shifts each of [B, H, W, C] images by -pad..pad pixels both ways, filling zeros."""
+def random_shift(key: jax.Array, images: jax.Array, pad: int, pad_mode: str) -> jax.Array:
+    """Shifts each of [B, H, W, C] images by -pad..pad pixels both ways.
+
+    Beyond its edge an image is filled with zeros ("constant") or goes on as in a mirror
+    ("reflect"), see PAD_MODES.
+    """
     batch_size, height, width, channels = images.shape
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), pad_mode)
     offsets = jax.random.randint(key, (batch_size, 2), 0, 2 * pad + 1)
 
     def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
@@ -169,6 +175,7 @@ def augment(
     key: jax.Array,
     images: jax.Array,
     pad: int,
+    pad_mode: str,
     flip: bool,
     crop_scale: tuple[float, float] | tuple[()],
 ) -> jax.Array:
@@ -178,6 +185,7 @@ def augment(
       key: random key.
       images: [B, H, W, C] uint8.
       pad: largest random shift in pixels; 0: none.
+      pad_mode: one of PAD_MODES.
       flip: mirror half of the images.
       crop_scale: see `random_resized_crop`; (): no crop.
     Returns:
@@ -187,7 +195,7 @@ def augment(
     if crop_scale:
         images = random_resized_crop(crop_key, images, crop_scale)
     if pad:
-        images = random_shift(shift_key, images, pad)
+        images = random_shift(shift_key, images, pad, pad_mode)
     return random_flip(flip_key, images) if flip else images
 
 

@@ -38,18 +38,20 @@ class Augmentation:
 
     Attributes:
       mean, std: [C], statistics of pixels in 0..255.
-      pad, flip, crop_scale: see `augment.augment`.
+      pad, pad_mode, flip, crop_scale: see `augment.augment`.
     """
 
     mean: Any
     std: Any
     pad: int = 0
+    pad_mode: str = "constant"
     flip: bool = False
     crop_scale: tuple[float, float] | tuple[()] = ()
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Crops and flips [B, H, W, C] uint8 images."""
-        return augment.augment(key, images, self.pad, self.flip, self.crop_scale)
+        options = self.pad, self.pad_mode, self.flip, self.crop_scale
+        return augment.augment(key, images, *options)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Normalizes [B, H, W, C] uint8 images: (x - mean) / std."""

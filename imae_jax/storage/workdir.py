@@ -45,6 +45,7 @@ NEUTRAL_KEYS = (
 # Keys that older stored configs lack, by a key of the same section that these have, with
 # the value that does as those runs did.
 ADDED_KEYS: dict[str, dict[str, Any]] = {
+    "augment.pad": {"pad_mode": "constant"},
     "data.files.image_size": {"background": None},  # transparent images were refused
     "log.every_steps": {"to": ("tensorboard",)},
     "loss.distill_weight": {

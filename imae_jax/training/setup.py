@@ -159,9 +159,8 @@ def make_objective(setup: Setup) -> Objective:
     """Makes the objective of a run."""
     config, dataset = setup.config, setup.dataset
     section = config.augment
-    augmentation = Augmentation(
-        dataset.mean, dataset.std, section.pad, section.flip, section.crop_scale
-    )
+    options = section.pad, section.pad_mode, section.flip, section.crop_scale
+    augmentation = Augmentation(dataset.mean, dataset.std, *options)
     if not setup.is_resident and isinstance(setup.train_split.images, EncodedImages):
         # The input pipeline has already cropped them.
         augmentation = dataclasses.replace(augmentation, crop_scale=())

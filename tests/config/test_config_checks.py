@@ -120,6 +120,7 @@ BAD_VALUES = [
     ("compute.attention", "cudnn", "compute.attention='cudnn': .* NVIDIA GPU in bfloat16"),
     ("compute.remat", "all", "compute.remat='all': .* 'none', 'products' or 'blocks'"),
     ("augment.pad", -1, "augment.pad=-1"),
+    ("augment.pad_mode", "mirror", "augment.pad_mode='mirror': .* 'constant' or 'reflect'"),
     ("augment.crop_scale", (0.5,), r"augment.crop_scale=\(0.5,\): .* two numbers"),
     ("augment.crop_scale", (0.0, 1.0), "augment.crop_scale=.* 0 < low <= high <= 1"),
     ("augment.crop_scale", (0.8, 0.2), "augment.crop_scale=.* 0 < low <= high <= 1"),

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 def test_shift_moves_each_image_by_at_most_pad(pad, seed):
     image = np.zeros((16, 9, 9, 1), np.uint8)
     image[:, 4, 4] = 255
-    shifted = augment.random_shift(jax.random.key(seed), image, pad)
+    shifted = augment.random_shift(jax.random.key(seed), image, pad, "constant")
     assert shifted.dtype == np.uint8
     places = np.argwhere(np.asarray(shifted) == 255)
     assert len(places) == 16  # the dot never leaves
@@ -27,8 +27,25 @@ def test_shift_moves_each_image_by_at_most_pad(pad, seed):
 def test_shifts_reach_every_offset_and_differ_between_images():
     image = np.zeros((400, 5, 5, 1), np.uint8)
     image[:, 2, 2] = 1
-    shifted = np.asarray(augment.random_shift(KEY, image, 1))
+    shifted = np.asarray(augment.random_shift(KEY, image, 1, "constant"))
     assert len({tuple(place) for place in np.argwhere(shifted)[:, 1:3]}) == 9
+
+
+@pytest.mark.parametrize("mode", augment.PAD_MODES)
+def test_beyond_the_edge_there_is_black_or_the_mirrored_image(mode):
+    images = pixels((40, 6, 7, 3), low=1)
+    shifted = np.asarray(augment.random_shift(KEY, images, 3, mode))
+    ways = ((0, 0), (3, 3), (3, 3), (0, 0))
+    padded = np.pad(images, ways, mode)
+    for before, after in zip(padded, shifted, strict=True):
+        places = [
+            (y, x)
+            for y in range(7)
+            for x in range(7)
+            if np.array_equal(before[y : y + 6, x : x + 7], after)
+        ]
+        assert len(places) == 1
+    assert np.any(shifted == 0) == (mode == "constant")
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -42,7 +59,9 @@ def test_flip_mirrors_about_half_of_the_images():
 
 def test_no_augmentation_changes_nothing():
     images = jax.random.randint(KEY, (4, 8, 8, 1), 0, 256).astype(jnp.uint8)
-    np.testing.assert_array_equal(augment.augment(KEY, images, 0, False, ()), images)
+    np.testing.assert_array_equal(
+        augment.augment(KEY, images, 0, "reflect", False, ()), images
+    )
 
 
 def pixels(shape, low=0, high=256, seed=0):
@@ -155,7 +174,7 @@ def test_what_fits_in_no_draw_is_cut_from_the_middle(height, width, expected):
 
 def test_crops_of_one_value_have_one_value():
     constant = np.full((4, 8, 8, 1), 200, np.uint8)
-    cropped = augment.augment(KEY, constant, 0, False, (0.2, 1.0))
+    cropped = augment.augment(KEY, constant, 0, "constant", False, (0.2, 1.0))
     np.testing.assert_array_equal(cropped, constant)
 
 
@@ -168,7 +187,9 @@ def test_crops_of_one_value_have_one_value():
 )
 def test_augmentation_keeps_shape_type_and_mean(pad, flip, crop_scale, seed):
     images = smooth_pixels((128, 16, 16, 3))
-    augmented = augment.augment(jax.random.key(seed), images, pad, flip, crop_scale)
+    augmented = augment.augment(
+        jax.random.key(seed), images, pad, "constant", flip, crop_scale
+    )
     assert augmented.shape == images.shape and augmented.dtype == images.dtype
     mean_shift = pad * (pad + 1) / (2 * pad + 1)  # zeros come in from the border
     expected = np.mean(images) * (1 - mean_shift / 16) ** 2

@@ -257,6 +257,7 @@ KNOBS = {
     "loss.uniformity_weight": 0.5,
     "teacher.input": "mixture",
     "augment.pad": 2,
+    "augment.pad_mode": "reflect",
     "augment.flip": True,
     "augment.crop_scale": (0.2, 1.0),
     "seed": 1,
@@ -291,8 +292,8 @@ def test_every_key_changes_something(key, imae_config, plain_losses, tmp_path):
         config.loss.distill_weight = 0.0
         config.teacher.init = ""
     expected = plain_losses[config.loss.distill_weight]
-    if key == "loss.contrast_temperature":
-        config.loss.contrast_weight = 1.0
+    if key in ("loss.contrast_temperature", "augment.pad_mode"):  # which count with these
+        config.loss.contrast_weight, config.augment.pad = 1.0, 2
         expected = first_loss(config, tmp_path)
     *sections, name = key.split(".")
     section = config

@@ -326,6 +326,7 @@ KNOBS = {
 }
 # They count where their operation is on.
 INNER_KNOBS = {
+    "augment.pad_mode": "reflect",
     "augment.randaugment.magnitude": 1.0,
     "augment.randaugment.magnitude_std": 3.0,
     "augment.randaugment.probability": 1.0,
