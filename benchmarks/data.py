@@ -131,13 +131,15 @@ def measure_resident(seconds: float) -> dict:
         name="mae",
         variant="Ti/4",
         encoder=unset,
-        decoder=dict(width=192, depth=4, heads=3),
+        decoder=dict(width=192, depth=4, heads=3, attention="self"),
         image_shape=(32, 32, 3),
         compute=Compute(),
     )
     optimizer = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     augmentation = Augmentation(mean=127.0, std=64.0, **options)
-    objective = MAEObjective(network, augmentation, mask_ratio=0.75, norm_pix=False)
+    objective = MAEObjective(
+        network, augmentation, mask_ratio=0.75, norm_pix=False, predict_fraction=1.0
+    )
     state = init_state(network, optimizer, 0, mesh)
     train = make_train_step(
         objective, optimizer, mesh, feed.get_batch, state, max_skipped=1

@@ -76,6 +76,7 @@ def describe(size: str, batch_size: int | None):
         return (8, 8, 1), batch_size or config.train.batch_size, config.mask.ratio, fields
     image_shape, on_cpu, on_accelerator, mask_ratio, decoder = SIZES[size]
     usual = on_cpu if jax.default_backend() == "cpu" else on_accelerator
+    decoder = decoder | dict(attention="self")
     fields = dict(variant=size, encoder=UNSET, decoder=decoder)
     return image_shape, batch_size or usual, mask_ratio, fields
 
@@ -89,7 +90,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
         kind: build_autoencoder(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
-    common = Augmentation(mean=0.0, std=255.0), mask_ratio, False
+    common = Augmentation(mean=0.0, std=255.0), mask_ratio, False, 1.0
     teacher_params = None
     if work.kind == "mae":
         objective = MAEObjective(networks["mae"], *common)

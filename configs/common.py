@@ -37,6 +37,16 @@ def size(width: int | None, depth: int | None, heads: int | None) -> ConfigDict:
     return section
 
 
+def decoder(width: int | None, depth: int | None, heads: int | None) -> ConfigDict:
+    """The size of a decoder, and what its mask tokens attend to."""
+    section = size(width, depth, heads)
+    # "self": latents and mask tokens attend to each other (MAE). "cross": each mask token
+    # attends to the latents alone, which costs less; only masked patches are predicted
+    # (CrossMAE, Fu et al. 2024, arXiv 2401.14391).
+    section.attention = "self"
+    return section
+
+
 def evaluator(
     alpha: float | None = None,
     alphas: tuple[float, ...] | None = None,
@@ -141,7 +151,7 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # NAME/PATCH: size of the encoder (mu, Ti, S, B or L) and pixels along a patch's side.
     config.model.variant = ""
     config.model.encoder = size(None, None, None)
-    config.model.decoder = size(None, None, None)
+    config.model.decoder = decoder(None, None, None)
 
     # None of these is architecture: the same checkpoint serves every choice.
     config.compute = ConfigDict()
@@ -165,6 +175,10 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.loss = ConfigDict()
     # Targets normalized patch by patch (MAE, as an option).
     config.loss.norm_pix = False
+    # Fraction of the masked patches that training decodes and its loss counts, drawn anew
+    # in each step; below 1 only with model.decoder.attention="cross" (MAE: all; CrossMAE's
+    # command: a third).
+    config.loss.predict_fraction = 1.0
 
     config.train = ConfigDict()
     # Images in a training step, even: they come in pairs. Set by each data set's preset.
@@ -243,7 +257,7 @@ def shrink(config: ConfigDict) -> None:
     config.model.variant = f"mu/{patch}"
     config.model.encoder = size(None, None, None)
     if "decoder" in config.model:
-        config.model.decoder = size(16, 1, 2)
+        config.model.decoder = decoder(16, 1, 2)
     config.train.batch_size = 32
     config.train.total_steps = 4
     config.optim.warmup_steps = 0

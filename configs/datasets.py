@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict, FieldReference
 
-from configs.common import size
+from configs.common import decoder, size
 
 # Before the name of any data set that TFDS has prepared.
 TFDS = "tfds:"
@@ -48,7 +48,7 @@ def digits(config: ConfigDict) -> None:
     # validation error 0.93 of the mean image's with, 0.75 without, at 60 and 40 epochs).
     config.model.variant = "mu/2"
     config.model.encoder = size(64, 2, 4)
-    config.model.decoder = size(32, 2, 4)  # half as wide, see above
+    config.model.decoder = decoder(32, 2, 4)  # half as wide, see above
     config.mask.ratio = 0.25  # a digit has only 16 patches
     config.train.batch_size = 32  # more updates in the time than larger ones
     config.train.total_epochs = 150.0
@@ -64,7 +64,7 @@ def shapes(config: ConfigDict) -> None:
     """
     config.model.variant = "mu/8"
     config.model.encoder = size(64, 4, 4)
-    config.model.decoder = size(32, 2, 4)  # half as wide, see above
+    config.model.decoder = decoder(32, 2, 4)  # half as wide, see above
     config.mask.ratio = 0.5  # a scene has only 16 patches
     config.train.batch_size = 64
     config.train.total_epochs = 8.0
@@ -77,7 +77,7 @@ def shapes(config: ConfigDict) -> None:
 def cifar(config: ConfigDict) -> None:
     """CIFAR-10 and CIFAR-100, 32x32. Ours where no source is named."""
     config.model.variant = "Ti/2"  # author: ViT-Tiny, patches of 2x2
-    config.model.decoder = size(96, 4, 3)  # half as wide, see above
+    config.model.decoder = decoder(96, 4, 3)  # half as wide, see above
     config.augment.pad = 4  # usual for CIFAR
     config.augment.pad_mode = "reflect"
     config.augment.flip = True
@@ -95,7 +95,7 @@ def cifar10_small(config: ConfigDict) -> None:
     config.data.name = "cifar10"
     config.model.variant = "mu/4"
     config.model.encoder = size(96, 4, 4)
-    config.model.decoder = size(48, 2, 4)  # half as wide, see above
+    config.model.decoder = decoder(48, 2, 4)  # half as wide, see above
     config.train.batch_size = 64  # more updates in the time than larger ones
     config.train.total_epochs = 4.0  # ten minutes for a MAE, twice that for i-MAE
     config.optim.blr = 8e-3  # between those of digits and shapes
@@ -106,7 +106,7 @@ def cifar10_small(config: ConfigDict) -> None:
 def tiny_imagenet(config: ConfigDict) -> None:
     """Tiny-ImageNet, 64x64. Ours where no source is named."""
     config.model.variant = "S/8"  # released code and author
-    config.model.decoder = size(192, 6, 6)  # released code
+    config.model.decoder = decoder(192, 6, 6)  # released code
     config.augment.crop_scale = (0.2, 1.0)  # MAE
     config.augment.flip = True  # MAE
     config.train.batch_size = 512
@@ -149,7 +149,7 @@ def folder_small(config: ConfigDict) -> None:
     config.augment.flip = True
     config.model.variant = "mu/8"
     config.model.encoder = size(96, 4, 4)
-    config.model.decoder = size(48, 2, 4)  # half as wide, see above
+    config.model.decoder = decoder(48, 2, 4)  # half as wide, see above
     config.train.batch_size = 32
     config.train.total_epochs = 100.0
     config.optim.blr = 1.2e-2
@@ -167,7 +167,7 @@ def imagenet(config: ConfigDict) -> None:
     config.data.files.image_size = 224  # MAE
     config.data.files.centre = 224 / 256  # MAE
     config.model.variant = "B/16"  # released code
-    config.model.decoder = size(512, 8, 16)  # released code
+    config.model.decoder = decoder(512, 8, 16)  # released code
     if config.model.name == "mae":
         config.train.batch_size = 4096  # MAE
         config.train.total_epochs = 800.0  # MAE

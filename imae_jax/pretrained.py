@@ -192,7 +192,8 @@ class Pretrained:
           ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
-          [B, S, L, P]; without S for a MAE.
+          [B, S, L, P]; without S for a MAE. A decoder of cross-attention predicts
+          masked patches only, and `pred` is 0 elsewhere.
         Raises:
           UserError: for an encoder without decoder, and for wrong shapes, types or indices.
         """

@@ -17,6 +17,7 @@ from imae_jax.data.randaugment import MAX_MAGNITUDE
 from imae_jax.errors import UserError, require
 from imae_jax.models.classifier import MODES, POOLS
 from imae_jax.models.layers import ATTENTIONS, AUTO, DTYPES, REMATS
+from imae_jax.models.mae import DECODER_ATTENTIONS
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage.trackers import TRACKERS
 
@@ -164,6 +165,7 @@ RULES = {
     "loss.contrast_weight": at_least(0),
     "loss.distill_weight": at_least(0),
     "loss.norm_pix": flag,
+    "loss.predict_fraction": within("(0, 1]"),
     "loss.uniformity_weight": at_least(0),
     "mask.ratio": within("[0, 1)"),
     "mesh.fsdp": Rule(is_count, "a whole number"),
@@ -176,6 +178,7 @@ RULES = {
     "mixup.mixup_alpha": at_least(0),
     "mixup.smoothing": fraction,
     "mixup.switch_probability": fraction,
+    "model.decoder.attention": one_of(*DECODER_ATTENTIONS),
     "model.decoder.depth": count_from(1),
     "model.decoder.heads": count_from(1),
     "model.decoder.width": count_from(1),

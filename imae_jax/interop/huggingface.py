@@ -11,7 +11,7 @@ import safetensors.numpy
 from imae_jax.errors import UserError
 from imae_jax.interop import mae_names
 from imae_jax.interop.read_files import DIGEST
-from imae_jax.interop.state_dict import in_unit_range, state_dict
+from imae_jax.interop.state_dict import check_self_attention, in_unit_range, state_dict
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.training import trained_run
 
@@ -49,6 +49,7 @@ def export_hugging_face(run: trained_run.TrainedRun, out: Path) -> str:
             f"--format=hf: a ViTMAE has one head and a decoder, and this is {kind}; "
             "imae_torch holds an i-MAE, timm the encoder of any run"
         )
+    check_self_attention(run, "hf")
     height, width = model.image_size
     if height != width:
         raise UserError(f"--format=hf: its images are square, these are {height}x{width}")

@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.interop.state_dict import script_args, state_dict, write_state_dict
+from imae_jax.interop.state_dict import (
+    check_self_attention,
+    script_args,
+    state_dict,
+    write_state_dict,
+)
 from imae_jax.training import trained_run
 
 
@@ -15,6 +20,7 @@ def export_release(run: trained_run.TrainedRun, out: Path) -> str:
     model = run.model
     if not model.has_decoder:
         raise UserError("--format=imae_torch: no classifier; timm holds one, fine-tuned")
+    check_self_attention(run, "imae_torch")
     state, shown = state_dict(run), "MaskedAutoencoderViT"
     if model.is_fed_mixtures:
         has_two = model.branches == "both"

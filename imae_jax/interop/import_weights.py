@@ -143,6 +143,11 @@ def _params(found: DetectedModel, network: MAE | IMAE | Classifier) -> dict:
     """Converts the arrays to our names, checked against the network's parameters."""
     positions = {k: v for k, v in found.arrays.items() if k in mae_names.POSITIONS.values()}
     arrays = {k: v for k, v in found.arrays.items() if k not in positions}
+    if any(".cross_attn." in name for name in arrays):
+        raise UserError(
+            f"{found.source}: its decoder has cross-attention by CrossMAE's names, which "
+            "reads the encoder's tokens and not, as decoders here, a head's latents"
+        )
     # Names first: a network as deep as one of them states may be absurd.
     blank = np.zeros(())
     named = {name.theirs: blank for name in found.names}

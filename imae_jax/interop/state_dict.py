@@ -8,12 +8,23 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from imae_jax.errors import require
 from imae_jax.interop import mae_names
 from imae_jax.interop.metadata import WRITTEN_BY
 from imae_jax.interop.read_files import DIGEST, import_torch
 from imae_jax.models import patches
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.training import trained_run
+
+
+def check_self_attention(run: trained_run.TrainedRun, format: str) -> None:
+    """Raises UserError for a decoder of cross-attention, which `format` cannot hold."""
+    attention = run.model.decoder_attention
+    allowed = (
+        f"'self' for --format={format}; safetensors and stablehlo hold any decoder, timm "
+        "the encoder alone"
+    )
+    require(attention == "self", "model.decoder.attention", attention, allowed)
 
 
 def state_dict(run: trained_run.TrainedRun) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ def build_autoencoder(
     name: str,
     variant: str,
     encoder: Mapping[str, int | None],
-    decoder: Mapping[str, int],
+    decoder: Mapping[str, Any],
     image_shape: tuple[int, int, int],
     compute: Compute,
     branches: str = "both",
@@ -56,13 +56,14 @@ def build_autoencoder(
       name: "mae" or "imae".
       variant: see `decode_variant`.
       encoder: width, depth and heads; None keeps the variant's value.
-      decoder: width, depth and heads.
+      decoder: width, depth, heads and attention, see `mae.Decoder`.
       image_shape: (H, W, C).
       compute: see `layers.choose`.
       branches: see `IMAE`.
     """
     fields = _encoder_fields(variant, encoder, image_shape, compute)
-    fields["decoder_size"] = Size(**decoder)
+    fields["decoder_size"] = Size(*(decoder[name] for name in Size._fields))
+    fields["decoder_attention"] = decoder["attention"]
     return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)
 
 

@@ -14,10 +14,22 @@ from imae_jax.models.transformer import Block
 
 
 def forward(
-    model: MAE | IMAE, params: Any, images: jax.Array, mask: Mask
+    model: MAE | IMAE,
+    params: Any,
+    images: jax.Array,
+    mask: Mask,
+    num_predicted: int | None = None,
 ) -> dict[str, jax.Array]:
-    """Returns the model's named outputs; under jit, unused ones are not computed."""
-    out: Any = model.apply({"params": params}, images, mask.ids_keep, mask.ids_restore)
+    """Returns the model's named outputs; under jit, unused ones are not computed.
+
+    Args:
+      model, params: a MAE or an i-MAE and its parameters.
+      images: [B, H, W, C] normalized pixels.
+      mask: B masks.
+      num_predicted: see `mae.Decoder`.
+    """
+    ids = mask.ids_keep, mask.ids_restore
+    out: Any = model.apply({"params": params}, images, *ids, num_predicted)
     return out
 
 

@@ -43,7 +43,9 @@ class IMAE(Autoencoder):
             latents.append(self.disentangle_dominant(tokens))
         return jnp.stack(latents, axis=1)
 
-    def decode(self, latents: jax.Array, ids_restore: jax.Array) -> jax.Array:
+    def decode(
+        self, latents: jax.Array, ids_restore: jax.Array, num_predicted: int | None = None
+    ) -> jax.Array:
         """Predicts pixels [B, S, L, P] from latents [B, S, 1 + K, E].
 
         Both branches are decoded as one batch. S is the inner axis, so merging it with a B
@@ -53,22 +55,28 @@ class IMAE(Autoencoder):
         pred = self.decoder(
             latents.reshape(batch_size * sources, *token_shape),
             jnp.repeat(ids_restore, sources, axis=0),
+            num_predicted,
         )
         return pred.reshape(batch_size, sources, *pred.shape[1:])
 
     def __call__(
-        self, mixture: jax.Array, ids_keep: jax.Array, ids_restore: jax.Array
+        self,
+        mixture: jax.Array,
+        ids_keep: jax.Array,
+        ids_restore: jax.Array,
+        num_predicted: int | None = None,
     ) -> dict[str, jax.Array]:
         """Encodes the visible patches of the mixture and reconstructs both sources.
 
         Args:
           mixture: [B, H, W, C] normalized pixels.
           ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
+          num_predicted: see `Decoder`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, S, 1 + K, E] and `pred`
           [B, S, L, P].
         """
         tokens = self.encode(mixture, ids_keep)
         latents = self.disentangle(tokens)
-        pred = self.decode(latents, ids_restore)
+        pred = self.decode(latents, ids_restore, num_predicted)
         return _as_float32(dict(tokens=tokens, latents=latents, pred=pred))

@@ -205,8 +205,9 @@ float32_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, compute: Compute
 ) -> jax.Array:
-    """Softmax attention; all arguments and the result are [N, T, heads, width / heads].
+    """Softmax attention; query and result are [N, T, heads, width / heads].
 
+    Key and value are [N, T', heads, width / heads]; T' may differ from T.
     Uses `float32_attention` for float32 activations, since it is faster than JAX's on a
     CPU; otherwise JAX's.
     """
@@ -223,6 +224,7 @@ def float32_attention(
 ) -> jax.Array:
     """Softmax attention over axis -2 of [N, heads, T, width / heads] float32 arrays.
 
+    Key and value may have another T than the query.
     Products have operands in `operands` and float32 sums. The hand-written gradient does
     the same, and stores the weights, the largest array, in that dtype.
     """

@@ -17,6 +17,8 @@ from imae_jax.models.patches import (
 )
 from imae_jax.models.transformer import Size, Transformer
 
+DECODER_ATTENTIONS = ("self", "cross")
+
 
 def _as_float32(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Casts outputs to float32, for losses and metrics."""
@@ -65,24 +67,51 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Transformer that predicts all patches from the visible latents and mask tokens."""
+    """Transformer that predicts patches from the visible latents and mask tokens.
+
+    Attributes:
+      width, depth, heads, compute: see `Size` and `Autoencoder`.
+      attention: "self": latents and mask tokens attend to each other, and all patches are
+        predicted (MAE); "cross": each mask token attends to the latents alone, and only
+        masked patches are predicted (CrossMAE, Fu et al. 2024, arXiv 2401.14391).
+      grid: (rows, columns) of patches.
+      patch_values: P.
+    """
 
     width: int
     depth: int
     heads: int
+    attention: str
     grid: tuple[int, int]
     patch_values: int
     compute: Compute
 
     @nn.compact
-    def __call__(self, latents: jax.Array, ids_restore: jax.Array) -> jax.Array:
+    def __call__(
+        self, latents: jax.Array, ids_restore: jax.Array, num_predicted: int | None = None
+    ) -> jax.Array:
+        """Predicts patches [N, L, P] from latents [N, 1 + K, E] and ids [N, L].
+
+        Cross-attention predicts the first `num_predicted` masked patches in the order of
+        `masking.Mask`, None: all of them; other patches are 0, the mean pixel. Its latents
+        have the encoder's position embedding only (CrossMAE's code).
+        """
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         positions = jnp.asarray(sincos_position_embedding(self.width, self.grid))[None]
-        patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
-        x = jnp.concatenate([latents[:, :1], patches], axis=1)
-        x = x.astype(self.compute.activations)
-        x = Transformer(self.depth, self.heads, self.compute, name="transformer")(x)
-        return dense(self.patch_values, self.compute, "pred")(x[:, 1:])
+        transformer = Transformer(self.depth, self.heads, self.compute, name="transformer")
+        to_patches = dense(self.patch_values, self.compute, "pred")
+        if self.attention == "self":
+            assert num_predicted is None, "mask tokens attend to each other"
+            patches = restore_order(latents[:, 1:], mask_token, ids_restore) + positions
+            x = jnp.concatenate([latents[:, :1], patches], axis=1)
+            return to_patches(transformer(x.astype(self.compute.activations))[:, 1:])
+        visible, num_patches = latents.shape[1] - 1, ids_restore.shape[1]
+        count = num_patches - visible if num_predicted is None else num_predicted
+        ids = jnp.argsort(ids_restore, axis=-1)[:, visible : visible + count]
+        queries = (mask_token + positions[0][ids]).astype(self.compute.activations)
+        pred = to_patches(transformer(queries, latents))
+        others = (0, 0), (visible, num_patches - visible - count), (0, 0)
+        return take_patches(jnp.pad(pred, others), ids_restore)
 
 
 class Autoencoder(nn.Module):
@@ -90,6 +119,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
       encoder_size, decoder_size: sizes of the two Transformers.
+      decoder_attention: one of DECODER_ATTENTIONS, see `Decoder`.
       patch_size: p.
       image_size, channels: (H, W) and C.
       compute: dtypes and kernels; outputs are always float32.
@@ -102,6 +132,7 @@ class Autoencoder(nn.Module):
 
     encoder_size: Size
     decoder_size: Size
+    decoder_attention: str
     patch_size: int
     image_size: tuple[int, int]
     channels: int
@@ -113,6 +144,7 @@ class Autoencoder(nn.Module):
         )
         self.decoder = Decoder(
             **self.decoder_size._asdict(),
+            attention=self.decoder_attention,
             grid=grid_size(self.image_size, self.patch_size),
             patch_values=self.patch_size**2 * self.channels,
             compute=self.compute,
@@ -150,18 +182,23 @@ class MAE(Autoencoder):
         self.decoder_embed = dense(self.decoder_size.width, self.compute)
 
     def __call__(
-        self, images: jax.Array, ids_keep: jax.Array, ids_restore: jax.Array
+        self,
+        images: jax.Array,
+        ids_keep: jax.Array,
+        ids_restore: jax.Array,
+        num_predicted: int | None = None,
     ) -> dict[str, jax.Array]:
-        """Encodes the visible patches and predicts all patches.
+        """Encodes the visible patches and predicts patches.
 
         Args:
           images: [B, H, W, C] normalized pixels.
           ids_keep, ids_restore: [B, K] and [B, L] int, see `masking.Mask`.
+          num_predicted: see `Decoder`.
         Returns:
           A dict of `tokens` [B, 1 + K, D], `latents` [B, 1 + K, E] (the decoder's input and
           the target of distillation) and `pred` [B, L, P].
         """
         tokens = self.encode(images, ids_keep)
         latents = self.decoder_embed(tokens)
-        pred = self.decoder(latents, ids_restore)
+        pred = self.decoder(latents, ids_restore, num_predicted)
         return _as_float32(dict(tokens=tokens, latents=latents, pred=pred))

@@ -16,6 +16,12 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
     return visible
 
 
+def num_predicted(num_patches: int, mask_ratio: float, fraction: float) -> int:
+    """Returns how many masked patches a fraction of them is: rounded, at least 1."""
+    masked = num_patches - num_visible(num_patches, mask_ratio)
+    return max(1, round(fraction * masked))
+
+
 @flax.struct.dataclass
 class Mask:
     """Masks of a batch of images.
@@ -38,6 +44,17 @@ def mask_from_noise(noise: jax.Array, mask_ratio: float) -> Mask:
     ids_shuffle = jnp.argsort(noise, axis=-1)
     ids_restore = jnp.argsort(ids_shuffle, axis=-1)
     return Mask(ids_shuffle[..., :visible], ids_restore, ids_restore >= visible)
+
+
+def first_masked(mask: Mask, count: int | None) -> jax.Array:
+    """Returns [B, L] bool, True for the first `count` masked patches; None: for all.
+
+    In the order of `ids_restore`. That of a random mask is the order of its noise, so the
+    first ones are a uniform sample of the masked patches.
+    """
+    if count is None:
+        return mask.mask
+    return mask.mask & (mask.ids_restore < mask.ids_keep.shape[-1] + count)
 
 
 def random_mask(

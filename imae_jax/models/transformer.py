@@ -98,6 +98,25 @@ class Attention(nn.Module):
         return dense(width, self.compute, "out")(x.reshape(*x.shape[:-2], width))
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries [N, T, width] to a context [N, T', width]."""
+
+    heads: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        query = dense(width, self.compute, "query")(x)
+        key_value = dense(2 * width, self.compute, "key_value")(context)
+        query, key, value = (
+            part.reshape(*part.shape[:-1], self.heads, width // self.heads)
+            for part in (query, *jnp.split(key_value, 2, axis=-1))
+        )
+        x = attention(query, key, value, self.compute)
+        return dense(width, self.compute, "out")(x.reshape(*x.shape[:-2], width))
+
+
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): drops a residual branch, or scales it up.
 
@@ -116,23 +135,32 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-LN Transformer block; its MLP has four times the width and exact GELU."""
+    """Pre-LN Transformer block; its MLP has four times the width and exact GELU.
+
+    With a context [N, T', width] tokens attend to it alone, not to each other. It is not
+    normalized here (CrossMAE, Fu et al. 2024, arXiv 2401.14391).
+    """
 
     heads: int
     compute: Compute
     drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         width, compute = x.shape[-1], self.compute
-        attend = Attention(self.heads, compute, name="attention")
-        x = x + DropPath(self.drop_path)(attend(layer_norm(compute, "norm_1")(x)))
+        normalized = layer_norm(compute, "norm_1")(x)
+        if context is None:
+            found = Attention(self.heads, compute, name="attention")(normalized)
+        else:
+            attend = CrossAttention(self.heads, compute, name="cross_attention")
+            found = attend(normalized, context)
+        x = x + DropPath(self.drop_path)(found)
         hidden = dense(4 * width, compute, "mlp_in")(layer_norm(compute, "norm_2")(x))
         return x + DropPath(self.drop_path)(dense(width, compute, "mlp_out")(gelu(hidden)))
 
 
 class Transformer(nn.Module):
-    """`depth` blocks and a final LayerNorm.
+    """`depth` blocks and a final LayerNorm; `Block` says what a context does.
 
     Attributes:
       depth, heads, compute: see `Size` and `Compute`.
@@ -148,7 +176,7 @@ class Transformer(nn.Module):
     final_norm: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         names = [f"block_{layer:02d}" for layer in range(self.depth)]
         block, scan = Block, self.compute.scan and not self.is_initializing()
         if self.compute.remat != "none":
@@ -162,10 +190,12 @@ class Transformer(nn.Module):
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
             one: Any = block(self.heads, self.compute, parent=None)
             x, _ = jax.lax.scan(
-                lambda x, params: (one.apply({"params": params}, x), None), x, stacked
+                lambda x, params: (one.apply({"params": params}, x, context), None),
+                x,
+                stacked,
             )
         else:
             for layer, name in enumerate(names):
                 rate = self.drop_path * layer / max(self.depth - 1, 1)
-                x = block(self.heads, self.compute, rate, name=name)(x)
+                x = block(self.heads, self.compute, rate, name=name)(x, context)
         return layer_norm(self.compute, "norm")(x) if self.final_norm else x

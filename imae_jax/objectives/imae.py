@@ -16,6 +16,7 @@ from imae_jax.errors import UserError, require
 from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
+from imae_jax.models.masking import first_masked
 from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Metrics, Objective
 from imae_jax.objectives.contrast import contrast_loss, uniformity_loss
@@ -97,6 +98,7 @@ class IMAEObjective(MAEObjective):
             augmentation,
             config.mask.ratio,
             config.loss.norm_pix,
+            config.loss.predict_fraction,
             **mix,
             teacher=teacher,
             teacher_input=config.teacher.input,
@@ -126,7 +128,7 @@ class IMAEObjective(MAEObjective):
         """Returns (total, metrics) of normalized images [B, H, W, C], pairs adjacent."""
         alpha, mask, weights = draws
         mixtures = make_mixtures(images, alpha, mask)
-        out = forward(self.model, params, mixtures.mixture, mask)
+        out = forward(self.model, params, mixtures.mixture, mask, self.num_predicted)
         latents = None
         if self.distill_weight:
             assert self.teacher is not None, "see `is_distilled`"
@@ -140,8 +142,9 @@ class IMAEObjective(MAEObjective):
             )
         sources = mixtures.sources[:, : self.model.num_sources]
         target = losses.target_patches(sources, self.model.patch_size, self.norm_pix)
+        predicted = first_masked(mask, self.num_predicted)
         total, metrics = losses.imae_losses(
-            out, target, mask.mask, latents, self.distill_weight, weights
+            out, target, predicted, latents, self.distill_weight, weights
         )
         if self.contrast_weight:
             term, accuracy = contrast_loss(out["latents"], self.contrast_temperature)

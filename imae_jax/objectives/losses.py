@@ -80,7 +80,7 @@ def imae_losses(
       out: `IMAE`'s output, with `pred` [B, S, L, P] and `latents` [B, S, 1 + K, E]; S is 1
         with a single branch.
       target: [B, S, L, P] patches of the sources.
-      mask: [B, L] bool, True = masked.
+      mask: [B, L] bool, True for the masked patches that were predicted.
       teacher_latents: [B, S, 1 + K, E], or None to train without distillation.
       distill_weight: weight of the distillation terms.
       weights: [B, S] weights in the means over the batch, see `mixing.role_weights`; None

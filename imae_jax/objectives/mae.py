@@ -11,7 +11,12 @@ from imae_jax.errors import UserError, require
 from imae_jax.models.forward import forward
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.models.masking import num_visible, random_mask
+from imae_jax.models.masking import (
+    first_masked,
+    num_predicted,
+    num_visible,
+    random_mask,
+)
 from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import check_size, decode_variant
 from imae_jax.objectives import losses
@@ -57,6 +62,8 @@ class MAEObjective(Objective):
       augmentation: crops and flips, before masking.
       mask_ratio: fraction of masked patches, in [0, 1).
       norm_pix: True to normalize each target patch.
+      predict_fraction: fraction of the masked patches that are decoded and enter the loss,
+        in (0, 1]; below 1 only with a decoder of cross-attention.
     """
 
     title = "a MAE"
@@ -66,13 +73,23 @@ class MAEObjective(Objective):
     augmentation: Augmentation
     mask_ratio: float
     norm_pix: bool
+    predict_fraction: float
+
+    @property
+    def num_predicted(self) -> int | None:
+        """Number of masked patches that are decoded; None: all, as in an evaluation."""
+        if self.predict_fraction == 1:
+            return None
+        return num_predicted(self.model.num_patches, self.mask_ratio, self.predict_fraction)
 
     @classmethod
     def from_config(
         cls, config: ConfigDict, model: MAE, teacher: MAE | None, augmentation: Augmentation
     ) -> Self:
         """See `Objective`."""
-        return cls(model, augmentation, config.mask.ratio, config.loss.norm_pix)
+        loss = config.loss
+        masked = config.mask.ratio, loss.norm_pix, loss.predict_fraction
+        return cls(model, augmentation, *masked)
 
     def draw(self, batch: Any, step: jax.Array, seed: jax.Array) -> Any:
         """See `Objective`."""
@@ -97,11 +114,20 @@ class MAEObjective(Objective):
         self, params: Any, teacher_params: Any, images: jax.Array, draws: Any
     ) -> tuple[jax.Array, Metrics]:
         """Returns (total, metrics) of normalized images [B, H, W, C] and their draws."""
-        out = forward(self.model, params, images, draws)
+        count = self.num_predicted
+        out = forward(self.model, params, images, draws, count)
         target = losses.target_patches(images, self.model.patch_size, self.norm_pix)
-        return losses.mae_losses(out, target, draws.mask)
+        return losses.mae_losses(out, target, first_masked(draws, count))
 
     @staticmethod
     def check(config: ConfigDict, dataset: Dataset) -> None:
         """See `Objective`."""
         check_decoder(config, dataset.image_shape)
+        fraction, attention = config.loss.predict_fraction, config.model.decoder.attention
+        require(
+            fraction == 1 or attention == "cross",
+            "loss.predict_fraction",
+            fraction,
+            f"1 with model.decoder.attention={attention!r}: mask tokens attend to each "
+            "other, so none can be left out",
+        )

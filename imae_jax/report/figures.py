@@ -30,9 +30,9 @@ def picture_columns(
 ) -> dict[str, np.ndarray]:
     """Computes the columns of the picture grid by title, each [rows, H, W, C] in 0..255.
 
-    `raw` is the decoder's output of one pass, untrained on visible patches; `rebuilt` is
-    the full reconstruction. Neither copies pixels of a target. With `norm_pix` both are
-    normalized patch by patch.
+    `raw` is the decoder's output of one pass, untrained on visible patches (the mean pixel
+    there if it has cross-attention); `rebuilt` is the full reconstruction. Neither copies
+    pixels of a target. With `norm_pix` both are normalized patch by patch.
     """
     batch = next(held_out.batches(split, batch_size=batch_size, seed=seed))
     rows = slice(0, min(NUM_ROWS, batch.valid.sum()))

@@ -30,7 +30,8 @@ PICTURED_RUNS = 12
 PICTURES = {
     "reconstructions.png": (
         "Held-out images. Grey squares are masked patches. Raw is the decoder's output "
-        "of one pass; it was not trained on the patches that the encoder saw. Rebuilt: "
+        "of one pass; it was not trained on the patches that the encoder saw, and a "
+        "decoder of cross-attention leaves them at the mean colour. Rebuilt: "
         "every patch as predicted in passes in which it was masked. No pixel of "
         "either is copied from a target."
     ),

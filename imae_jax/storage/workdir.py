@@ -53,6 +53,8 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {
         "contrast_temperature": 0.1,
         "uniformity_weight": 0.0,
     },
+    "loss.norm_pix": {"predict_fraction": 1.0},
+    "model.decoder.width": {"attention": "self"},
 }
 
 

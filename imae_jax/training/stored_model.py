@@ -24,7 +24,7 @@ _COMPUTE = {"compute": (("dtype", "attention", "scan", "remat"), ())}
 _AUTOENCODER = _COMPUTE | {
     "model": (("name", "variant", "encoder", "decoder"), ()),
     "model.encoder": ((), Size._fields),
-    "model.decoder": (Size._fields, ()),
+    "model.decoder": ((*Size._fields, "attention"), ()),
 }
 _CLASSIFIER = _COMPUTE | {
     "model": (("name", "variant", "encoder", "mode", "pools"), ("drop_path",)),

@@ -49,7 +49,7 @@ def our_network(name):
         name=name,
         variant="mu/4",
         encoder=SIZE,
-        decoder=SIZE,
+        decoder=SIZE | dict(attention="self"),
         image_shape=tuple(SPEC["image_shape"]),
         compute=Compute(),
     )

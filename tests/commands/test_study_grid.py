@@ -77,9 +77,15 @@ def test_what_a_cell_starts_from_is_part_of_it():
 def test_a_key_that_a_later_version_added_counts_once_it_is_set():
     now, before = make(), make()
     added = ("contrast_weight", "contrast_temperature", "uniformity_weight")
-    for key in added:
+    added += ("predict_fraction",)
+    for run in (before.runs.imae, before.runs.teacher):
+        del run.loss.predict_fraction, run.model.decoder.attention
+    for key in added[:3]:
         del before.runs.imae.loss[key]
     assert cell(now).training == cell(before).training
+    changed = make()
+    changed.runs.imae.model.decoder.attention = "cross"
+    assert cell(changed).training != cell(before).training
     for key in added:
         changed = make()
         changed.runs.imae.loss[key] *= 2

@@ -494,7 +494,7 @@ def numbers(data_dir):
             name=name,
             variant="mu/2",
             encoder=size,
-            decoder=size,
+            decoder=size | dict(attention="self"),
             image_shape=(8, 8, 1),
             compute=Compute(),
         )

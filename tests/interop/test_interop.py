@@ -27,6 +27,7 @@ from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import (
     export_weights,
+    huggingface,
     import_weights,
     native_format,
     read_files,
@@ -60,9 +61,12 @@ def workdirs(teacher, student, imae_config, transfer_config, tmp_path_factory):
     config = imae_config()
     config.loss.branches = "subordinate"
     train(config, folder / "subordinate")
+    config = imae_config()
+    config.model.decoder.attention, config.loss.predict_fraction = "cross", 0.5
+    train(config, folder / "cross")
     for mode in ("linear", "finetune"):
         train(transfer_config(mode), folder / mode)
-    found = {x: folder / x for x in ("subordinate", "linear", "finetune")}
+    found = {x: folder / x for x in ("subordinate", "cross", "linear", "finetune")}
     return found | {"mae": teacher, "imae": student}
 
 
@@ -93,7 +97,9 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("kind", ["mae", "imae", "subordinate", "linear", "finetune"])
+@pytest.mark.parametrize(
+    "kind", ["mae", "imae", "subordinate", "cross", "linear", "finetune"]
+)
 def test_our_own_file_there_and_back(kind, workdirs, tmp_path):
     out = tmp_path / "weights.safetensors"
     export_weights.export(workdirs[kind], "safetensors", out)
@@ -180,6 +186,25 @@ def test_a_folder_of_hugging_faces_there_and_back(workdirs, tmp_path):
     assert_same_run(load(workdirs["mae"]), load(tmp_path / "run"))
 
 
+def test_crossmaes_decoder_is_refused_by_name(workdirs, tmp_path):
+    state = state_dict.state_dict(load(workdirs["mae"]))
+    for name in [name for name in state if name.startswith("decoder_blocks.0.attn.")]:
+        state[name.replace(".attn.", ".cross_attn.")] = state.pop(name)
+    safetensors.numpy.save_file(state, tmp_path / "crossmae.safetensors")
+    with pytest.raises(UserError, match="has cross-attention by CrossMAE's names"):
+        import_file(tmp_path / "crossmae.safetensors", tmp_path / "run", **HEADS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_hugging_faces_holds_no_cross_attention(workdirs, tmp_path):
+    run = load(workdirs["mae"])
+    run = dataclasses.replace(run, model=run.model.clone(decoder_attention="cross"))
+    message = "decoder.attention='cross': must be 'self' for --format=hf; safetensors and"
+    with pytest.raises(UserError, match=message):
+        huggingface.export_hugging_face(run, tmp_path / "hf")
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.slow
 def test_transformers_opens_our_folder_and_computes_the_same(parity, workdirs, tmp_path):
     torch, transformers = parity("torch"), parity("transformers")
@@ -227,7 +252,12 @@ HEAD = {"head.weight": (10, 32), "head.bias": (10,)}
 
 @pytest.mark.parametrize(
     "kind,names",
-    [("mae", TIMM | NORM), ("imae", TIMM | NORM), ("finetune", TIMM | FC_NORM | HEAD)],
+    [
+        ("mae", TIMM | NORM),
+        ("imae", TIMM | NORM),
+        ("cross", TIMM | NORM),
+        ("finetune", TIMM | FC_NORM | HEAD),
+    ],
 )
 def test_timms_names_and_shapes(kind, names, workdirs, tmp_path):
     out = tmp_path / "vit.safetensors"
@@ -689,6 +719,13 @@ def test_what_cannot_be_exported(workdirs, tmp_path):
         ),
         ("linear", "timm", "a.pth", {}, "no place for a probe's BatchNorm"),
         ("finetune", "imae_torch", "a.pth", {}, "no classifier"),
+        (
+            "cross",
+            "imae_torch",
+            "a.pth",
+            {},
+            "invalid model.decoder.attention='cross': must be 'self' for --format=imae_t",
+        ),
         ("mae", "onnx", "a", {}, "formats: safetensors, timm"),
         ("mae", "safetensors", "a.bin", {}, "must end in .safetensors"),
         ("mae", "hf", "a", dict(dtype="bfloat16"), "invalid --dtype='bfloat16'"),
@@ -702,7 +739,7 @@ def test_what_cannot_be_exported(workdirs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["imae", "finetune"])
+@pytest.mark.parametrize("kind", ["imae", "cross", "finetune"])
 def test_a_program_runs_without_our_code(kind, workdirs, tmp_path):
     export_weights.export(workdirs[kind], "stablehlo", tmp_path / "program")
     about = atomic_files.read_json(tmp_path / "program" / "programs.json")

@@ -92,6 +92,7 @@ def test_the_pools_are_of_the_tokens_they_should_be():
     mae = MAE(
         probe.encoder_size,
         Size(16, 1, 2),
+        "self",
         probe.patch_size,
         probe.image_size,
         1,

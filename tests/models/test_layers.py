@@ -37,12 +37,12 @@ BFLOAT16_ON = {
 }
 
 
-def make(name, form, variant="mu/2", size=SIZE, image_shape=(8, 8, 1)):
+def make(name, form, variant="mu/2", size=SIZE, image_shape=(8, 8, 1), attention="self"):
     return build_autoencoder(
         name=name,
         variant=variant,
         encoder=size,
-        decoder=size,
+        decoder=size | dict(attention=attention),
         image_shape=image_shape,
         compute=form,
     )
@@ -117,13 +117,16 @@ def test_every_layer_multiplies_bfloat16_forwards_and_backwards(platform):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", BFLOAT16_ON)
-@pytest.mark.parametrize("name", ["mae", "imae"])
-def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
-    exact = make(name, Compute())
+@pytest.mark.parametrize(
+    ("name", "attention"), [("mae", "self"), ("imae", "self"), ("imae", "cross")]
+)
+def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, attention, platform):
+    exact = make(name, Compute(), attention=attention)
     params = init_params(exact, 0)
     images, mask = jax.random.normal(KEY, (4, 8, 8, 1)), random_mask(KEY, 4, 16, 0.5)
     expected = forward(exact, params, images, mask)
-    found = forward(make(name, BFLOAT16_ON[platform]), params, images, mask)
+    rough = make(name, BFLOAT16_ON[platform], attention=attention)
+    found = forward(rough, params, images, mask)
     assert found.keys() == expected.keys()
     for key, value in found.items():
         assert value.dtype == jnp.float32
@@ -132,8 +135,10 @@ def test_bfloat16_is_close_to_float32_and_outputs_are_float32(name, platform):
 
 
 @pytest.mark.parametrize(("operands", "error"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_attention_is_the_librarys_with_its_gradient(operands, error):
-    arguments = jax.random.normal(KEY, (3, 2, 5, 4, 8))  # q, k, v of [N, T, heads, width]
+@pytest.mark.parametrize("num_queries", [5, 3])
+def test_attention_is_the_librarys_with_its_gradient(num_queries, operands, error):
+    query, key, value = jax.random.normal(KEY, (3, 2, 5, 4, 8))  # [N, T, heads, width]
+    arguments = query[:, :num_queries], key, value
 
     def with_gradient(attention):
         return jax.value_and_grad(lambda qkv: jnp.sin(attention(*qkv)).sum())(arguments)
@@ -141,7 +146,7 @@ def test_attention_is_the_librarys_with_its_gradient(operands, error):
     expected = with_gradient(jax.nn.dot_product_attention)
     form = Compute(operands=jnp.dtype(operands))
     found = with_gradient(lambda *qkv: layers.attention(*qkv, form))
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert np.abs(ours - theirs).max() < error * np.abs(theirs).max()
     in_products = products(
         jax.grad(lambda qkv: layers.attention(*qkv, form).sum()), arguments
@@ -222,12 +227,21 @@ def test_attention_of_equal_keys_is_the_mean_of_the_values():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("scan", "remat"),
-    [(True, "none"), *((scan, r) for scan in (False, True) for r in layers.REMATS[1:])],
+    ("scan", "remat", "attention"),
+    [
+        (True, "none", "self"),
+        *((s, r, "self") for s in (False, True) for r in layers.REMATS[1:]),
+        (True, "none", "cross"),
+        (True, "products", "cross"),
+        (False, "blocks", "cross"),
+    ],
 )
-def test_scan_and_remat_equal_the_plain_loop(scan, remat):
+def test_scan_and_remat_equal_the_plain_loop(scan, remat, attention):
     images, mask = jax.random.normal(KEY, (2, 8, 8, 1)), random_mask(KEY, 2, 16, 0.5)
-    plain, other = make("imae", Compute()), make("imae", Compute(scan=scan, remat=remat))
+    plain, other = (
+        make("imae", form, attention=attention)
+        for form in (Compute(), Compute(scan=scan, remat=remat))
+    )
     params = init_params(plain, 0)
     jax.tree.map(np.testing.assert_array_equal, params, init_params(other, 0))
 

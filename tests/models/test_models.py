@@ -30,21 +30,21 @@ PARAMETERS = {
 }
 
 
-def make(name, variant="mu/2", branches="both"):
+def make(name, variant="mu/2", branches="both", attention="self"):
     image_shape, decoder = SHAPES[variant]
     return build_autoencoder(
         name=name,
         variant=variant,
         encoder=UNSET,
-        decoder=decoder,
+        decoder=decoder | dict(attention=attention),
         image_shape=image_shape,
         branches=branches,
         compute=Compute(),
     )
 
 
-def initialized(name, seed=0):
-    network = make(name)
+def initialized(name, seed=0, attention="self"):
+    network = make(name, attention=attention)
     return network, init_params(network, seed)
 
 

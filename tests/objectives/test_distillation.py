@@ -14,7 +14,7 @@ TEACHER = build_autoencoder(
     name="mae",
     variant="mu/2",
     encoder=SIZE,
-    decoder=SIZE,
+    decoder=SIZE | dict(attention="self"),
     image_shape=(8, 8, 1),
     compute=Compute(),
 )

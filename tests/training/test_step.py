@@ -68,6 +68,9 @@ def config_of(mae_config, imae_config, transfer_config):
             config.mix.clean_fraction = 0.25
         if option == "contrast":
             config.loss.contrast_weight = config.loss.uniformity_weight = 1.0
+        if option == "cross":
+            config.model.decoder.attention = "cross"
+            config.loss.predict_fraction = 0.5
         config.train.batch_size = 32
         return config
 
@@ -100,6 +103,8 @@ def on_one(tmp_path_factory):
         ("imae_clean", 4, 2, 2),
         ("imae_contrast", 8, 1, 1),
         ("imae_contrast", 4, 2, 1),
+        ("imae_cross", 8, -1, 1),
+        ("imae_cross", 4, 2, 2),
         ("finetune", 8, 4, 2),
     ],
 )
@@ -134,8 +139,9 @@ def test_a_shared_state_is_born_and_stays_split(mae_config, tmp_path, monkeypatc
     assert share(state) == {4}
 
 
-def test_one_trace(imae_config, tmp_path):
-    setup, state, step, feed = make_step(imae_config(), tmp_path)
+@pytest.mark.parametrize("kind", ["imae", "imae_cross"])
+def test_one_trace(kind, config_of, tmp_path):
+    setup, state, step, feed = make_step(config_of(kind), tmp_path)
     for number in range(3):
         state, _ = step(state, setup.teacher.params, feed.inputs(number), 1)
     assert step._cache_size() == 1
@@ -243,6 +249,7 @@ KNOBS = {
     "model.decoder.width": 48,
     "model.decoder.depth": 2,
     "model.decoder.heads": 4,
+    "model.decoder.attention": "cross",
     "mix.alpha": 0.3,
     "mix.per_batch": True,
     "mix.shared_mask": True,
@@ -250,6 +257,7 @@ KNOBS = {
     "mix.same_class_rate": 1.0,
     "mask.ratio": 0.75,
     "loss.norm_pix": True,
+    "loss.predict_fraction": 0.5,
     "loss.branches": "subordinate",
     "loss.distill_weight": 0.5,
     "loss.contrast_weight": 0.5,
@@ -294,6 +302,9 @@ def test_every_key_changes_something(key, imae_config, plain_losses, tmp_path):
     expected = plain_losses[config.loss.distill_weight]
     if key in ("loss.contrast_temperature", "augment.pad_mode"):  # which count with these
         config.loss.contrast_weight, config.augment.pad = 1.0, 2
+        expected = first_loss(config, tmp_path)
+    if key == "loss.predict_fraction":
+        config.model.decoder.attention = "cross"
         expected = first_loss(config, tmp_path)
     *sections, name = key.split(".")
     section = config
