@@ -4,8 +4,10 @@
 
 Measures MAE and i-MAE alternately in float32 and bfloat16, i-MAE also with one mask for
 both mixtures of a pair; with `--form` (repeatable) also as a loop or with recomputation;
-with `--peer` also in PyTorch, eager and compiled. The machine's peak is measured with large
-matrix products. Prints a table, and writes JSON with `--json`.
+with `--decoder=cross` also with cross-attention in the decoder, which then predicts a
+fraction of the masked patches (`--predict-fraction`); with `--peer` also in PyTorch, eager
+and compiled. The machine's peak is measured with large matrix products. Prints a table, and
+writes JSON with `--json`.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from imae_jax import optim, runtime
 from imae_jax.distributed import sharding
 from imae_jax.models import layers
 from imae_jax.models.factory import build_autoencoder
+from imae_jax.models.mae import DECODER_ATTENTIONS
 from imae_jax.objectives.base import Augmentation
 from imae_jax.objectives.imae import IMAEObjective
 from imae_jax.objectives.mae import MAEObjective
@@ -56,15 +59,26 @@ FORMS = {
 
 
 class Work(NamedTuple):
-    """A training step to measure: kind, type, mask sharing, and form (ours only)."""
+    """A training step to measure.
+
+    Attributes:
+      kind, dtype: "mae" or "imae", and the type of its products.
+      shared_mask: see `mixing.draw_mixtures`.
+      form: one of `FORMS`, ours only.
+      decoder, predict_fraction: see `mae.Decoder` and `MAEObjective`.
+    """
 
     kind: str
     dtype: str
     shared_mask: bool = False
     form: str = "plain"
+    decoder: str = "self"
+    predict_fraction: float = 1.0
 
     def __str__(self):
         form = "" if self.form == "plain" else f" {self.form}"
+        if self.decoder == "cross":
+            form += f" cross {self.predict_fraction:g}"
         return f"{self.kind}{' shared mask' * self.shared_mask} {self.dtype}{form}"
 
 
@@ -86,11 +100,12 @@ def make_step(work: Work, size: str, batch_size: int | None):
     image_shape, batch_size, mask_ratio, fields = describe(size, batch_size)
     form = dict(attention="xla", scan=False, remat="none") | FORMS[work.form]
     fields["compute"] = layers.choose(work.dtype, **form, platform=jax.default_backend())
+    fields["decoder"] = dict(fields["decoder"], attention=work.decoder)
     networks = {
         kind: build_autoencoder(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
-    common = Augmentation(mean=0.0, std=255.0), mask_ratio, False, 1.0
+    common = Augmentation(mean=0.0, std=255.0), mask_ratio, False, work.predict_fraction
     teacher_params = None
     if work.kind == "mae":
         objective = MAEObjective(networks["mae"], *common)
@@ -126,7 +141,8 @@ def make_step(work: Work, size: str, batch_size: int | None):
     known = {"batch_size": batch_size, "compile_seconds": time.perf_counter() - start}
     # The compiler counts per device.
     known["gflop_compiled"] = mesh.size * compiled.cost_analysis()["flops"] / 1e9
-    counted = flops.count(networks["mae"], mask_ratio, work.kind, work.shared_mask)
+    fractions = mask_ratio, work.predict_fraction
+    counted = flops.count(networks["mae"], *fractions, work.kind, work.shared_mask)
     known["gflop_counted"] = batch_size * counted / 1e9
     memory = compiled.memory_analysis()
     known["temporary_gb"] = memory.temp_size_in_bytes / 1e9
@@ -218,6 +234,8 @@ def measure(size: str, arguments, peaks: dict[str, float]) -> dict:
         for work in works:
             if arguments.form and not work.shared_mask:
                 found |= measure_forms(work, size, arguments)
+            if arguments.decoder == "cross" and not work.shared_mask:
+                found |= measure_decoder(work, size, arguments)
             if arguments.peer and not work.shared_mask:
                 theirs, ratio = measure_peers(work, size, arguments)
                 found |= theirs
@@ -247,6 +265,17 @@ def measure_forms(work: Work, size: str, arguments) -> dict:
         row["ratio_vs_plain"] = row["seconds"] / plain["seconds"]
         row["ratio_vs_plain_memory"] = row["temporary_gb"] / plain["temporary_gb"]
     return {str(forms[form]): row for form, row in found.items()}
+
+
+def measure_decoder(work: Work, size: str, arguments) -> dict:
+    """Measures a step with cross-attention in its decoder relative to the full one."""
+    cheaper = work._replace(decoder="cross", predict_fraction=arguments.predict_fraction)
+    runs = {str(each): ours(each, size, arguments) for each in (work, cheaper)}
+    found = measure_together(runs, arguments.rounds)
+    full, row = found.values()
+    for name, suffix in (("seconds", ""), ("gflop_counted", "_counted")):
+        row[f"ratio_vs_full_decoder{suffix}"] = row[name] / full[name]
+    return {str(cheaper): row}
 
 
 def measure_peers(work: Work, size: str, arguments) -> tuple[dict, float]:
@@ -284,6 +313,8 @@ def main() -> None:
     parser.add_argument("--dtype", action="append", choices=layers.DTYPES)
     parser.add_argument("--batch-size", type=int, help="unset: by size and platform")
     parser.add_argument("--form", action="append", default=[], choices=list(FORMS)[1:])
+    parser.add_argument("--decoder", default="self", choices=DECODER_ATTENTIONS)
+    parser.add_argument("--predict-fraction", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)
@@ -291,6 +322,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         return serve()
+    if not 0 < arguments.predict_fraction <= 1:
+        parser.error("--predict-fraction must be in (0, 1]")
+    if arguments.predict_fraction < 1 and arguments.decoder == "self":
+        parser.error("--predict-fraction below 1 needs --decoder=cross")
     arguments.kind = arguments.kind or ["mae", "imae"]
     arguments.dtype = arguments.dtype or list(layers.DTYPES)
 
