@@ -61,8 +61,10 @@ from imae_jax.distributed import sharding
 sharding.MIN_SPLIT = 2**12
 found = []
 chip, devices = tpu_slices.devices_of("v5e:2x4")
-for fsdp in (1, 8):
+for fsdp, attention in ((1, "self"), (8, "self"), (8, "cross")):
     config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
+    config.model.decoder.attention = attention
+    config.loss.predict_fraction = 0.5 if attention == "cross" else 1.0
     config.model.encoder.width = config.model.decoder.width = 128
     mesh = sharding.make_mesh(devices, fsdp)
     step = compile_step.trace(config, mesh, "tpu")
@@ -85,13 +87,14 @@ def test_the_tpu_compiler_finds_nothing_to_send_but_gradients_and_shares(parity)
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    copied, shared = json.loads(done.stdout.splitlines()[-1])
+    copied, shared, cross = json.loads(done.stdout.splitlines()[-1])
     assert {x["kind"] for x in copied["collectives"]} == {"all-reduce"}
-    kinds = {x["kind"] for x in shared["collectives"]}
-    assert kinds == {"all-reduce", "all-gather", "reduce-scatter"}
-    gathered = [x for x in shared["collectives"] if x["kind"] == "all-gather"]
-    assert all("params[" in x["origin"] for x in gathered)
-    for found in (copied, shared):
+    for found in (shared, cross):
+        kinds = {x["kind"] for x in found["collectives"]}
+        assert kinds == {"all-reduce", "all-gather", "reduce-scatter"}
+        gathered = [x for x in found["collectives"] if x["kind"] == "all-gather"]
+        assert all("params[" in x["origin"] for x in gathered)
+    for found in (copied, shared, cross):
         assert found["stray_collectives"] == 0
         # Beside what has to be sent a few sums for the log.
         assert found["ratio_vs_least_bytes_sent"] == pytest.approx(1, abs=0.01)
