@@ -109,6 +109,21 @@ def size(config: ConfigDict, dataset: str, runlocal: str) -> None:
         arm(config, name, name.replace("_", " "), **roles)
 
 
+def decoder(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Mask tokens that attend to each other, or to latents alone; all or half of them."""
+    config.runs.imae.init = ""  # a start from the teacher would fix the decoder's kind
+    cross = dict(model=dict(decoder=dict(attention="cross")))
+    changes = {
+        "full": ("self-attention", {}),
+        "cross": ("cross-attention", cross),
+        "cross_half": (
+            "cross-attention, half of the masked patches",
+            cross | dict(loss=dict(predict_fraction=0.5)),
+        ),
+    }
+    over_students(config, changes)
+
+
 def branches(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """Both images rebuilt, or only the weaker one as in the paper's first version."""
     labels = {"both": "both", "subordinate": "subordinate only"}

@@ -254,6 +254,7 @@ STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
     "separability_vs_probe": separability_vs_probe,
     "mix": ablations.mix,
     "size": ablations.size,
+    "decoder": ablations.decoder,
     "branches": ablations.branches,
     "teacher_input": ablations.teacher_input,
 }
