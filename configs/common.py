@@ -93,7 +93,7 @@ def separability() -> ConfigDict:
 def during_training() -> ConfigDict:
     """The section `evals.during_training`. All values: ours."""
     section = evaluator(alpha=0.3)
-    # Epochs between measurements in training, of few images and into metrics.jsonl: k-NN
+    # Epochs between evaluations in training, on few images and into metrics.jsonl: k-NN
     # accuracy, effective rank, and gain; 0: none.
     section.every_epochs = 0.0
     section.split = "validation"  # the split that is scored: "validation" or "test"

@@ -82,7 +82,7 @@ ACTS_IN = {
     "data.evaluate_on": "data/eval_splits",
     "data.files": "data/image_files",
     "data.files.background": "data/pixel_formats",
-    "evals.during_training.every_epochs": "training/measuring",
+    "evals.during_training.every_epochs": "training/monitor",
     "evals.probes.lars": "probing/lars_probe",
     "evals.separability.mlp": "probing/mlp_map",
     "explorer": "report/explorer",

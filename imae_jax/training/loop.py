@@ -22,7 +22,7 @@ from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
 from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir
 from imae_jax.training import memory, opening
 from imae_jax.training.cadence import Cadence
-from imae_jax.training.measuring import Measuring, period
+from imae_jax.training.monitor import Monitor, period
 from imae_jax.training.restore import initial_state
 from imae_jax.training.setup import (
     Setup,
@@ -120,7 +120,7 @@ def _train(
                 setup,
                 feed,
                 train_step,
-                Measuring.of(setup) if measure_every else lambda params: {},
+                Monitor.of(setup) if measure_every else lambda params: {},
                 schedule,
                 checkpoints,
                 Cadence(config, last_step, measure_every, trace.stops),

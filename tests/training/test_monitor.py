@@ -15,9 +15,9 @@ from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.probing.knn import knn_accuracy
 from imae_jax.probing.linear_classifiers import Labelled, Splits
 from imae_jax.probing.similarity import effective_rank
-from imae_jax.training import measuring, trained_run
+from imae_jax.training import monitor, trained_run
 from imae_jax.training.loop import train
-from imae_jax.training.measuring import Measuring, period
+from imae_jax.training.monitor import Monitor, period
 from imae_jax.training.setup import set_up
 
 PREFIX = "during_training/"
@@ -117,7 +117,7 @@ def test_the_gain_is_that_of_the_separability_evaluator(run, imae_config):
     """On the same few images: fitted, chosen and scored as `eval` does."""
     config = measured(imae_config())
     opened = evaluation.open_run(config, run)
-    held_out = Measuring.of(set_up(config, run)).held_out
+    held_out = Monitor.of(set_up(config, run)).held_out
     evaluator = all_evaluators()["separability"]
     section = config.evals.separability.copy_and_resolve_references()
     section.update(batch_size=16, alphas=())
@@ -138,13 +138,13 @@ def test_a_mae_is_compared_with_itself(mae_config, tmp_path):
 
 def test_without_teacher_or_classes_there_is_no_gain_and_no_accuracy(imae_config, run):
     config = measured(imae_config())
-    held_out = Measuring.of(set_up(config, run)).held_out
+    held_out = Monitor.of(set_up(config, run)).held_out
     student = evaluation.open_run(config, run).networks["student"]
     options = during_training.EVALUATOR.options(config.evals.during_training)
     found = dict(during_training.evaluate({"student": student}, held_out, **options))
     assert found.keys() == {"knn_accuracy", "effective_rank"}
-    nameless = measuring.dataclasses.replace(held_out.dataset, class_names=())
-    held_out = measuring.dataclasses.replace(held_out, dataset=nameless)
+    nameless = monitor.dataclasses.replace(held_out.dataset, class_names=())
+    held_out = monitor.dataclasses.replace(held_out, dataset=nameless)
     found = dict(during_training.evaluate({"student": student}, held_out, **options))
     assert found.keys() == {"effective_rank"}
 
@@ -156,8 +156,8 @@ def test_a_network_that_cannot_be_measured_still_learns(
         tokens = np.ones((len(images), 8), np.float32)
         return {"mean": tokens, "class_token": tokens}
 
-    monkeypatch.setattr(measuring, "make_network", lambda *_: networks.Network(embed=embed))
-    measure = Measuring.of(set_up(measured(mae_config()), tmp_path))
+    monkeypatch.setattr(monitor, "make_network", lambda *_: networks.Network(embed=embed))
+    measure = Monitor.of(set_up(measured(mae_config()), tmp_path))
     assert measure(None) == {}
     assert "evals.during_training is left out: k-NN" in capsys.readouterr().err
 

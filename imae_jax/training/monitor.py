@@ -29,7 +29,7 @@ def period(config: ConfigDict, num_examples: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measuring:
+class Monitor:
     """Measures the parameters of a run in training.
 
     Attributes:
