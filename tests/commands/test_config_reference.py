@@ -81,7 +81,7 @@ def test_the_meaning_is_that_of_the_first_line_and_the_reason_that_of_the_last()
 def test_a_value_that_was_passed_on_has_the_source_of_the_call():
     entry = entry_of("model.decoder.width", "imae", "imagenet")
     assert (entry.value, entry.source) == (512, "Released code")
-    assert "size(512, 8, 16)" in line_of(entry.place)
+    assert "decoder(512, 8, 16)" in line_of(entry.place)
 
 
 def test_a_copy_keeps_the_source():
