@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax.errors import UserError
 from imae_jax.report import (
+    charts,
     explorer,
     headlines,
     panels,
@@ -142,8 +143,7 @@ def write_report(workdir: str | Path) -> Path:
             (study_tables.tables(study), study_tables.charts(study))
             for study in found_studies
         ],
-        curves=runs
-        and [training_curves.losses(metrics), *training_curves.measured(metrics)],
+        curves=runs and [charts.training(metrics), *training_curves.measured(metrics)],
         num_pictured=len(pictured),
         pictures={
             name: found

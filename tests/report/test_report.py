@@ -323,7 +323,7 @@ def test_losses_are_drawn_for_runs_of_any_age():
     terms = {"loss/contrast": 2.0, "loss/uniformity": 0.1, "contrast/accuracy": 0.5}
     contrast = [line | terms for line in lines]
     runs = {"mae": lines, "begun": [], "contrast": contrast}
-    figure = training_curves.losses(runs).figure
+    figure = charts.training(runs).figure
     first, second, third = figure.axes
     # The sum of one part is not drawn over it.
     assert [line.get_label() for line in first.lines] == ["reconstruction"]
