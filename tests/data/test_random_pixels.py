@@ -31,7 +31,9 @@ def mix_images(key, images):
 
 
 ON_UINT8 = {
-    "augment": functools.partial(augment.augment, pad=2, flip=True, crop_scale=(0.2, 1.0)),
+    "augment": functools.partial(
+        augment.augment, pad=2, pad_mode="reflect", flip=True, crop_scale=(0.2, 1.0)
+    ),
     "rand_augment": functools.partial(
         randaugment.rand_augment,
         num_ops=2,
