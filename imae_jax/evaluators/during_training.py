@@ -84,25 +84,23 @@ def evaluate(
       `effective_rank` of these tokens, of the images that maps are fitted on and at most
       their number; `gain`, `subordinate/excess` and `dominant/excess`, see `separability`.
     """
-    splits = held_out.dataset.splits
-    parts = {
-        part: embedded(networks["student"], held_out, part, batch_size)["mean"]
-        for part in ("train", "test")
-    }
-    if len(held_out.dataset.class_names) > 1:
-        train, test = (Labelled(x, splits[part].labels) for part, x in parts.items())
+    dataset, student = held_out.dataset, networks["student"]
+    tokens = embedded(student, held_out, "train", batch_size)["mean"]
+    if len(dataset.class_names) > 1:
+        scored = embedded(student, held_out, "test", batch_size)["mean"]
+        train = Labelled(tokens, dataset.splits["train"].labels)
+        test = Labelled(scored, dataset.splits["test"].labels)
         accuracy = knn_accuracy(
             Splits(train, train, test), neighbours=neighbours, temperature=temperature
         )
         yield "knn_accuracy", accuracy
-    yield "effective_rank", effective_rank(np.cov(parts["train"], rowvar=False))
+    yield "effective_rank", effective_rank(np.cov(tokens, rowvar=False))
     if "teacher" not in networks:
         return
 
     def stream(part: str) -> Iterator[Latents]:
         for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
-            latents = networks["student"].predict(batch.mixture(alpha), batch.mask)
-            features = latents["latents"]
+            features = student.predict(batch.mixture(alpha), batch.mask)["latents"]
             if features.ndim == 3:  # a MAE gives both branches the same
                 features = np.stack([features] * len(BRANCHES), axis=1)
             targets = latents_of_images(networks["teacher"], batch)[batch.valid]

@@ -25,9 +25,12 @@ def measured(runs: Runs) -> Iterator[Chart]:
             if points := [(line["epoch"], line[name]) for line in lines if name in line]:
                 panels.setdefault(title, {})[run] = Line(points, colour)
     if gains := panels.get(MEASURED["gain"]):
-        epochs = sorted(x for line in gains.values() for x, _ in line.points)
+        epochs = sorted({x for line in gains.values() for x, _ in line.points})
         gains["superposition"] = Line([(x, 0.0) for x in epochs], GREY, "--")
     if panels:
         figure, values = draw(panels, "", "epoch", sharey=False)
-        note = "On few images, as evals.during_training says."
+        note = (
+            "On few images, as evals.during_training says; where only two splits are "
+            "published, `validation` is a part of those trained on."
+        )
         yield Chart("Measured in training", note, figure, values=values)
