@@ -30,7 +30,7 @@ def measured(runs: Runs) -> Iterator[Chart]:
     if panels:
         figure, values = draw(panels, "", "epoch", sharey=False)
         note = (
-            "On few images, as evals.during_training says; where only two splits are "
-            "published, `validation` is a part of those trained on."
+            "On few images, see evals.during_training. Where a data set publishes two "
+            "splits only, validation images are among those that were trained on."
         )
         yield Chart("Measured in training", note, figure, values=values)
