@@ -44,6 +44,7 @@ from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.layers import Compute  # noqa: E402
 from imae_jax.objectives.base import Augmentation
 from imae_jax.objectives.mae import MAEObjective
+from imae_jax.objectives.mask_kinds import Masking
 from imae_jax.training.state import init_state
 from imae_jax.training.step import make_train_step
 
@@ -137,8 +138,9 @@ def measure_resident(seconds: float) -> dict:
     )
     optimizer = optim.adamw(optim.learning_rate(1e-4, 256, 1, 1000), (0.9, 0.95), 0.05)
     augmentation = Augmentation(mean=127.0, std=64.0, **options)
+    masking = Masking(0.75, "random", content_weight=0.0, grid=network.grid)
     objective = MAEObjective(
-        network, augmentation, mask_ratio=0.75, norm_pix=False, predict_fraction=1.0
+        network, augmentation, masking, norm_pix=False, predict_fraction=1.0
     )
     state = init_state(network, optimizer, 0, mesh)
     train = make_train_step(

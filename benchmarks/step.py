@@ -36,6 +36,7 @@ from imae_jax.models.mae import DECODER_ATTENTIONS
 from imae_jax.objectives.base import Augmentation
 from imae_jax.objectives.imae import IMAEObjective
 from imae_jax.objectives.mae import MAEObjective
+from imae_jax.objectives.mask_kinds import Masking
 from imae_jax.training.state import init_params, init_state
 from imae_jax.training.step import make_train_step
 
@@ -105,7 +106,8 @@ def make_step(work: Work, size: str, batch_size: int | None):
         kind: build_autoencoder(name=kind, **fields, image_shape=image_shape)
         for kind in ("mae", "imae")
     }
-    common = Augmentation(mean=0.0, std=255.0), mask_ratio, False, work.predict_fraction
+    masking = Masking(mask_ratio, "random", content_weight=0.0, grid=networks["mae"].grid)
+    common = Augmentation(mean=0.0, std=255.0), masking, False, work.predict_fraction
     teacher_params = None
     if work.kind == "mae":
         objective = MAEObjective(networks["mae"], *common)

@@ -90,6 +90,20 @@ def mask(config: ConfigDict, dataset: str, runlocal: str) -> None:
         )
 
 
+def mask_kind(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Which patches students are trained without; all are measured on random masks."""
+    kinds = {
+        "random": ("random", {}),
+        "block": ("blocks", dict(kind="block")),
+        "grid": ("grid", dict(kind="grid")),
+        # Weights: ours, untuned.
+        "detailed": ("mostly detailed", dict(kind="content", content_weight=1.0)),
+        "flat": ("mostly flat", dict(kind="content", content_weight=-1.0)),
+    }
+    changes = {name: (label, dict(mask=mask)) for name, (label, mask) in kinds.items()}
+    over_students(config, changes)
+
+
 def size(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """The width of teacher and student; decoders are half as wide as their encoders."""
     separation_columns(config)

@@ -171,6 +171,13 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # Fraction of masked patches, which the encoder does not see (MAE and released code,
     # which draws its pictures at 0.5).
     config.mask.ratio = 0.75
+    # Patches that are masked in training: "random" (MAE); "block", rectangles, and "grid",
+    # one or more of every 2x2 patches (both as in MAE's ablation); "content", by how much a
+    # patch varies (ours). Evaluations mask at random, whatever the kind.
+    config.mask.kind = "random"
+    # Weight of the rank of a patch's variance beside chance, with mask.kind="content":
+    # above 0, detailed patches are masked more often, below 0 flat ones (ours).
+    config.mask.content_weight = 0.0
 
     config.loss = ConfigDict()
     # Targets normalized patch by patch (MAE, as an option).

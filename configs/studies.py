@@ -248,6 +248,7 @@ STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
     "contrast": contrast,
     "attributes": attributes,
     "mask": ablations.mask,
+    "mask_kind": ablations.mask_kind,
     "semantics": semantics,
     "distill_weight": ablations.distill_weight,
     "clean": ablations.clean,

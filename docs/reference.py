@@ -93,7 +93,7 @@ ACTS_IN = {
     "loss.branches": "models/imae",
     "loss.norm_pix": "objectives/losses",
     "loss.predict_fraction": "objectives/mae",
-    "mask": "objectives/mae",
+    "mask": "objectives/mask_kinds",
     "mesh": "distributed/sharding",
     "mix": "objectives/mixing",
     "mix.same_class_rate": "data/pair_sampler",

@@ -18,6 +18,7 @@ from imae_jax.errors import UserError, require
 from imae_jax.models.classifier import MODES, POOLS
 from imae_jax.models.layers import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.models.mae import DECODER_ATTENTIONS
+from imae_jax.objectives.mask_kinds import MASK_KINDS
 from imae_jax.objectives.select import OBJECTIVES
 from imae_jax.storage.trackers import TRACKERS
 
@@ -167,6 +168,8 @@ RULES = {
     "loss.norm_pix": flag,
     "loss.predict_fraction": within("(0, 1]"),
     "loss.uniformity_weight": at_least(0),
+    "mask.content_weight": Rule(is_number, "a finite number"),
+    "mask.kind": one_of(*MASK_KINDS),
     "mask.ratio": within("[0, 1)"),
     "mesh.fsdp": Rule(is_count, "a whole number"),
     "mix.alpha": unset_or(within("(0, 0.5]")),

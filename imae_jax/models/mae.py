@@ -145,15 +145,20 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(
             **self.decoder_size._asdict(),
             attention=self.decoder_attention,
-            grid=grid_size(self.image_size, self.patch_size),
+            grid=self.grid,
             patch_values=self.patch_size**2 * self.channels,
             compute=self.compute,
         )
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of an image's patches."""
+        return grid_size(self.image_size, self.patch_size)
+
+    @property
     def num_patches(self) -> int:
         """Number of patches of an image, L."""
-        rows, columns = grid_size(self.image_size, self.patch_size)
+        rows, columns = self.grid
         return rows * columns
 
     def example_inputs(self, key: jax.Array) -> tuple[jax.Array, ...]:

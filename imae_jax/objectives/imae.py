@@ -22,6 +22,7 @@ from imae_jax.objectives.base import Augmentation, Metrics, Objective
 from imae_jax.objectives.contrast import contrast_loss, uniformity_loss
 from imae_jax.objectives.distillation import teacher_latents
 from imae_jax.objectives.mae import MAEObjective
+from imae_jax.objectives.mask_kinds import Masking
 from imae_jax.objectives.mixing import (
     draw_mixtures,
     make_mixtures,
@@ -96,7 +97,7 @@ class IMAEObjective(MAEObjective):
         return cls(
             model,
             augmentation,
-            config.mask.ratio,
+            Masking(**config.mask, grid=model.grid),
             config.loss.norm_pix,
             config.loss.predict_fraction,
             **mix,
@@ -108,17 +109,17 @@ class IMAEObjective(MAEObjective):
             uniformity_weight=config.loss.uniformity_weight,
         )
 
-    def draw_masks(self, key: jax.Array, batch_size: int) -> Any:
+    def draw_masks(self, key: jax.Array, images: jax.Array) -> Any:
         """Draws alphas and masks of B mixtures, and weights if some are not mixed."""
         alpha, mask = draw_mixtures(
             key,
-            batch_size,
-            num_patches=self.model.num_patches,
-            mask_ratio=self.mask_ratio,
+            len(images),
+            masking=self.masking,
             alpha=self.alpha,
             per_batch=self.per_batch,
             shared_mask=self.shared_mask,
             clean_fraction=self.clean_fraction,
+            images=self.images_for_masks(images),
         )
         return alpha, mask, role_weights(alpha) if self.clean_fraction else None
 
@@ -166,6 +167,12 @@ class IMAEObjective(MAEObjective):
             "mix.per_batch",
             mix.per_batch,
             f"False where mix.alpha is fixed (it is {mix.alpha})",
+        )
+        require(
+            not mix.shared_mask or config.mask.kind != "content",
+            "mix.shared_mask",
+            mix.shared_mask,
+            "False with mask.kind='content': the mixtures of a pair differ in content",
         )
         pairs = config.train.batch_size // 2
         require(

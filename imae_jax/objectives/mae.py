@@ -15,12 +15,12 @@ from imae_jax.models.masking import (
     first_masked,
     num_predicted,
     num_visible,
-    random_mask,
 )
 from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import check_size, decode_variant
 from imae_jax.objectives import losses
 from imae_jax.objectives.base import Augmentation, Metrics, Objective, step_keys
+from imae_jax.objectives.mask_kinds import Masking
 
 
 def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
@@ -38,6 +38,24 @@ def check_mask_ratio(ratio: float, key: str, num_patches: int) -> None:
     )
 
 
+def check_content_weight(config: ConfigDict) -> None:
+    """Raises UserError unless `mask.content_weight` goes with `mask.kind`.
+
+    Args:
+      config: the section `mask`.
+    """
+    kind, weight = config.kind, config.content_weight
+    if kind == "content":
+        allowed = (
+            "other than 0 with mask.kind='content': above 0 detailed patches are masked "
+            "more often, below 0 flat ones"
+        )
+        require(weight != 0, "mask.content_weight", weight, allowed)
+    else:
+        allowed = f"0 with mask.kind={kind!r}, which does not look at the image"
+        require(weight == 0, "mask.content_weight", weight, allowed)
+
+
 def check_decoder(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
     """Raises UserError unless decoder, mask and targets fit images [H, W, C]."""
     check_size(config.model.decoder, "model.decoder")
@@ -45,6 +63,7 @@ def check_decoder(config: ConfigDict, image_shape: tuple[int, int, int]) -> None
     height, width, channels = image_shape
     rows, columns = grid_size((height, width), patch_size)
     check_mask_ratio(config.mask.ratio, "mask.ratio", rows * columns)
+    check_content_weight(config.mask)
     require(
         patch_size**2 * channels > 1 or not config.loss.norm_pix,
         "loss.norm_pix",
@@ -60,7 +79,7 @@ class MAEObjective(Objective):
     Attributes:
       model: the network to train.
       augmentation: crops and flips, before masking.
-      mask_ratio: fraction of masked patches, in [0, 1).
+      masking: how many patches are masked, and which.
       norm_pix: True to normalize each target patch.
       predict_fraction: fraction of the masked patches that are decoded and enter the loss,
         in (0, 1]; below 1 only with a decoder of cross-attention.
@@ -71,7 +90,7 @@ class MAEObjective(Objective):
 
     model: MAE | IMAE
     augmentation: Augmentation
-    mask_ratio: float
+    masking: Masking
     norm_pix: bool
     predict_fraction: float
 
@@ -80,22 +99,23 @@ class MAEObjective(Objective):
         """Number of masked patches that are decoded; None: all, as in an evaluation."""
         if self.predict_fraction == 1:
             return None
-        return num_predicted(self.model.num_patches, self.mask_ratio, self.predict_fraction)
+        ratio = self.masking.ratio
+        return num_predicted(self.model.num_patches, ratio, self.predict_fraction)
 
     @classmethod
     def from_config(
         cls, config: ConfigDict, model: MAE, teacher: MAE | None, augmentation: Augmentation
     ) -> Self:
         """See `Objective`."""
+        masking = Masking(**config.mask, grid=model.grid)
         loss = config.loss
-        masked = config.mask.ratio, loss.norm_pix, loss.predict_fraction
-        return cls(model, augmentation, *masked)
+        return cls(model, augmentation, masking, loss.norm_pix, loss.predict_fraction)
 
     def draw(self, batch: Any, step: jax.Array, seed: jax.Array) -> Any:
         """See `Objective`."""
         keys = step_keys(seed, step, "augment", "objective")
-        draws = self.draw_masks(keys["objective"], len(batch))
-        return self.augmentation(keys["augment"], batch), draws
+        images = self.augmentation(keys["augment"], batch)
+        return images, self.draw_masks(keys["objective"], images)
 
     def loss(
         self, params: Any, batch_stats: Any, teacher_params: Any, examples: Any
@@ -106,9 +126,13 @@ class MAEObjective(Objective):
         total, metrics = self.loss_of(params, teacher_params, images, draws)
         return total, (metrics, batch_stats)
 
-    def draw_masks(self, key: jax.Array, batch_size: int) -> Any:
-        """Draws B masks (subclasses may add other draws)."""
-        return random_mask(key, batch_size, self.model.num_patches, self.mask_ratio)
+    def draw_masks(self, key: jax.Array, images: jax.Array) -> Any:
+        """Draws masks of images [B, H, W, C] uint8 (subclasses may add other draws)."""
+        return self.masking.draw(key, len(images), self.images_for_masks(images))
+
+    def images_for_masks(self, images: jax.Array) -> jax.Array | None:
+        """Normalizes images [B, H, W, C] uint8 if masks are drawn by their content."""
+        return self.augmentation.normalize(images) if self.masking.needs_images else None
 
     def loss_of(
         self, params: Any, teacher_params: Any, images: jax.Array, draws: Any

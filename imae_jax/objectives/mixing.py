@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imae_jax.models.masking import Mask, random_mask
+from imae_jax.models.masking import Mask
 from imae_jax.models.patches import Array
+from imae_jax.objectives.mask_kinds import Masking
 
 # Axis S of every two-image array.
 BRANCHES = ("subordinate", "dominant")
@@ -100,12 +101,16 @@ def role_weights(alpha: jax.Array) -> jax.Array:
 
 
 def pair_mask(
-    key: jax.Array, batch_size: int, num_patches: int, mask_ratio: float, shared: bool
+    key: jax.Array,
+    batch_size: int,
+    masking: Masking,
+    shared: bool,
+    mixture: jax.Array | None = None,
 ) -> Mask:
     """Draws one mask per mixture, or, if `shared`, one for both mixtures of a pair."""
     if not shared:
-        return random_mask(key, batch_size, num_patches, mask_ratio)
-    mask = random_mask(key, batch_size // 2, num_patches, mask_ratio)
+        return masking.draw(key, batch_size, mixture)
+    mask = masking.draw(key, batch_size // 2)
     return jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), mask)
 
 
@@ -113,21 +118,23 @@ def draw_mixtures(
     key: jax.Array,
     batch_size: int,
     *,
-    num_patches: int,
-    mask_ratio: float,
+    masking: Masking,
     alpha: float | None,
     per_batch: bool = False,
     shared_mask: bool = False,
     clean_fraction: float = 0.0,
+    images: jax.Array | None = None,
 ) -> tuple[jax.Array, Mask]:
     """Draws alphas [B] and masks of B mixtures.
 
-    See `sample_alpha`, `with_clean_pairs` and `pair_mask`.
+    See `sample_alpha`, `with_clean_pairs` and `pair_mask`. `images`: [B, H, W, C] float,
+    those that are mixed, only if the masks depend on them.
     """
     alpha_key, mask_key = jax.random.split(key)
     drawn = sample_alpha(alpha_key, batch_size, alpha, per_batch)
-    mask = pair_mask(mask_key, batch_size, num_patches, mask_ratio, shared_mask)
-    return with_clean_pairs(drawn, clean_fraction), mask
+    weights = with_clean_pairs(drawn, clean_fraction)
+    mixture = None if images is None else mix(pair_sources(images), weights)
+    return weights, pair_mask(mask_key, batch_size, masking, shared_mask, mixture)
 
 
 def make_mixtures(images: jax.Array, alpha: jax.Array, mask: Mask) -> Mixtures:

@@ -54,6 +54,7 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {
         "uniformity_weight": 0.0,
     },
     "loss.norm_pix": {"predict_fraction": 1.0},
+    "mask.ratio": {"kind": "random", "content_weight": 0.0},
     "model.decoder.width": {"attention": "self"},
 }
 

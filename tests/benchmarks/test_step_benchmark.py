@@ -16,6 +16,7 @@ from imae_jax.models.layers import Compute
 from imae_jax.models.masking import random_mask
 from imae_jax.objectives.base import Augmentation
 from imae_jax.objectives.mae import MAEObjective
+from imae_jax.objectives.mask_kinds import Masking
 from imae_jax.training.state import init_params
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,8 @@ def test_the_formula_counts_the_products_of_the_gradient(attention, fraction):
         image_shape=(8, 8, 1),
         compute=Compute(),
     )
-    objective = MAEObjective(network, Augmentation(0.0, 1.0), 0.25, False, fraction)
+    masks = Masking(0.25, "random", content_weight=0.0, grid=network.grid)
+    objective = MAEObjective(network, Augmentation(0.0, 1.0), masks, False, fraction)
     params = jax.eval_shape(lambda: init_params(network, 0))
 
     def loss(params, images):

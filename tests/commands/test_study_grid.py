@@ -80,11 +80,15 @@ def test_a_key_that_a_later_version_added_counts_once_it_is_set():
     added += ("predict_fraction",)
     for run in (before.runs.imae, before.runs.teacher):
         del run.loss.predict_fraction, run.model.decoder.attention
+        del run.mask.kind, run.mask.content_weight
     for key in added[:3]:
         del before.runs.imae.loss[key]
     assert cell(now).training == cell(before).training
     changed = make()
     changed.runs.imae.model.decoder.attention = "cross"
+    assert cell(changed).training != cell(before).training
+    changed = make()
+    changed.runs.imae.mask.kind = "grid"
     assert cell(changed).training != cell(before).training
     for key in added:
         changed = make()

@@ -7,6 +7,7 @@ from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
 from imae_jax.objectives import mixing
 from imae_jax.objectives.distillation import teacher_latents
+from imae_jax.objectives.mask_kinds import Masking
 from imae_jax.training.state import init_params
 
 SIZE = dict(width=32, depth=1, heads=2)
@@ -28,8 +29,9 @@ def params():
 
 def make_mixtures(shared_mask):
     images = jax.random.normal(KEY, (6, 8, 8, 1))
+    masking = Masking(0.5, "random", content_weight=0.0, grid=(4, 4))
     draws = mixing.draw_mixtures(
-        KEY, 6, num_patches=16, mask_ratio=0.5, alpha=0.3, shared_mask=shared_mask
+        KEY, 6, masking=masking, alpha=0.3, shared_mask=shared_mask
     )
     return mixing.make_mixtures(images, *draws)
 

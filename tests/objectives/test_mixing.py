@@ -5,8 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imae_jax.objectives import mixing
+from imae_jax.objectives.mask_kinds import Masking
 
 KEY = jax.random.key(0)
+
+
+def masking(ratio, side):
+    return Masking(ratio, "random", content_weight=0.0, grid=(side, side))
 
 
 def images(batch_size=4):
@@ -47,17 +52,17 @@ def test_alpha_per_batch_and_fixed():
 
 
 def test_shared_mask_is_one_per_pair_and_otherwise_every_mixture_has_its_own():
-    shared = mixing.pair_mask(KEY, 16, 64, 0.5, shared=True)
+    shared = mixing.pair_mask(KEY, 16, masking(0.5, 8), shared=True)
     np.testing.assert_array_equal(shared.mask[::2], shared.mask[1::2])
     np.testing.assert_array_equal(shared.ids_keep[::2], shared.ids_keep[1::2])
     assert len(np.unique(shared.mask, axis=0)) == 8
-    own = mixing.pair_mask(KEY, 16, 64, 0.5, shared=False)
+    own = mixing.pair_mask(KEY, 16, masking(0.5, 8), shared=False)
     assert len(np.unique(own.mask, axis=0)) == 16
 
 
 def test_make_mixtures_holds_together():
     x = images(8)
-    draws = mixing.draw_mixtures(KEY, 8, num_patches=16, mask_ratio=0.75, alpha=None)
+    draws = mixing.draw_mixtures(KEY, 8, masking=masking(0.75, 4), alpha=None)
     made = mixing.make_mixtures(x, *draws)
     np.testing.assert_array_equal(made.sources, mixing.pair_sources(x))
     np.testing.assert_allclose(made.mixture, mixing.mix(made.sources, made.alpha))
@@ -66,7 +71,7 @@ def test_make_mixtures_holds_together():
 
 
 def test_clean_pairs_are_their_dominant_image_alone():
-    draws = dict(num_patches=16, mask_ratio=0.75, alpha=None)
+    draws = dict(masking=masking(0.75, 4), alpha=None)
     mixed = mixing.draw_mixtures(KEY, 16, **draws)
     for fraction, count in ((0.0, 0), (0.25, 4), (0.3, 4), (0.5, 8)):
         alpha, mask = mixing.draw_mixtures(KEY, 16, **draws, clean_fraction=fraction)

@@ -61,7 +61,7 @@ def prepared(mae_config, imae_config, tmp_path):
         objective = make_objective(setup)
         params = jax.jit(functools.partial(init_params, setup.model, 0))()
         images = jax.random.normal(KEY, (6, 8, 8, 1))
-        return objective, params, images, objective.draw_masks(jax.random.key(1), 6)
+        return objective, params, images, objective.draw_masks(jax.random.key(1), images)
 
     return prepare
 

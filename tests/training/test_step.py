@@ -66,6 +66,7 @@ def config_of(mae_config, imae_config, transfer_config):
         config = plain[name]() if name in plain else transfer_config(name)
         if option == "clean":
             config.mix.clean_fraction = 0.25
+            config.mask.update(dict(kind="content", content_weight=1.0))
         if option == "contrast":
             config.loss.contrast_weight = config.loss.uniformity_weight = 1.0
         if option == "cross":
@@ -256,6 +257,8 @@ KNOBS = {
     "mix.clean_fraction": 0.5,
     "mix.same_class_rate": 1.0,
     "mask.ratio": 0.75,
+    "mask.kind": "grid",
+    "mask.content_weight": -1.0,
     "loss.norm_pix": True,
     "loss.predict_fraction": 0.5,
     "loss.branches": "subordinate",
@@ -302,6 +305,9 @@ def test_every_key_changes_something(key, imae_config, plain_losses, tmp_path):
     expected = plain_losses[config.loss.distill_weight]
     if key in ("loss.contrast_temperature", "augment.pad_mode"):  # which count with these
         config.loss.contrast_weight, config.augment.pad = 1.0, 2
+        expected = first_loss(config, tmp_path)
+    if key == "mask.content_weight":
+        config.mask.update(dict(kind="content", content_weight=1.0))
         expected = first_loss(config, tmp_path)
     if key == "loss.predict_fraction":
         config.model.decoder.attention = "cross"
