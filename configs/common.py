@@ -235,6 +235,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # Where numbers are sent beside metrics.jsonl, which resume and report read:
     # tensorboard, and, if installed, wandb and trackio.
     config.log.to = ("tensorboard",)
+    # Epochs between pictures of validation images there, reconstructed; 0: none.
+    config.log.pictures_every = 0.0
 
     # What `eval` measures: a section for each evaluator. What is measured in training
     # stands in `during_training`.

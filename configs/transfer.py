@@ -154,7 +154,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_config("mae", dataset)
     datasets.preset(dataset)(config)
     # A classifier sees all patches and reconstructs nothing.
-    del config.mask, config.loss, config.model.decoder
+    del config.mask, config.loss, config.model.decoder, config.log.pictures_every
     config.model.name = "classifier"
     config.model.mode = mode  # "linear", "finetune" or "scratch"
     # A MAE, an i-MAE or a classifier, whose encoder is taken; "scratch": empty.

@@ -85,7 +85,9 @@ def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         atomic_files.write_json(run.workdir / EVAL_FILE, results)
         shown = as_json(run.config)
         with trackers.tracking(run.config.log.to, run.workdir, run.step, shown) as track:
-            track(run.step, {f"eval/{name}": value for name, value in results.items()})
+            track.write(
+                run.step, {f"eval/{name}": value for name, value in results.items()}
+            )
     for error in failed.values():
         if not isinstance(error, UserError):
             raise error

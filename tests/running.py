@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from imae_jax.commands.failures import DEFECT
 
@@ -51,3 +53,15 @@ def fails(*arguments):
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert DEFECT not in done.stderr  # as bad as a traceback
     return lines[0]
+
+
+def events(workdir):
+    """The events in a workdir's tensorboard/, in the order of the files' names."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:  # length, its checksum, an event, its checksum
+            (length,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found

@@ -137,6 +137,15 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
     require(min_lr < peak, "optim.min_lr", min_lr, below)
 
 
+def check_pictures(config: ConfigDict) -> None:
+    """Raises UserError unless pictures, if wanted, have an alpha and a place to go."""
+    every = config.log.get("pictures_every", 0)
+    key, to = "log.pictures_every", tuple(config.log.to)
+    require(not every or bool(to), key, every, f"0 with log.to={to}: they go only there")
+    allowed = "0 without the section evals.reconstruction, whose alpha and seed they have"
+    require(not every or "reconstruction" in config.evals, key, every, allowed)
+
+
 def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str) -> None:
     """Checks that the keys of a config fit each other, its data set and its devices.
 
@@ -157,3 +166,4 @@ def check(config: ConfigDict, dataset: Dataset, num_devices: int, platform: str)
             "init='teacher' needs an i-MAE and teacher.init, the workdir of a MAE run"
         )
     check_training(config, dataset.sizes["train"], num_devices)
+    check_pictures(config)

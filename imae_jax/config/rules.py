@@ -160,6 +160,7 @@ RULES = {
     "data.sharded": flag,
     "init": text,
     "log.every_steps": count_from(1),
+    "log.pictures_every": at_least(0),
     "log.to": some_of(*TRACKERS),
     "loss.branches": one_of("both", "subordinate"),
     "loss.contrast_temperature": above(0),

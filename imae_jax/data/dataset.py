@@ -63,8 +63,8 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Image shape (H, W, C)."""
-        return self.splits["train"].images.shape[1:]
+        """Image shape (H, W, C), of every split."""
+        return next(iter(self.splits.values())).images.shape[1:]
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
-"""Where a run's numbers are sent beside metrics.jsonl: TensorBoard, wandb, Trackio."""
+"""Where a run's numbers and pictures are sent: TensorBoard, wandb, Trackio."""
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -8,6 +9,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
 
 from imae_jax.distributed import processes
 from imae_jax.errors import UserError, one_line
@@ -19,10 +23,13 @@ ID_FILE = ".run_id"
 
 
 class Tracker(Protocol):
-    """A place for the numbers of one run."""
+    """A place for the numbers and pictures of one run."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a step."""
+
+    def draw(self, step: int, name: str, picture: Image.Image) -> None:
+        """Adds a picture of a step."""
 
     def close(self) -> None:
         """Writes what is left."""
@@ -42,6 +49,11 @@ class TensorBoard:
         """See `Tracker`."""
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+
+    def draw(self, step: int, name: str, picture: Image.Image) -> None:
+        """See `Tracker`."""
+        pixels = np.asarray(picture.convert("RGB"))
+        self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """See `Tracker`."""
@@ -78,6 +90,10 @@ class Service:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `Tracker`."""
         self._module.log(dict(metrics), step=step)
+
+    def draw(self, step: int, name: str, picture: Image.Image) -> None:
+        """See `Tracker`."""
+        self._module.log({name: self._module.Image(picture)}, step=step)
 
     def close(self) -> None:
         """See `Tracker`."""
@@ -119,13 +135,28 @@ def _run_id(workdir: Path) -> str:
     return known
 
 
+@dataclasses.dataclass(frozen=True)
+class Trackers:
+    """All trackers of a run; those of other processes than the first are none."""
+
+    trackers: Sequence[Tracker]
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        for tracker in self.trackers:
+            tracker.write(step, metrics)
+
+    def draw(self, step: int, name: str, picture: Image.Image) -> None:
+        """See `Tracker`."""
+        for tracker in self.trackers:
+            tracker.draw(step, name, picture)
+
+
 @contextlib.contextmanager
 def tracking(
     names: Sequence[str], workdir: Path, first_step: int, config: Mapping[str, Any]
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Context with a function that sends the metrics of a step to all trackers.
-
-    Only the first process sends.
+) -> Iterator[Trackers]:
+    """Context with the trackers of a run, which only the first process has.
 
     Args:
       names: keys of `TRACKERS`.
@@ -135,13 +166,7 @@ def tracking(
     """
     with contextlib.ExitStack() as stack:
         trackers = []
-        if processes.is_first():
-            for name in names:
-                trackers.append(TRACKERS[name](workdir, first_step, config))
-                stack.callback(trackers[-1].close)
-
-        def send(step: int, metrics: Mapping[str, float]) -> None:
-            for tracker in trackers:
-                tracker.write(step, metrics)
-
-        yield send
+        for name in names if processes.is_first() else ():
+            trackers.append(TRACKERS[name](workdir, first_step, config))
+            stack.callback(trackers[-1].close)
+        yield Trackers(trackers)

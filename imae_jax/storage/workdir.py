@@ -47,7 +47,7 @@ NEUTRAL_KEYS = (
 ADDED_KEYS: dict[str, dict[str, Any]] = {
     "augment.pad": {"pad_mode": "constant"},
     "data.files.image_size": {"background": None},  # transparent images were refused
-    "log.every_steps": {"to": ("tensorboard",)},
+    "log.every_steps": {"to": ("tensorboard",), "pictures_every": 0.0},
     "loss.distill_weight": {
         "contrast_weight": 0.0,
         "contrast_temperature": 0.1,

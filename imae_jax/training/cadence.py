@@ -1,4 +1,4 @@
-"""`Cadence`: the steps at which a run logs, measures and saves."""
+"""`Cadence`: the steps at which a run logs, measures, draws and saves."""
 
 import dataclasses
 import time
@@ -8,14 +8,21 @@ from ml_collections import ConfigDict
 from imae_jax.distributed import processes
 
 
+def steps_of(epochs: float, config: ConfigDict, num_examples: int) -> int:
+    """Returns the number of steps of some epochs, at least 1; 0 for none."""
+    steps = epochs * num_examples / config.train.batch_size
+    return max(1, round(steps)) if epochs else 0
+
+
 @dataclasses.dataclass
 class Cadence:
-    """Decides when a run logs, measures and saves.
+    """Decides when a run logs, measures, draws and saves.
 
     Attributes:
       config: the run's config.
-      last_step: the run's last step, at which all three are due.
+      last_step: the run's last step, at which all four are due.
       measure_every: number of steps between measurements; 0: there are none.
+      draw_every: the same for pictures.
       stops: further steps at which a dispatch ends.
       saved_at: time of the last save, in seconds of `time.monotonic`.
     """
@@ -23,6 +30,7 @@ class Cadence:
     config: ConfigDict
     last_step: int
     measure_every: int = 0
+    draw_every: int = 0
     stops: tuple[int, ...] = ()
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -30,20 +38,26 @@ class Cadence:
         """Returns the last step of a dispatch, at most the next of log, save and stops."""
         ends = [step + self.config.train.steps_per_dispatch, self.last_step]
         log, save = self.config.log.every_steps, self.config.checkpoint.every_steps
-        for every in (log, save, self.measure_every):
+        for every in (log, save, self.measure_every, self.draw_every):
             ends += [step - step % every + every] if every else []
         ends += [stop for stop in self.stops if stop > step]
         return min(ends)
 
     def is_measure_due(self, step: int) -> bool:
         """True if the step's parameters are to be measured."""
-        is_due = step == self.last_step or step % (self.measure_every or 1) == 0
-        return self.measure_every > 0 and is_due
+        return self._is_due(step, self.measure_every)
+
+    def is_draw_due(self, step: int) -> bool:
+        """True if pictures of the step's parameters are to be drawn."""
+        return self._is_due(step, self.draw_every)
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return every > 0 and (step == self.last_step or step % every == 0)
 
     def is_log_due(self, step: int) -> bool:
-        """True if the step's metrics are to be logged, with those measured if there are."""
-        is_due = step == self.last_step or step % self.config.log.every_steps == 0
-        return is_due or self.is_measure_due(step)
+        """True if the step's metrics are to be logged, with what is measured or drawn."""
+        is_due = self._is_due(step, self.config.log.every_steps)
+        return is_due or self.is_measure_due(step) or self.is_draw_due(step)
 
     def is_save_due(self, step: int) -> bool:
         """True if the step's state is to be saved, by the first process's clock."""

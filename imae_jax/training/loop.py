@@ -21,8 +21,9 @@ from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput
 from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir
 from imae_jax.training import memory, opening
-from imae_jax.training.cadence import Cadence
+from imae_jax.training.cadence import Cadence, steps_of
 from imae_jax.training.monitor import Monitor, period
+from imae_jax.training.pictures import Pictures
 from imae_jax.training.restore import initial_state
 from imae_jax.training.setup import (
     Setup,
@@ -115,15 +116,17 @@ def _train(
                 accumulate=config.train.accumulate,
                 may_accumulate=config.model.get("mode") != "linear",
             )
-            measure_every = period(config, num_examples)
+            measure_every = steps_of(period(config), config, num_examples)
+            draw_every = steps_of(config.log.get("pictures_every", 0), config, num_examples)
             loop = _Loop(
                 setup,
                 feed,
                 train_step,
-                Monitor.of(setup) if measure_every else lambda params: {},
+                Monitor.of(setup) if measure_every else None,
+                Pictures.of(setup) if draw_every else None,
                 schedule,
                 checkpoints,
-                Cadence(config, last_step, measure_every, trace.stops),
+                Cadence(config, last_step, measure_every, draw_every, trace.stops),
                 trace,
                 termination,
             )
@@ -179,7 +182,8 @@ class _Loop:
     setup: Setup
     feed: Resident | Streaming
     train_step: Callable
-    measure: Callable
+    monitor: Monitor | None
+    pictures: Pictures | None
     schedule: optax.Schedule
     checkpoints: Checkpoints
     cadence: Cadence
@@ -227,11 +231,13 @@ class _Loop:
                         step, config.train.batch_size, self.feed.seconds_waited
                     )
                     line |= self.feed.metrics(step - 1)
-                    if cadence.is_measure_due(step):
-                        with throughput.paused():
-                            line |= self.measure(state.params)
+                    with throughput.paused():
+                        if self.monitor and cadence.is_measure_due(step):
+                            line |= self.monitor(state.params)
+                        if self.pictures and cadence.is_draw_due(step):
+                            track.draw(step, "validation", self.pictures(state.params))
                     writer.write({"step": step, **line})
-                    track(step, line)
+                    track.write(step, line)
                     progress.show(step, line)
                 elif is_start:
                     progress.show(step, metrics)

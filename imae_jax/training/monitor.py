@@ -20,12 +20,10 @@ logger = logging.getLogger(__name__)
 NAME = "during_training"
 
 
-def period(config: ConfigDict, num_examples: int) -> int:
-    """Returns the number of steps between measurements; 0: there are none."""
+def period(config: ConfigDict) -> float:
+    """Returns the number of epochs between measurements; 0: there are none."""
     section = config.evals.get(NAME) or {}
-    epochs = section.get("every_epochs", 0)
-    steps = epochs * num_examples / config.train.batch_size
-    return max(1, round(steps)) if epochs else 0
+    return section.get("every_epochs", 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

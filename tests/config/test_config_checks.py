@@ -65,6 +65,8 @@ BAD_VALUES = [
         0.5,
         "loss.predict_fraction=0.5: must be 1 with model.decoder.attention='self'",
     ),
+    ("log.pictures_every", -1.0, "log.pictures_every=-1.0: must be at least 0"),
+    ("log.pictures_every", float("nan"), "log.pictures_every=nan: must be at least 0"),
     ("mask.kind", "blocks", "mask.kind='blocks': must be 'random', 'block', 'grid' or"),
     (
         "mask.kind",

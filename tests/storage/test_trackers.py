@@ -1,12 +1,12 @@
 """Numbers sent to TensorBoard and to services, whose packages are stood in for."""
 
-import struct
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from PIL import Image
+from running import events
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
@@ -26,21 +26,13 @@ def calls(monkeypatch):
 
     for service in SERVICES:
         functions = {name: record(service, name) for name in ("init", "log", "finish")}
-        package = SimpleNamespace(__spec__=object(), **functions)
+
+        def image(picture, service=service):
+            return service, picture.size
+
+        package = SimpleNamespace(__spec__=object(), Image=image, **functions)
         monkeypatch.setitem(sys.modules, service, package)
     return made
-
-
-def events(workdir):
-    """The events in a workdir's tensorboard/, in the order of the files' names."""
-    found = []
-    for path in sorted((workdir / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:  # length, its checksum, an event, its checksum
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
-    return found
 
 
 def scalars(workdir):
@@ -48,6 +40,7 @@ def scalars(workdir):
         (event.step, value.tag): value.simple_value
         for event in events(workdir)
         for value in event.summary.value
+        if value.HasField("simple_value")
     }
 
 
@@ -57,10 +50,11 @@ def test_services_get_config_and_metrics_and_go_on_after_an_interruption(calls, 
     config = {"seed": 0, "optim": {"blr": 0.1}}
     with pytest.raises(KeyboardInterrupt):
         with trackers.tracking(SERVICES, workdir, 0, config) as track:
-            track(1, {"loss/total": 2.0})
+            track.write(1, {"loss/total": 2.0})
             raise KeyboardInterrupt
     with trackers.tracking(SERVICES, workdir, 1, config) as track:
-        track(2, {"loss/total": 1.0})
+        track.write(2, {"loss/total": 1.0})
+        track.draw(2, "validation", Image.new("RGB", (3, 2)))
     of = {s: [call[1:] for call in calls if call[0] == s] for s in SERVICES}
     run_id = (workdir / trackers.ID_FILE).read_text()
     name = dict(
@@ -76,6 +70,7 @@ def test_services_get_config_and_metrics_and_go_on_after_an_interruption(calls, 
             ("finish", (), {}),
             ("init", (), begun),
             ("log", ({"loss/total": 1.0},), {"step": 2}),
+            ("log", ({"validation": (service, (3, 2))},), {"step": 2}),
             ("finish", (), {}),
         ]
 
@@ -83,7 +78,8 @@ def test_services_get_config_and_metrics_and_go_on_after_an_interruption(calls, 
 def test_other_processes_send_nothing(calls, tmp_path, monkeypatch):
     monkeypatch.setattr(trackers.processes, "is_first", lambda: False)
     with trackers.tracking((*SERVICES, "tensorboard"), tmp_path, 0, {}) as track:
-        track(1, {"loss/total": 2.0})
+        track.write(1, {"loss/total": 2.0})
+        track.draw(1, "validation", Image.new("RGB", (3, 2)))
     assert not calls and not list(tmp_path.iterdir())
 
 
@@ -111,10 +107,10 @@ def test_tensorboard_needs_no_pytorch(parity):
 
 def test_tensorboard_hides_what_an_interrupted_run_wrote(tmp_path):
     with trackers.tracking(["tensorboard"], tmp_path, 0, {}) as track:
-        track(1, {"a": 1.0})
-        track(2, {"a": 2.0})
+        track.write(1, {"a": 1.0})
+        track.write(2, {"a": 2.0})
     with trackers.tracking(["tensorboard"], tmp_path, 1, {}) as track:
-        track(2, {"a": 3.0})
+        track.write(2, {"a": 3.0})
     assert scalars(tmp_path)[2, "a"] == 3.0
     # TensorBoard drops what is from this step on.
     begun = [event.step for event in events(tmp_path) if event.session_log.status == 1]
