@@ -15,6 +15,7 @@ from imae_jax.encoders.encoder import (
     mask_noise,
 )
 from imae_jax.encoders.spec import Spec
+from imae_jax.interop.metadata import RESCALE
 from imae_jax.storage.local_paths import local_path
 
 
@@ -76,8 +77,12 @@ def _record(spec: Spec, transformers: ModuleType, name: str, config: Any) -> Pre
     given = [stated.get(f"image_{x}") or () for x in ("mean", "std")]
     if stated and not stated.get("do_normalize", True):
         given = [[0.0], [1.0]]
-    is_known = all(given) or {"mean", "std"} <= spec.options.keys()
-    spec.check(is_known, "with mean= and std=, which it does not record")
+    has_own = {"mean", "std"} <= spec.options.keys()
+    spec.check(all(given) or has_own, "with mean= and std=, which it does not record")
+    factor = stated.get("rescale_factor", 1 / 255)
+    is_of_ones = stated.get("do_rescale", True) is True and RESCALE.allows(factor)
+    allowed = "with mean= and std= of pixels in 0..1: its record does not rescale them so"
+    spec.check(is_of_ones or has_own, allowed)
     mean, std = (tuple(map(float, x)) or None for x in given)
     resample = stated.get("resample", 2)
     spec.check(resample in PILLOW, f"with resample= one of {list(PILLOW)} in its record")

@@ -104,10 +104,10 @@ def _statistics(
     processor: Mapping[str, Any],
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     where = "preprocessor_config.json"
-    for key in ("do_rescale", "do_normalize"):
-        _read(processor, key, _flag, where)
-    if processor.get("do_rescale", True):
-        _read(processor, "rescale_factor", RESCALE, where)
+    # Without it, mean and std are of an unknown scale.
+    _read(processor, "do_rescale", Rule(lambda x: x is True, "true"), where)
+    _read(processor, "rescale_factor", RESCALE, where)
+    _read(processor, "do_normalize", _flag, where)
     mean = _read(processor, "image_mean", MEAN, where)
     std = _read(processor, "image_std", STD, where)
     if mean is None or std is None:

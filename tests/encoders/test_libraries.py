@@ -68,12 +68,27 @@ def test_transformers(kind, parity, torch, tmp_path):
     encoder = check(f"hf:{tmp_path}", features)
     assert encoder.num_prefix == 1
     assert "8x8 bicubic, mean 0.2/0.3/0.4, std 0.5/0.6/0.7" in repr(encoder)
+    _check_record(record, f"hf:{tmp_path}", tmp_path / "preprocessor_config.json")
     other = np.asarray(encoder.untrained()(IMAGES[:5].astype(np.float32)))
     assert not np.allclose(other, encoder(IMAGES[:5].astype(np.float32)))
     if kind == "vit_mae":
         masked = open_encoder(f"hf:{tmp_path},mask_ratio=0.5")
         assert masked(IMAGES[:3].astype(np.float32)).shape == (3, 3, 8)
         assert "2 of 4 patches" in masked.shown and masked.num_prefix == 1
+    drawn = open_encoder(f"hf:{tmp_path},weights=random")(IMAGES[:5].astype(np.float32))
+    np.testing.assert_array_equal(drawn, other)
+
+
+def _check_record(record, address, path):
+    """Pixels that are not rescaled to 0..1 have no known mean and std."""
+    for options in ({"do_rescale": False}, {"rescale_factor": 1.0}):
+        path.write_text(json.dumps(record | options))
+        with pytest.raises(UserError, match="of pixels in 0..1: its record does not resc"):
+            open_encoder(address)
+        assert "mean 0, std 1" in repr(open_encoder(f"{address},mean=0,std=1"))
+    path.write_text(json.dumps(record | {"do_normalize": False}))
+    assert "mean 0, std 1" in repr(open_encoder(address))
+    path.write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -106,7 +121,7 @@ def timm(monkeypatch, torch):
     return Net
 
 
-def test_timm(timm, torch, tmp_path):
+def test_timm(timm, torch, tmp_path, capsys):
     torch.manual_seed(1)
     net = timm()
     path = tmp_path / "net.pth"
@@ -120,6 +135,9 @@ def test_timm(timm, torch, tmp_path):
     encoder = check(f"timm:net,checkpoint={path}", features)
     assert encoder.untrained is not None and "timm's pretrained_cfg" in repr(encoder)
     assert open_encoder("timm:net,weights=random")(IMAGES[:2]).shape == (2, 4, 6)
+    torch.save(net.state_dict() | {"head.weight": torch.ones(2)}, path)
+    open_encoder(f"timm:net,checkpoint={path}")
+    assert "1 arrays not used, as head.weight" in capsys.readouterr().out
     torch.save({"conv.weight": net.conv.weight.data}, path)
     for spec, said in {
         f"timm:net,checkpoint={path}": "conv.bias is missing; it must be \\[6\\]",

@@ -18,6 +18,7 @@ from imae_jax.interop import (
     architecture,
     huggingface,
     import_weights,
+    metadata,
     native_format,
     read_files,
     state_dict,
@@ -253,6 +254,75 @@ def test_big_visions_npz(prefix, write, run, arrays, tmp_path):
             take(path, **ENCODER_ONLY)
 
 
+def test_big_visions_arrays_that_contradict_each_other(arrays, tmp_path):
+    path, named = tmp_path / "vit.npz", big_vision(arrays)
+    attention = "Transformer/encoderblock_1/MultiHeadDotProductAttention_0/"
+    other_heads = {
+        f"{attention}{name}/{kind}": x.reshape(*x.shape[:-2], 4, -1)
+        for name in ("query", "key", "value")
+        for kind in ("kernel", "bias")
+        for x in [named[f"{attention}{name}/{kind}"]]
+    }
+    same_name = {"blocks.0.norm1.weight": np.ones(32, np.float32)}
+    for change, message in (
+        (other_heads, r"its blocks have \[2, 4\] attention heads"),
+        (same_name, "two arrays are blocks.0.norm1.weight"),
+    ):
+        np.savez(path, **(named | change))
+        with pytest.raises(UserError, match=message):
+            take(path, **ENCODER_ONLY)
+
+
+def test_arrays_of_odd_kinds_and_shapes_are_named(arrays, tmp_path):
+    path = tmp_path / "w.safetensors"
+    token = arrays["mask_token"]
+    for odd, message in (
+        (token.astype(np.int64), "mask_token holds int64"),
+        (token.astype(np.complex64), "mask_token holds complex numbers"),
+        (token[0], r"mask_token is \[1, 16\], it should have 3 axes"),
+        (token[0, 0], r"mask_token is \[16\], it should have 3 axes"),
+    ):
+        path.write_bytes(safetensors.numpy.save(arrays | {"mask_token": odd}))
+        with pytest.raises(UserError, match=message):
+            take(path)
+
+
+def test_a_hugging_face_encoder_alone(run, arrays, tmp_path):
+    whole = huggingface.to_hugging_face(arrays)
+    encoder = {k.removeprefix("vit."): x for k, x in whole.items() if k.startswith("vit.")}
+    path = tmp_path / "vit.safetensors"
+    path.write_bytes(safetensors.numpy.save(encoder))
+    params, _ = take(path, norm_pix=None, decoder_num_heads=None)
+    assert_same(params, {"encoder": run.params["encoder"]})
+    key = "encoder.layer.0.attention.attention.key.weight"
+    path.write_bytes(safetensors.numpy.save(encoder | {key: encoder[key][:, 1:]}))
+    with pytest.raises(UserError, match="query, key and value do not fit each other"):
+        take(path, norm_pix=None, decoder_num_heads=None)
+
+
+def test_records_of_pixels(run, tmp_path):
+    folder = tmp_path / "hf"
+    huggingface.export_hugging_face(run, folder)
+    record = folder / "preprocessor_config.json"
+    stated = json.loads(record.read_text())
+    for options, mean, std in (
+        ({}, 30.0, 50.0),
+        ({"do_normalize": False}, 0.0, 255.0),
+    ):
+        record.write_text(json.dumps(stated | options))
+        found = metadata.of_hugging_face(read_files.read(folder).config)
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
+        np.testing.assert_allclose(found.std, std, rtol=1e-6)
+    for options, message in (
+        ({"do_rescale": False}, "do_rescale=False: must be true"),
+        ({"rescale_factor": 1.0}, "rescale_factor=1.0: must be 1/255"),
+        ({"do_normalize": 1}, "do_normalize=1: must be true or false"),
+    ):
+        record.write_text(json.dumps(stated | options))
+        with pytest.raises(UserError, match=message):
+            metadata.of_hugging_face(read_files.read(folder).config)
+
+
 def write_shards(run, folder):
     huggingface.export_hugging_face(run, folder)
     whole = folder / "model.safetensors"
@@ -403,6 +473,12 @@ ODD = {
     "encoder width 1000000000": set_encoder(width=10**9),
     "class_token holds values that are not": lambda p, a: a.update(
         {"params/encoder/class_token": np.full(32, np.nan, np.float32)}
+    ),
+    r"its class_token is \(1, 32\)": lambda p, a: a.update(
+        {"params/encoder/class_token": np.ones((1, 32), np.float32)}
+    ),
+    "is damaged: the names of its arrays": lambda p, a: a.update(
+        {"params/encoder": np.ones(3, np.float32)}
     ),
     "class_token is int32": lambda p, a: a.update(
         {"params/encoder/class_token": np.ones(32, np.int32)}
