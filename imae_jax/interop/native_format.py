@@ -83,8 +83,8 @@ def read(contents: FileContents, path: Path) -> Released:
     }
     try:
         arrays = pytrees.nested(contents.arrays)
-    except (AttributeError, TypeError):
-        raise UserError(f"{path} is damaged: the names of its arrays") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: the names of its arrays: {error}") from None
     try:
         config = workdir.config_of(stated["config"])
         network = stored_model(config, stated["meta"])

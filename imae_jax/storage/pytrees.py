@@ -34,13 +34,21 @@ def tree_leaves(tree: Any) -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict:
-    """Inverse of `tree_leaves` for trees of mappings."""
+    """Inverse of `tree_leaves` for trees of mappings.
+
+    Raises:
+      ValueError: if one path leads through another's leaf.
+    """
     tree: dict = {}
     for name, value in flat.items():
         *folders, leaf = name.split("/")
         here = tree
         for folder in folders:
             here = here.setdefault(folder, {})
+            if not isinstance(here, dict):
+                raise ValueError(f"{folder} of {name} is a leaf, too")
+        if leaf in here:
+            raise ValueError(f"{name} holds other leaves, too")
         here[leaf] = value
     return tree
 

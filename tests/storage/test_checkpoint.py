@@ -100,6 +100,13 @@ def test_a_folder_without_checkpoints(tmp_path):
             checkpoints.newest(checkpoints.meta)
 
 
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a/b")])
+def test_a_leaf_is_no_folder(names):
+    assert pytrees.nested({"a/b": 1, "a/c": 2}) == {"a": {"b": 1, "c": 2}}
+    with pytest.raises(ValueError, match="too"):
+        pytrees.nested({name: np.ones(3) for name in names})
+
+
 def test_digest_sees_every_value_name_and_type():
     digests = {
         pytrees.digest(params)
