@@ -187,6 +187,9 @@ def test_paths_that_hold_nothing_of_ours(workdir_without, tmp_path):
         imae_jax.load(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no checkpoints"):
         imae_jax.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "vit_mae"}')
+    with pytest.raises(UserError, match="holds no checkpoints: .* import"):
+        imae_jax.load(tmp_path)
     with pytest.raises(UserError, match="was not exported from here: .* import"):
         imae_jax.load(workdir_without)
 

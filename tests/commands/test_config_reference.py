@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import main
-from configs import datasets, studies, transfer
+from configs import datasets, mae, studies, transfer
 from imae_jax.commands.config_reference import describe, explain
 from imae_jax.storage import pytrees
 
@@ -129,6 +129,13 @@ def test_the_command_prints_overrides_as_such(monkeypatch, capsys):
         "    Source: the command line; the preset has 0.024\n"
     ) in text
     assert text.startswith("augment.crop_scale = ()\n    Fraction of the area")
+
+
+def test_a_key_that_the_preset_lacks_is_of_the_command_line():
+    config = mae.get_config("digits")
+    config.teacher = {"init": "there"}
+    text = describe(config, "configs/mae.py:digits")
+    assert "\nteacher.init = 'there'\n    Source: the command line\n" in text
 
 
 def test_the_recorder_is_gone_afterwards():

@@ -18,6 +18,8 @@ def test_digits_are_counted_and_shown(data_dir, tmp_path):
     assert "test         300 images" in text and "8x8, grey" in text
     assert "scored on 300 of test" in text and "feed         resident" in text
     found = json.loads((tmp_path / "digits/data.json").read_text())
+    known = describe_data.as_text(found | {"factors": ["colour", "size"]})
+    assert "factors      colour, size" in known and "factors" not in text
     assert sum(found["splits"]["train"]["images_per_class"]) == 1297
     assert found["bytes_decoded"] == 1797 * 64
     assert found["mean"] == pytest.approx([77.93], abs=0.01)

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 from running import ROOT, call, command, environment, fails
@@ -157,6 +158,11 @@ def test_defect_has_a_log(tmp_path, monkeypatch):
     text = log.read_text("utf-8")
     for part in ("main.py train '--workdir=a b'", "Traceback", "nosuch", "jaxlib "):
         assert part in text
+
+
+def test_a_package_that_is_not_there_has_no_version():
+    assert failures._version("jax") == jax.__version__
+    assert failures._version("no-such-package") == "absent"
 
 
 def test_defect_on_a_full_disk(monkeypatch):

@@ -150,6 +150,22 @@ def test_what_is_broken_beside_the_pixels_does_not_matter(broken):
     decode(data, "x", size=(8, 8), channels=3, box_of=whole)
 
 
+def test_an_orientation_that_cannot_be_read_is_none():
+    class Broken:
+        def getexif(self):
+            raise SyntaxError("not a TIFF file")
+
+    assert pixel_formats.orientation_of(Broken()) == 1
+
+
+def test_grey_of_premultiplied_alpha_is_laid_on_the_background():
+    image = Image.fromarray(noise(8, 8)).convert("LA")
+    image.putalpha(128)
+    expected = np.asarray(pixel_formats.flattened(image, "white"))
+    found = np.asarray(pixel_formats.flattened(image.convert("La"), "white"))
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
 def flat(image, kind="png", channels=3, background="#102030", **options):
     data = encoded(image, kind, **options)
     return decode(

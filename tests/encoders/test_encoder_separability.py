@@ -162,6 +162,11 @@ def test_an_encoder_is_given_a_name(ran, tmp_path):
         (["--encoder=onnx:"], "must be onnx:FILE"),
         (["--encoder=file:/no/such/file"], "/no/such/file does not exist"),
         (["--encoder=file:x,size=2,colour=1"], "colour is none"),
+        (["--encoder=onnx:a, b.onnx"], "a, b.onnx': must be onnx:FILE; there is no such"),
+        (
+            ["--encoder=python:planted:identity,size=2,mean=grey"],
+            "with mean=NUMBER, or one",
+        ),
         (["--encoder=python:planted:identity,size=-2"], "give HEIGHT or HEIGHTxWIDTH"),
         (["--encoder=python:planted:identity,size=2,mean=0.5"], "with both mean= and std="),
         (
@@ -343,6 +348,31 @@ def test_preprocessing_keeps_mixtures_and_repeats_grey():
     )
     with pytest.raises(UserError, match="images have 3 channels; the encoder takes 1"):
         Preprocessing(channels=1)(noise(2))
+
+
+def tokens(count):
+    """An encoder of as many tokens, each some of the image's numbers."""
+    return lambda images: images.reshape(len(images), count, -1)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(test_images=noise(60, side=4)), "the images must be of one shape"),
+        (dict(target=lambda x: np.ones((len(x), 3))), "is constant|do not vary"),
+        (dict(target="pixels", features="tokens"), "3 tokens of net form no square grid"),
+        (dict(target=tokens(4), features="tokens"), "net gave 3 tokens, target <lambda> 4"),
+    ],
+)
+def test_images_and_targets_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        imae_jax.separability({"net": tokens(3)}, noise(120), **options)
+
+
+def test_several_encoders_of_own_targets_are_not_ranked():
+    given = {"a": planted.identity, "b": planted.mean_colour}
+    found = imae_jax.separability(given, noise(200), alphas=(0.3,))
+    assert "Gains towards different targets do not rank encoders" in found.notes()
 
 
 @pytest.mark.parametrize("given", [[], 3, [3], {"a": None}])

@@ -349,6 +349,21 @@ def test_numbers_that_are_not_possible_are_refused(function, name, values):
             function(value)
 
 
+def test_small_integers_of_jax_are_numbers_and_labels():
+    x, y = CLEAN["train"]
+    whole = np.clip(np.round(x), -7, 7)
+    small = jnp.asarray(whole, jnp.int4)
+    assert linear_cka(small, small) == linear_cka(whole, whole)
+    found = measured("ridge_accuracy", **{"train.labels": jnp.asarray(y, jnp.int4)})
+    assert found == expected("ridge_accuracy")
+
+
+def test_three_rows_have_no_similarity():
+    x = CLEAN["train"][0][:3]
+    with pytest.raises(UserError, match="x and y have 3 rows; at least 4 are needed"):
+        linear_cka(x, x)
+
+
 def test_votes_and_scores_that_do_not_fit_are_refused():
     x, y = CLEAN["train"]
     options = dict(**KNN, num_classes=CLASSES)
@@ -756,3 +771,5 @@ def test_what_a_users_encoder_raises_is_its_own():
 
     with pytest.raises(KeyError, match="theirs"):
         mixture_separability(broken, *IMAGES)
+    with pytest.raises(TypeError, match="NoneType"):
+        mixture_separability(lambda x: x @ None, *IMAGES)

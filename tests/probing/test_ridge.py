@@ -139,6 +139,15 @@ def test_bad_input_gets_one_line():
         fit(same, same).score(none)
 
 
+def test_tokens_of_one_position_and_inputs_of_another_width_get_one_line():
+    z, position = tokens(0, count=40)
+    with pytest.raises(UserError, match="h is float64 .* must be 2-D, a row a token"):
+        Moments.of(z, z[None])
+    linear = fit(moments(z, z, position), moments(z, z, position))
+    with pytest.raises(UserError, match=r"z is float64 \[40, 5\]; it must be \[N, 6\]"):
+        linear(z[:, :5], position)
+
+
 @pytest.mark.parametrize(
     "change,message",
     [

@@ -247,6 +247,17 @@ def test_noise_stays_small(side, kind, tmp_path, monkeypatch):
     assert sum(len(found["image"]) for found in shown) < 6e6
 
 
+def test_the_smallest_of_sprites_that_are_all_too_large_is_taken(monkeypatch):
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 160, 160, 3), dtype=np.uint8)
+    sizes = []
+    for most in (10**9, 1):
+        monkeypatch.setattr(sprites, "MAX_SPRITE_BYTES", most)
+        data, kind, _ = sprites.draw_sprite(pictures)
+        sizes.append(len(data))
+        assert kind == "jpg"
+    assert sizes[1] < sizes[0]
+
+
 def check_strip(panel, sprite):
     """The pictures at the head of the page are the tiles of the first view."""
     layout, sheet = panel["layout"], np.asarray(Image.open(sprite).convert("RGB"))

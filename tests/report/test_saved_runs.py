@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -108,6 +109,16 @@ def test_links_out_of_the_folder(link, make_run, tmp_path):
     assert "is a link that leads out of" in reasons["linked"]
     html = page.write_report(folder).read_text("utf-8")
     assert "0.777" not in html and "linked is left out" in html
+
+
+def test_a_checkpoint_that_leads_out_of_the_folder_is_not_read(teacher, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(teacher, folder / "run")
+    assert read_runs(folder)[0]["run"].step == 4
+    shutil.move(folder / "run/checkpoints", tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", folder / "run/checkpoints")
+    found, reasons = read_runs(folder)
+    assert found["run"].step is None and found["run"].meta == {} and not reasons
 
 
 def test_links_within_the_folder(make_run, tmp_path):

@@ -154,6 +154,13 @@ def test_files(tmp_path):
     assert json.loads((tmp_path / "branches" / "study.json").read_text()) == STUDY
 
 
+def test_five_columns_are_two_lines_of_panels():
+    columns = {f"c{n}": f"column {n}" for n in range(5)}
+    row = {"label": "arm", "values": {name: {"0": 1.0} for name in columns}}
+    figure = study_tables.draw(STUDY | {"columns": columns, "rows": {"arm": row}})
+    assert [axis.get_title() for axis in figure.axes] == list(columns.values())
+
+
 def test_picture_has_a_panel_per_column_with_every_seed():
     figure = study_tables.draw(STUDY)
     assert [axis.get_title() for axis in figure.axes] == ["R2", "class"]

@@ -29,6 +29,8 @@ def test_an_accelerator_says_what_is_free():
     assert memory.room(device) == Room(7, "of H9")
     device.memory_stats = lambda: None
     assert memory.room(device) is None
+    # A compiler that does not tell.
+    assert memory.new_bytes(SimpleNamespace(memory_analysis=lambda: None)) == 0
 
 
 def test_memory_of_the_machine(tmp_path):
@@ -58,6 +60,12 @@ def test_cgroups_of_version_1(tmp_path):
     write(root / "memory" / "job" / "memory.usage_in_bytes", "600\n")
     write(root / "memory" / "job" / "memory.stat", "total_inactive_file 50\n")
     assert [room.free for room in memory._of_cgroups(root, own)] == [450]
+
+
+def test_a_machine_that_says_nothing_has_no_known_room(monkeypatch):
+    monkeypatch.setattr(memory, "_of_machine", lambda: None)
+    monkeypatch.setattr(memory, "_of_cgroups", lambda: [])
+    assert memory.room(jax.devices("cpu")[0]) is None
 
 
 def test_the_least_counts(monkeypatch):

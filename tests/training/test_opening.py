@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from imae_jax.training import loop
+from imae_jax.training import loop, opening
+from imae_jax.training.setup import set_up
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def test_an_imae_says_what_it_is_about_to_do(imae_config, tmp_path, said):
 
     _, lines = said(config, tmp_path / "run")
     assert lines[-1] == "run: has its 4 steps, nothing to do"
+
+
+def test_an_unknown_room_is_not_said(mae_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(opening.memory, "room", lambda device: None)
+    setup = set_up(mae_config(), tmp_path)
+    assert opening._device(setup) == "8 x cpu, float32"
 
 
 def test_a_resumed_run_says_so(mae_config, tmp_path, said, capsys):
