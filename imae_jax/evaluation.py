@@ -23,7 +23,7 @@ from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.models.factory import as_mae
-from imae_jax.report import explorer, figures
+from imae_jax.report import explorer, figures, latent_pictures
 from imae_jax.storage import atomic_files, trackers
 from imae_jax.storage.atomic_files import EVAL_FILE, LEFT_OUT, SETTINGS_FILE
 from imae_jax.storage.local_paths import local_path
@@ -219,11 +219,13 @@ def measure(run: EvaluatedRun, name: str) -> tuple[dict[str, float], dict[str, d
 
 
 def draw(run: EvaluatedRun) -> None:
-    """Draws reconstructions and the report's interactive panel into `figures/`."""
+    """Draws reconstructions, latents and the report's panel into `figures/`."""
     config, folder = run.config, run.workdir / "figures"
     given = run.networks["student"], run.held_out, folder
     if "reconstruction" in config.evals:
-        figures.reconstructions(*given, **config.evals.reconstruction)
+        shown = config.evals.reconstruction
+        figures.reconstructions(*given, **shown)
+        latent_pictures.write(run.networks, run.held_out, folder, **shown)
     if "explorer" in config:
         logger.info(f"{run.workdir.name}: drawing the report's panel")
         if not explorer.write(*given, **config.explorer):

@@ -25,8 +25,8 @@ class Network:
       predict: (images [B, H, W, C], mask) -> the model's named outputs, see `MAE` and
         `IMAE`.
       embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
-        (mean patch token), and `layers` [B, depth, D] (mean patch token after each encoder
-        block).
+        (mean patch token), `layers` [B, depth, D] (mean patch token after each encoder
+        block), and `attention` [B, L] (class token's, in the last block).
       classify: images [B, H, W, C] -> logits [B, classes], by pool.
     """
 

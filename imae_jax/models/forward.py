@@ -1,5 +1,6 @@
 """Forward passes as functions of a model and its parameters."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,8 +40,9 @@ def embed(model: MAE | IMAE, params: Any, images: jax.Array) -> dict[str, jax.Ar
     Args:
       images: [B, H, W, C] normalized pixels.
     Returns:
-      A dict of `class_token` [B, D], `mean` [B, D] (mean patch token), and `layers`
-      [B, depth, D] (mean patch token after each block, before the final LayerNorm).
+      A dict of `class_token` [B, D], `mean` [B, D] (mean patch token), `layers`
+      [B, depth, D] (mean patch token after each block, before the final LayerNorm), and
+      `attention` [B, L] (of the last block's class token to the patches, mean over heads).
     """
     # Intermediates cannot be captured from a scan.
     model = model.clone(compute=model.compute._replace(scan=False, remat="none"))
@@ -48,18 +50,38 @@ def embed(model: MAE | IMAE, params: Any, images: jax.Array) -> dict[str, jax.Ar
         {"params": params},
         images,
         method="encode",
-        capture_intermediates=lambda module, _: isinstance(module, Block),
+        capture_intermediates=lambda module, _: (
+            isinstance(module, Block) or module.name == "qkv"
+        ),
         mutable=["intermediates"],
     )
     blocks = state["intermediates"]["encoder"]["transformer"]
     layers = [blocks[name]["__call__"][0][:, 1:].mean(axis=1) for name in sorted(blocks)]
+    (qkv,) = blocks[max(blocks)]["attention"]["qkv"]["__call__"]
     return _as_float32(
         dict(
             class_token=tokens[:, 0],
             mean=tokens[:, 1:].mean(axis=1),
             layers=jnp.stack(layers, axis=1),
+            attention=attention_of_class_token(qkv, model.encoder_size.heads),
         )
     )
+
+
+def attention_of_class_token(qkv: jax.Array, heads: int) -> jax.Array:
+    """Returns the class token's attention to the patches, mean over heads, [B, L].
+
+    Its attention to itself is left out, so an image's sum is below 1.
+
+    Args:
+      qkv: [B, 1 + L, 3 * D], queries, keys and values of a block.
+      heads: number of heads.
+    """
+    by_head = (*qkv.shape[:-1], heads, -1)
+    query, key, _ = (x.reshape(by_head) for x in jnp.split(qkv, 3, axis=-1))
+    scores = jnp.einsum("bhd,bthd->bht", query[:, 0], key, precision="highest")
+    attention = jax.nn.softmax(scores / math.sqrt(query.shape[-1]), axis=-1)
+    return attention[:, :, 1:].mean(axis=1)
 
 
 def classify(model: Classifier, variables: Any, images: jax.Array) -> dict[str, jax.Array]:

@@ -72,11 +72,21 @@ def covering_masks(mask: Mask) -> list[Mask]:
     image needs several passes.
     """
     num_patches, visible = mask.ids_restore.shape[1], mask.ids_keep.shape[1]
-    removed = num_patches - visible
+    return _turned(mask, num_patches - visible)
+
+
+def showing_masks(mask: Mask) -> list[Mask]:
+    """Returns masks of equal size, the given one first, that together show every patch."""
+    return _turned(mask, -mask.ids_keep.shape[1])
+
+
+def _turned(mask: Mask, step: int) -> list[Mask]:
+    """Returns the masks by turning the order of the patches `step` places, once around."""
+    num_patches, visible = mask.ids_restore.shape[1], mask.ids_keep.shape[1]
     ids_shuffle = jnp.argsort(mask.ids_restore, axis=-1)
     masks = []
-    for turn in range(-(-num_patches // removed)):
-        turned = jnp.roll(ids_shuffle, turn * removed, axis=-1)
+    for turn in range(-(-num_patches // abs(step))):
+        turned = jnp.roll(ids_shuffle, turn * step, axis=-1)
         ids_restore = jnp.argsort(turned, axis=-1)
         masks.append(Mask(turned[:, :visible], ids_restore, ids_restore >= visible))
     return masks

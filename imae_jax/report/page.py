@@ -12,6 +12,7 @@ from imae_jax.report import (
     charts,
     explorer,
     headlines,
+    latent_pictures,
     panels,
     questions,
     study_tables,
@@ -35,6 +36,12 @@ PICTURES = {
         "decoder of cross-attention leaves them at the mean colour. Rebuilt: "
         "every patch as predicted in passes in which it was masked. No pixel of "
         "either is copied from a target."
+    ),
+    latent_pictures.FILE: (
+        "Latents as colours: their first three principal components, each position's mean "
+        "subtracted. Beside a branch's latents of the mixture are the teacher's of that "
+        "image alone in the same colours: the more alike, the more of the image the "
+        "branch holds. Attention: of the last block's class token, on the whole image."
     ),
     explorer.SWEEP_FILE: (
         "One pair of held-out images over alpha, the subordinate image's weight, and the "

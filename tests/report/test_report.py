@@ -11,7 +11,6 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators.tables import Table
 from imae_jax.report import (
     charts,
-    explorer,
     figures,
     panels,
     questions,
@@ -120,7 +119,7 @@ def test_the_static_pictures_are_in_the_page(imae_config, tmp_path):
     for name in PICTURES:
         (tmp_path / "figures" / name).write_bytes(name.encode())
     page = write_report(tmp_path).read_text()
-    for name in ("reconstructions.png", explorer.SWEEP_FILE):
+    for name in PICTURES:
         assert base64.b64encode(name.encode()).decode() in page
 
 
