@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optax
 from ml_collections import ConfigDict
@@ -23,7 +24,6 @@ from imae_jax.storage.workdir import as_json, exclusive_lock, open_workdir
 from imae_jax.training import memory, opening
 from imae_jax.training.cadence import Cadence, steps_of
 from imae_jax.training.monitor import Monitor, period
-from imae_jax.training.pictures import Pictures
 from imae_jax.training.restore import initial_state
 from imae_jax.training.setup import (
     Setup,
@@ -36,6 +36,9 @@ from imae_jax.training.setup import (
 from imae_jax.training.state import TrainState
 from imae_jax.training.step import make_train_step
 from imae_jax.training.trace import FOLDER, Trace
+
+if TYPE_CHECKING:
+    from imae_jax.training.pictures import Pictures
 
 logger = logging.getLogger(__name__)
 
@@ -118,12 +121,18 @@ def _train(
             )
             measure_every = steps_of(period(config), config, num_examples)
             draw_every = steps_of(config.log.get("pictures_every", 0), config, num_examples)
+            pictures = None
+            if draw_every:
+                # Late: it loads matplotlib.
+                from imae_jax.training.pictures import Pictures
+
+                pictures = Pictures.of(setup)
             loop = _Loop(
                 setup,
                 feed,
                 train_step,
                 Monitor.of(setup) if measure_every else None,
-                Pictures.of(setup) if draw_every else None,
+                pictures,
                 schedule,
                 checkpoints,
                 Cadence(config, last_step, measure_every, draw_every, trace.stops),
@@ -183,7 +192,7 @@ class _Loop:
     feed: Resident | Streaming
     train_step: Callable
     monitor: Monitor | None
-    pictures: Pictures | None
+    pictures: "Pictures | None"
     schedule: optax.Schedule
     checkpoints: Checkpoints
     cadence: Cadence
