@@ -65,6 +65,8 @@ for fsdp, attention in ((1, "self"), (8, "self"), (8, "cross")):
     config = plan.adapted(imae.get_config("digits,runlocal"), "tpu")
     config.model.decoder.attention = attention
     config.loss.predict_fraction = 0.5 if attention == "cross" else 1.0
+    if attention == "cross":
+        config.mask.update(dict(kind="content", content_weight=1.0))
     config.model.encoder.width = config.model.decoder.width = 128
     mesh = sharding.make_mesh(devices, fsdp)
     step = compile_step.trace(config, mesh, "tpu")
