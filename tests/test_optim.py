@@ -1,11 +1,15 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from configs import transfer
 from imae_jax import optim
 from imae_jax.errors import UserError
+from imae_jax.objectives.classification import ClassificationObjective
 
 SIZES = dict(batch_size=50, num_examples=1000, total_steps=200)
 
@@ -150,3 +154,96 @@ def test_the_schedule_can_end_above_zero():
     schedule = optim.learning_rate(1e-3, 512, 10, 110, 1e-4)
     rates = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
     np.testing.assert_allclose(rates, [0, 1e-3, 2e-3, 1.05e-3, 1e-4], atol=1e-8)
+
+
+# Every key of optim and train that changes updates, and a value it may take. Durations: the
+# first unit that is set counts.
+KNOBS = {
+    "optim.blr": 1e-3,
+    "optim.betas": (0.5, 0.6),
+    "optim.weight_decay": 0.9,
+    "optim.clip_norm": 0.1,
+    "optim.min_lr": 1e-4,
+    "optim.warmup_steps": 3,
+    "optim.warmup_examples": 640,
+    "optim.warmup_epochs": 1.0,
+    "optim.warmup_fraction": 0.5,
+    "optim.layer_decay": 0.5,
+    "optim.ema_decay": 0.9,
+    "train.total_steps": 50,
+    "train.total_examples": 6400,
+    "train.total_epochs": 3.0,
+    "train.batch_size": 64,
+}
+# Effects of other kinds, which other tests hold.
+OTHERS = {
+    "optim.max_skipped",  # test_loop: many steps in a row that are not finite
+    "train.accumulate",  # test_step: parts of a batch
+    "train.steps_per_dispatch",  # test_loop: every feed trains the same run
+}
+
+
+@pytest.fixture(scope="module")
+def updates_of():
+    """The state of a fine-tuning's optimizer, and the parameters, after five steps."""
+    params = {
+        "encoder": {
+            "transformer": {"block_00": {"kernel": jnp.ones((4, 4))}},
+            "patch_embed": {"kernel": jnp.ones((4, 4))},
+        },
+        "head": {"kernel": jnp.ones((4, 2))},
+    }
+    gradients = [
+        jax.tree.map(
+            lambda x, n=n: jnp.cos(n + jnp.arange(float(x.size))).reshape(x.shape), params
+        )
+        for n in range(5)
+    ]
+
+    def compute(config):
+        total, warmup = optim.run_steps(config, 640)
+        section = config.optim
+        batch_size, min_lr = config.train.batch_size, section.min_lr
+        schedule = optim.learning_rate(section.blr, batch_size, warmup, total, min_lr)
+        model = SimpleNamespace(is_probe=False, encoder_size=SimpleNamespace(depth=1))
+        optimizer = ClassificationObjective.optimizer(config, model, schedule)
+        state, found = optimizer.init(params), params
+        for gradient in gradients:
+            updates, state = optimizer.update(gradient, state, found)
+            found = optax.apply_updates(found, updates)
+        return jax.tree.map(np.asarray, (state, found))
+
+    return compute
+
+
+def config_of_knobs():
+    config = transfer.get_config("digits,finetune,runlocal")
+    config.optim.update(blr=2e-3, weight_decay=0.1, layer_decay=0.75)
+    for section, unit in ((config.train, "total_steps"), (config.optim, "warmup_steps")):
+        for name in section:
+            if name.startswith(unit.partition("_")[0] + "_"):
+                section[name] = None
+    config.train.update(total_epochs=2.0, batch_size=32)
+    config.optim.warmup_fraction = 0.05
+    return config
+
+
+@pytest.mark.parametrize("key", KNOBS)
+def test_every_key_changes_the_updates(key, updates_of):
+    plain, changed = config_of_knobs(), config_of_knobs()
+    section, name = key.split(".")
+    changed[section][name] = KNOBS[key]
+    same = jax.tree.map(np.array_equal, updates_of(plain), updates_of(plain))
+    assert all(jax.tree.leaves(same))
+    plain, changed = updates_of(plain), updates_of(changed)
+    if jax.tree.structure(plain) == jax.tree.structure(changed):
+        same = jax.tree.map(np.array_equal, plain, changed)
+        assert not all(jax.tree.leaves(same))
+
+
+def test_every_key_is_tried():
+    for arg in ("digits,finetune", "digits,linear", "imagenet,scratch"):
+        config = transfer.get_config(arg)
+        for section in ("optim", "train"):
+            keys = {f"{section}.{name}" for name in config[section]}
+            assert keys <= KNOBS.keys() | OTHERS
