@@ -9,8 +9,8 @@ from imae_jax.distributed import processes
 
 
 def steps_of(epochs: float, config: ConfigDict, num_examples: int) -> int:
-    """Returns the number of steps of some epochs, at least 1; 0 for none."""
-    steps = epochs * num_examples / config.train.batch_size
+    """Returns the number of steps of some epochs, 1 to 2**31; 0 for none."""
+    steps = min(epochs * num_examples / config.train.batch_size, 2**31)
     return max(1, round(steps)) if epochs else 0
 
 

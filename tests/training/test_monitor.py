@@ -16,6 +16,7 @@ from imae_jax.probing.knn import knn_accuracy
 from imae_jax.probing.linear_classifiers import Labelled, Splits
 from imae_jax.probing.similarity import effective_rank
 from imae_jax.training import monitor, trained_run
+from imae_jax.training.cadence import steps_of
 from imae_jax.training.loop import train
 from imae_jax.training.monitor import Monitor, period
 from imae_jax.training.setup import set_up
@@ -59,6 +60,13 @@ def test_it_is_off_by_default_and_in_runs_from_before(mae_config):
     assert period(config) == 0
     del config.evals.during_training
     assert period(config) == 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [(0.0, 0), (1e-9, 1), (1.0, 41), (2.5, 101), (1e308, 2**31)]
+)
+def test_epochs_in_steps(epochs, steps, mae_config):
+    assert steps_of(epochs, mae_config(), 1297) == steps
 
 
 def test_numbers_stand_in_the_lines_of_their_steps(run):
