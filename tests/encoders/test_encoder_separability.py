@@ -16,6 +16,7 @@ import main
 from imae_jax.distributed import processes
 from imae_jax.encoders.encoder import Encoder, Preprocessing
 from imae_jax.encoders.mixture_stream import LazyImages
+from imae_jax.encoders.separability import _score as score_of
 from imae_jax.errors import UserError
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -318,6 +319,17 @@ def test_intervals_cover_other_test_pairs():
         covered += found.low <= truth <= found.high
         assert 0.005 < found.high - found.low < 0.5
     assert covered >= 16
+
+
+def test_intervals_are_drawn_over_pairs_not_over_mixtures():
+    """Two mixtures of one pair that say the same are no more than one of them."""
+    errors = np.random.default_rng(1).uniform(0.1, 1, (40, 2, 2))
+    same = np.repeat(errors, 2, axis=0)  # within each pair
+    mixed = np.concatenate([errors, errors])
+    scores = [score_of(0.3, x, "x", seed=0) for x in (same, mixed)]
+    assert scores[0].gain == pytest.approx(scores[1].gain)
+    wide, narrow = (score.high - score.low for score in scores)
+    assert 1.2 < wide / narrow < 1.7  # about the root of 2
 
 
 def test_lazy_images_are_read_batch_by_batch():
