@@ -88,7 +88,7 @@ ACTS_IN = {
     "explorer": "report/explorer",
     "init": "training/opening",
     "log": "training/cadence",
-    "log.pictures_every": "training/pictures",
+    "log.pictures_every": "training/loop",
     "log.to": "storage/trackers",
     "loss": "objectives/imae",
     "loss.branches": "models/imae",
