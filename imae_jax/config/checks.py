@@ -139,7 +139,7 @@ def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> N
 
 def check_pictures(config: ConfigDict) -> None:
     """Raises UserError unless pictures, if wanted, have an alpha and a place to go."""
-    every = config.log.get("pictures_every", 0)
+    every = config.log.get("pictures_every") or 0.0  # a classifier has none
     key, to = "log.pictures_every", tuple(config.log.to)
     require(not every or bool(to), key, every, f"0 with log.to={to}: they go only there")
     allowed = "0 without the section evals.reconstruction, whose alpha and seed they have"

@@ -120,7 +120,8 @@ def _train(
                 may_accumulate=config.model.get("mode") != "linear",
             )
             measure_every = steps_of(period(config), config, num_examples)
-            draw_every = steps_of(config.log.get("pictures_every", 0), config, num_examples)
+            epochs = config.log.get("pictures_every") or 0.0  # a classifier has none
+            draw_every = steps_of(epochs, config, num_examples)
             pictures = None
             if draw_every:
                 # Late: it loads matplotlib.
