@@ -147,11 +147,12 @@ def test_demo_writes_what_it_promises(demo):
     }
     page = (workdir / "report.html").read_text()
     assert "Linear separability" in page and "<h1>The i-MAE&#39;s latents" in page
-    # Pictures of three runs; of one the panel, the sheet and five at the head of the page.
-    assert page.count("data:image/png") == 10
+    # Two pictures of three runs; of one the panel, the sheet and five at the page's head.
+    assert page.count("data:image/png") == 13
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     for name in ("teacher", "imae", "imae_without_distillation"):
-        assert (workdir / name / "figures" / "reconstructions.png").stat().st_size > 5000
+        for picture in ("reconstructions.png", "latents.png"):
+            assert (workdir / name / "figures" / picture).stat().st_size > 5000
     assert str(workdir / "report.html") in output
 
 
