@@ -91,7 +91,7 @@ def mask(config: ConfigDict, dataset: str, runlocal: str) -> None:
 
 
 def mask_kind(config: ConfigDict, dataset: str, runlocal: str) -> None:
-    """Which patches students are trained without; all are measured on random masks."""
+    """Masks of other kinds in the students' training; all are measured on random ones."""
     kinds = {
         "random": ("random", {}),
         "block": ("blocks", dict(kind="block")),

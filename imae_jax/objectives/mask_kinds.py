@@ -19,7 +19,7 @@ NUM_BLOCKS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """How training masks an image.
+    """Draws the masks of training.
 
     Attributes:
       ratio: fraction of masked patches, in [0, 1).

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -117,9 +118,9 @@ def picture_columns(
 
 
 def write(
-    networks: Mapping[str, Network], held_out: HeldOut, folder: Path, **options: object
+    networks: Mapping[str, Network], held_out: HeldOut, folder: Path, **options: Any
 ) -> None:
     """Writes the picture grid to `folder`; see `picture_columns`."""
     folder.mkdir(exist_ok=True)
-    columns = picture_columns(networks, held_out, **options)  # type: ignore[arg-type]
+    columns = picture_columns(networks, held_out, **options)
     write_bytes(folder / FILE, as_png(draw_grid(columns)))

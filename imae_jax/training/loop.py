@@ -122,18 +122,12 @@ def _train(
             measure_every = steps_of(period(config), config, num_examples)
             epochs = config.log.get("pictures_every") or 0.0  # a classifier has none
             draw_every = steps_of(epochs, config, num_examples)
-            pictures = None
-            if draw_every:
-                # Late: it loads matplotlib.
-                from imae_jax.training.pictures import Pictures
-
-                pictures = Pictures.of(setup)
             loop = _Loop(
                 setup,
                 feed,
                 train_step,
                 Monitor.of(setup) if measure_every else None,
-                pictures,
+                _pictures_of(setup) if draw_every else None,
                 schedule,
                 checkpoints,
                 Cadence(config, last_step, measure_every, draw_every, trace.stops),
@@ -141,6 +135,13 @@ def _train(
                 termination,
             )
             return loop.run(state)
+
+
+def _pictures_of(setup: Setup) -> "Pictures":
+    # Late: it loads matplotlib.
+    from imae_jax.training.pictures import Pictures
+
+    return Pictures.of(setup)
 
 
 @dataclasses.dataclass
