@@ -60,12 +60,8 @@ def as_colours(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     largest = largest * np.where(largest.sum(axis=0) < 0, -1, 1)  # their signs mean nothing
     scores = [x @ largest for x in (own, others)]
     std = np.maximum(scores[0].std(axis=(0, 1, 2)), 1e-12)
-    found = [127.5 * (1 + x / (REACH * std)) for x in scores]
-    missing = 3 - largest.shape[1]  # a width below 3
-    padded = [
-        np.pad(x, [(0, 0)] * 3 + [(0, missing)], constant_values=127.5) for x in found
-    ]
-    return np.clip(padded[0], 0, 255), np.clip(padded[1], 0, 255)
+    shown = [np.clip(127.5 * (1 + x / (REACH * std)), 0, 255) for x in scores]
+    return shown[0], shown[1]
 
 
 def picture_columns(
