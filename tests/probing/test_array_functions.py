@@ -772,4 +772,4 @@ def test_what_a_users_encoder_raises_is_its_own():
     with pytest.raises(KeyError, match="theirs"):
         mixture_separability(broken, *IMAGES)
     with pytest.raises(TypeError, match="NoneType"):
-        mixture_separability(lambda x: x @ None, *IMAGES)
+        mixture_separability(lambda x: len(None), *IMAGES)
