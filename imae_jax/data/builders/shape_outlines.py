@@ -128,6 +128,6 @@ def coverage(vertices: np.ndarray, side: int) -> np.ndarray:
     slope = (next_x - x)[edge] / (next_y - y)[edge]
     crossing = x[edge] + (lines[line, 0] - y[edge]) * slope
     right = np.clip(np.arange(1, side + 1) - crossing[:, None], 0, 1)
-    rows = np.zeros((side, side))
-    np.add.at(rows, line // SCAN_LINES, meets[line, edge, None] * right)
-    return np.abs(rows) / SCAN_LINES
+    pixel = (line // SCAN_LINES)[:, None] * side + np.arange(side)
+    covered = np.bincount(pixel.ravel(), (meets[line, edge, None] * right).ravel(), side**2)
+    return np.abs(covered.reshape(side, side)) / SCAN_LINES

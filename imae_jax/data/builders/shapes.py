@@ -14,6 +14,7 @@ from imae_jax.data.image_io import png
 SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 
 SIDE = 32
+Y, X = np.mgrid[:SIDE, :SIDE]
 CLASSES = tuple(shape_outlines.SYMMETRY)
 # sRGB; bright and saturated, while backgrounds are dark and muted.
 COLOURS = {
@@ -54,8 +55,7 @@ def draw_factors(random: np.random.RandomState) -> dict:
 
 def _wave(random: np.random.RandomState, angle: float) -> np.ndarray:
     """Plane wave of random length and phase: [SIDE, SIDE] in -1..1."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    along = x * math.cos(angle) + y * math.sin(angle)
+    along = X * math.cos(angle) + Y * math.sin(angle)
     return np.sin(2 * np.pi * (along / random.uniform(8, 16) + random.uniform()))
 
 
@@ -75,8 +75,7 @@ def draw_background(random: np.random.RandomState, background: int) -> np.ndarra
     elif kind == "checks":
         texture = _wave(random, angle) * _wave(random, angle + math.pi / 2)
     elif kind == "ripples":
-        y, x = np.mgrid[:SIDE, :SIDE]
-        radius = np.hypot(x - random.uniform(0, SIDE), y - random.uniform(0, SIDE))
+        radius = np.hypot(X - random.uniform(0, SIDE), Y - random.uniform(0, SIDE))
         texture = np.sin(2 * np.pi * (radius / random.uniform(8, 16) + random.uniform()))
     else:
         waves = [_wave(random, random.uniform(0, 2 * math.pi)) for _ in range(4)]
