@@ -75,8 +75,8 @@ MAE_CONFIG = "configs/mae.py:digits"
 COMMANDS = (
     Command(
         "demo",
-        "Trains a teacher, i-MAE and i-MAE without distillation on digits, and reports. "
-        "Minutes on two CPU cores; killed and called again, it resumes.",
+        "Trains a teacher, i-MAE and i-MAE without distillation on drawn scenes, and "
+        "reports. Minutes on two CPU cores; killed and called again, it resumes.",
         actions.demo,
         (
             replace(WORKDIR, default="runs/demo", meaning="Folder of its runs."),

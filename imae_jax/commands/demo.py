@@ -1,5 +1,6 @@
 """Demo: trains and evaluates teacher, baseline and i-MAE, and writes the report."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,14 +8,17 @@ from ml_collections import ConfigDict
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
-from imae_jax.report import page
+from imae_jax.report import figures, page
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
 from imae_jax.storage.local_paths import check_paths
 from imae_jax.storage.workdir import open_workdir, settle_dtype
-from imae_jax.training import setup
+from imae_jax.training import pictures, setup
 from imae_jax.training.loop import train
 
+logger = logging.getLogger(__name__)
+
+TASK_FILE = "mixtures.png"
 STUDENTS = ("imae_without_distillation", "imae")
 
 
@@ -46,7 +50,8 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
 
     Args:
       config: a section per run, see `configs/demo.py`.
-      workdir: gets a folder per run, `report.html`, and `eval.json` and
+      workdir: gets a folder per run, `mixtures.png`, which shows what the i-MAE is given,
+        `report.html`, and `eval.json` and
         `eval_settings.json` with all metrics; those of runs other than the i-MAE are
         prefixed with the run's name.
     Returns:
@@ -60,9 +65,14 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     settle_dtype(configs.values(), [workdir / name for name in configs])
     for name, run_config in configs.items():
         try:
-            setup.check(run_config, workdir / name)
+            dataset, _ = setup.check(run_config, workdir / name)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
+    task = figures.as_png(pictures.draw_task(configs["imae"], dataset))
+    atomic_files.write_bytes(workdir / TASK_FILE, task)
+    logger.info(
+        f"two images, mixed and masked, are to be told apart: {workdir / TASK_FILE}"
+    )
     results: dict[str, float] = {}
     settings: dict[str, Mapping] = {}
     for name, run_config in configs.items():

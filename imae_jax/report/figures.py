@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from imae_jax.evaluators.full_reconstruction import rebuild
-from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.models.patches import Array, patchify, unpatchify
 from imae_jax.objectives.mixing import BRANCHES
@@ -45,11 +45,9 @@ def picture_columns(
         return pixels(unpatchify(pred, held_out.patch_size, image_size))
 
     images = batch.sources[:, 0] if alpha is None else batch.mixture(alpha)
-    whole = patchify(pixels(images), held_out.patch_size)
-    seen = np.where(batch.mask.mask[rows, :, None], REMOVED_GREY, whole)
     columns = {
         "image" if alpha is None else "mixture": pixels(images),
-        "masked": np.asarray(unpatchify(seen, held_out.patch_size, image_size)),
+        "masked": masked(pixels(images), batch.mask.mask[rows], held_out.patch_size),
     }
     rebuilt, raw = rebuild(network, images, batch.mask)
     if alpha is None:
@@ -63,8 +61,34 @@ def picture_columns(
     return columns
 
 
+def masked(images: np.ndarray, mask: Array, patch_size: int) -> np.ndarray:
+    """Paints masked patches grey.
+
+    Args:
+      images: [B, H, W, C] in 0..255.
+      mask: [B, L] bool, True for masked patches.
+      patch_size: p.
+    """
+    patches = patchify(images, patch_size)
+    shown = np.where(mask[:, :, None], REMOVED_GREY, patches)
+    return np.asarray(unpatchify(shown, patch_size, images.shape[1:3]))
+
+
+def task_columns(held_out: HeldOut, batch: Batch, alpha: float) -> dict[str, np.ndarray]:
+    """Columns of a picture of the task by title, each [B, H, W, C] in 0..255.
+
+    Two images, their mixture, and what the encoder sees of it.
+    """
+    mixture = held_out.pixels(batch.mixture(alpha))
+    columns = {
+        branch: held_out.pixels(batch.sources[:, s]) for s, branch in enumerate(BRANCHES)
+    }
+    seen = masked(mixture, batch.mask.mask, held_out.patch_size)
+    return columns | {"mixture": mixture, "masked": seen}
+
+
 def draw_grid(columns: Mapping[str, np.ndarray]) -> Figure:
-    """Draws `picture_columns` as a grid, one mixture per row."""
+    """Draws columns of pictures by title as a grid, one mixture per row."""
     rows = len(next(iter(columns.values())))
     figure = Figure(figsize=(1.1 * len(columns), 1.0 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)

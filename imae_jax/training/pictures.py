@@ -1,13 +1,20 @@
-"""Pictures of validation images while a run trains, `log.pictures_every`."""
+"""Pictures of validation images, before a run trains and while it does."""
 
 import dataclasses
 import io
 from typing import Any, Self
 
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 from PIL import Image
 
 from imae_jax.data.eval_splits import decoded, part_indices
+from imae_jax.data.load import Dataset
 from imae_jax.evaluators.held_out import HeldOut
+from imae_jax.models.classifier import Classifier
+from imae_jax.models.factory import build_model
+from imae_jax.models.imae import IMAE
+from imae_jax.models.mae import MAE
 from imae_jax.report import figures
 from imae_jax.training.predict import make_network
 from imae_jax.training.setup import Setup
@@ -15,9 +22,29 @@ from imae_jax.training.setup import Setup
 SPLIT = "validation"
 
 
+def few_images(
+    config: ConfigDict, dataset: Dataset, model: MAE | IMAE | Classifier
+) -> HeldOut:
+    """Returns as many validation images as a picture has rows."""
+    limits = {"train": None, "test": None, SPLIT: figures.NUM_ROWS}
+    published, indices = part_indices(dataset.sizes, limits)[SPLIT]
+    images = decoded(dataset.splits[published], config.data.on_bad_image, indices)
+    few = dataclasses.replace(dataset, splits={SPLIT: images})
+    return HeldOut.of(config, model, few)
+
+
+def draw_task(config: ConfigDict, dataset: Dataset) -> Figure:
+    """Draws mixtures of an i-MAE's validation images, as its encoder will see them."""
+    options = config.evals.reconstruction
+    model = build_model(config, dataset.image_shape, len(dataset.class_names))
+    held_out = few_images(config, dataset, model)
+    batches = held_out.batches(SPLIT, batch_size=figures.NUM_ROWS, seed=options.seed)
+    return figures.draw_grid(figures.task_columns(held_out, next(batches), options.alpha))
+
+
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Draws what the parameters of a run in training reconstruct.
+    """Draws what the parameters of a run in training reconstruct, `log.pictures_every`.
 
     Attributes:
       setup: components of the run.
@@ -30,12 +57,7 @@ class Pictures:
     @classmethod
     def of(cls, setup: Setup) -> Self:
         """Loads the images; nothing is compiled yet."""
-        dataset, config = setup.dataset, setup.config
-        limits = {"train": None, "test": None, SPLIT: figures.NUM_ROWS}
-        published, indices = part_indices(dataset.sizes, limits)[SPLIT]
-        images = decoded(dataset.splits[published], config.data.on_bad_image, indices)
-        few = dataclasses.replace(dataset, splits={SPLIT: images})
-        return cls(setup, HeldOut.of(config, setup.model, few))
+        return cls(setup, few_images(setup.config, setup.dataset, setup.model))
 
     def __call__(self, params: Any) -> Image.Image:
         """Returns the grid of `figures.picture_columns`.
