@@ -32,7 +32,7 @@ from imae_jax.training import trained_run
 from imae_jax.training.predict import make_network
 from imae_jax.training.restore import check_same_data
 from imae_jax.training.setup import load_data
-from imae_jax.training.state import init_params
+from imae_jax.training.state import random_params
 
 logger = logging.getLogger(__name__)
 
@@ -265,8 +265,7 @@ def networks_of(
     # The student's encoder with a MAE's `decoder_embed`; no run used this seed.
     untrained = as_mae(run.model)
     seed = 1 + max(other.config.seed for other in found.values())
-    copies = sharding.replicated(mesh)
-    params = jax.jit(lambda: init_params(untrained, seed), out_shardings=copies)()
+    params = random_params(untrained, seed, mesh)
     return networks | {"random": make_network(untrained, params, mesh)}
 
 

@@ -17,9 +17,9 @@ from imae_jax.distributed import processes, sharding
 from imae_jax.errors import UserError, describe
 from imae_jax.storage import atomic_files
 from imae_jax.storage.pytrees import (
-    all_finite,
     check_same_tree,
     checksums,
+    is_finite,
     tree_leaves,
 )
 
@@ -253,7 +253,7 @@ def _checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
 
 def _not_finite(arrays: Mapping[str, Any]) -> str:
     """Name of the first pytree with a value that is NaN or infinite, else ""."""
-    return next((name for name, tree in arrays.items() if not all_finite(tree)), "")
+    return next((name for name, tree in arrays.items() if not is_finite(tree)), "")
 
 
 def _is_whole(meta: Any) -> bool:

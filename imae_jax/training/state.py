@@ -58,9 +58,16 @@ def init_variables(
     return variables["params"], variables.get("batch_stats", {})
 
 
-def init_params(model: MAE | IMAE | Classifier, seed: int) -> Any:
+def init_params(model: MAE | IMAE | Classifier, seed: int | jax.Array) -> Any:
     """Returns random parameters, determined by seed and model."""
     return init_variables(model, seed)[0]
+
+
+def random_params(model: MAE | IMAE | Classifier, seed: int, mesh: Mesh) -> Any:
+    """Returns `init_params` with a copy on every device of a mesh."""
+    init = functools.partial(init_params, model)
+    # The seed is an argument: one program, stored on disk, serves all seeds.
+    return jax.jit(init, out_shardings=sharding.replicated(mesh))(np.uint32(seed))
 
 
 def fresh_state(

@@ -52,7 +52,7 @@ def test_values_that_are_not_finite_are_neither_saved_nor_loaded(
             checkpoints.save(4, dict(params=put(PARAMS), opt_state=put(bad)), {})
         assert checkpoints.steps() == [3, 2]
         with monkeypatch.context() as patch:  # as an earlier version
-            patch.setattr(checkpoint, "all_finite", lambda tree: True)
+            patch.setattr(checkpoint, "is_finite", lambda tree: True)
             checkpoints.save(4, dict(params=put(bad)), {})
     with Checkpoints(saved) as checkpoints:
 
