@@ -33,7 +33,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _shapes(config: ConfigDict, runlocal: bool) -> None:
     """Shorter runs than in studies: minutes in all on two CPU cores. All values: ours."""
-    config.mask.ratio = 0.25  # less is hidden: outlines are sharper than at 0.5
     if not runlocal:
         config.train.total_epochs = 5.0
         config.data.evaluate_on.update(dict(train=2000, validation=500, test=500))

@@ -146,6 +146,8 @@ def _resized_crop(
     `full` is (width, height) before any reduced decoding; `box` is in its coordinates.
     """
     height, width = size
+    if image.size == full == (width, height) and box == (0, 0, *size):  # whole, as it is
+        return np.asarray(image.convert(mode)).reshape(height, width, -1)
     top, left, box_height, box_width = box
     # Crop first: Pillow's resize(box=...) would use pixels beyond the box.
     shrunk = image.size[0] / full[0], image.size[1] / full[1]
@@ -174,6 +176,6 @@ def png(image: np.ndarray) -> io.BytesIO:
     TFDS would need TensorFlow to encode an array, but accepts encoded files.
     """
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="png")
+    Image.fromarray(image).save(file, format="png", compress_level=1)  # for speed
     file.seek(0)
     return file
