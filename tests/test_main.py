@@ -145,6 +145,8 @@ def test_demo_writes_what_it_promises(demo):
         "mask_ratio": 0.25,
         "checkpoint": 4,
     }
+    assert f"are to be told apart: {workdir / 'mixtures.png'}\nteacher: a MAE" in output
+    assert (workdir / "mixtures.png").read_bytes().startswith(b"\x89PNG")
     page = (workdir / "report.html").read_text()
     assert "Linear separability" in page and "<h1>The i-MAE&#39;s latents" in page
     # Two pictures of three runs; of one the panel, the sheet and five at the page's head.

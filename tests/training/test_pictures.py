@@ -1,4 +1,4 @@
-"""`log.pictures_every`: pictures of validation images in the trackers."""
+"""Pictures of validation images: the task, and `log.pictures_every` in the trackers."""
 
 import io
 
@@ -9,7 +9,10 @@ from running import events
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
+from imae_jax.models.factory import build_model
 from imae_jax.report import figures
+from imae_jax.training import pictures as pictures_of_a_run
+from imae_jax.training import setup
 from imae_jax.training.loop import train
 
 
@@ -50,6 +53,29 @@ def test_they_are_those_of_the_parameters_at_their_steps(
     assert len(next(iter(columns.values()))) == figures.NUM_ROWS
     png = io.BytesIO(figures.as_png(figures.draw_grid(columns)))
     np.testing.assert_array_equal(Image.open(png).convert("RGB"), found[4])
+
+
+def test_the_task_is_two_images_their_mixture_and_what_the_encoder_sees(imae_config):
+    config = imae_config()
+    dataset = setup.load_data(config)
+    model = build_model(config, dataset.image_shape)
+    held_out = pictures_of_a_run.few_images(config, dataset, model)
+    assert held_out.dataset.sizes == {"validation": figures.NUM_ROWS}
+    batch = next(held_out.batches("validation", batch_size=figures.NUM_ROWS, seed=0))
+    columns = figures.task_columns(held_out, batch, alpha=0.3)
+    assert list(columns) == ["subordinate", "dominant", "mixture", "masked"]
+    subordinate, dominant, mixture, masked = columns.values()
+    assert (subordinate[0] == dominant[1]).all() and (subordinate != dominant).any()
+    np.testing.assert_allclose(mixture, 0.3 * subordinate + 0.7 * dominant, atol=1e-3)
+    p = model.patch_size
+    for row, mask in enumerate(batch.mask.mask):
+        for patch, is_masked in enumerate(np.asarray(mask)):
+            top, left = (p * place for place in divmod(patch, 8 // p))
+            here = row, slice(top, top + p), slice(left, left + p)
+            expected = figures.REMOVED_GREY if is_masked else mixture[here]
+            np.testing.assert_array_equal(masked[here], expected)
+    drawn = pictures_of_a_run.draw_task(config, dataset)
+    assert [axis.get_title() for axis in drawn.axes[:4]] == list(columns)
 
 
 def test_there_are_none_by_default(teacher):
