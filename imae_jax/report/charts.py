@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
 ORANGE, BLUE, GREEN, PURPLE = COLOURS = ("#e8590c", "#1c7ed6", "#2b8a3e", "#9c36b5")
 GREY = "#868e96"
 MOST_COLUMNS = 3  # of panels
+PANEL_WIDTH = 4.4  # inches
 
 Points = Sequence[tuple[float, float]]
 
@@ -83,6 +84,11 @@ class Chart:
     tables: Sequence[Table] = ()
     values: Sequence[str] = ()
 
+    @property
+    def is_narrow(self) -> bool:
+        """True for a figure of one panel, which is not to fill the page's width."""
+        return self.figure.get_figwidth() <= PANEL_WIDTH
+
     def svg(self, name: str) -> str:
         """SVG of the figure, see `as_svg`."""
         return as_svg(self.figure, name, self.values)
@@ -104,7 +110,7 @@ def draw(
     with matplotlib.rc_context(STYLE):
         columns = min(len(panels), MOST_COLUMNS)
         rows = math.ceil(len(panels) / columns)
-        figure = Figure(figsize=(4.4 * columns, 3.6 * rows), layout="constrained")
+        figure = Figure(figsize=(PANEL_WIDTH * columns, 3.6 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
         for axis in axes.flat[len(panels) :]:
             axis.remove()
@@ -269,7 +275,7 @@ def quality(numbers: Numbers, run: str) -> Iterator[Chart]:
 def training(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
     """Chart of each run's losses over epochs, a panel per run."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4 * len(runs), 3.6), layout="constrained")
+        figure = Figure(figsize=(PANEL_WIDTH * len(runs), 3.6), layout="constrained")
         axes = figure.subplots(1, len(runs), squeeze=False)[0]
         for axis, (title, metrics) in zip(axes, runs.items(), strict=True):
             names = sorted({key for line in metrics for key in line if key[:5] == "loss/"})

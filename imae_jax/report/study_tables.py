@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from imae_jax.evaluators.tables import Table
@@ -192,17 +193,34 @@ def draw(study: Mapping) -> Figure:
 
 
 def draw_correlation(study: Mapping) -> Figure:
-    """Draws one column against another, a labelled point per arm."""
+    """Draws one column against another, a numbered point per arm; their names beside it.
+
+    Points so near to each other that their numbers would overlap share a label.
+    """
     names = study["correlation"]["columns"]
+    found = points(study, names)
+    places = np.array(list(found.values()))
+    spread = np.ptp(places, axis=0)
+    relative = places / np.where(spread > 0, spread, 1)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+        figure = Figure(figsize=(9.0, 4.8), layout="constrained")
         axis = figure.subplots()
-        for arm, (x, y) in points(study, names).items():
-            axis.plot(x, y, "o", color=ORANGE, ms=5)
-            place: dict[str, Any] = dict(
-                xytext=(4, 3), textcoords="offset points", fontsize=7
-            )
-            axis.annotate(study["rows"][arm]["label"], (x, y), **place)
+        axis.plot(*places.T, "o", color=ORANGE, ms=5)
+        unlabelled = list(range(len(places)))
+        while unlabelled:
+            distances = np.abs(relative[unlabelled] - relative[unlabelled[0]]).max(axis=1)
+            group = [n for n, far in zip(unlabelled, distances, strict=True) if far < 0.02]
+            unlabelled = [n for n in unlabelled if n not in group]
+            label = ", ".join(str(n + 1) for n in group)
+            above: dict[str, Any] = dict(textcoords="offset points", ha="center")
+            place = places[group].mean(axis=0)
+            axis.annotate(label, place, xytext=(0, 6), fontsize=8, **above)
+        arms = [study["rows"][arm]["label"] for arm in found]
+        key = "\n".join(f"{n}  {label}" for n, label in enumerate(arms, 1))
+        beside: dict[str, Any] = dict(
+            transform=axis.transAxes, va="top", fontsize=8, linespacing=1.5
+        )
+        axis.text(1.02, 1.0, key, **beside)
         axis.set(xlabel=study["columns"][names[0]], ylabel=study["columns"][names[1]])
         axis.grid(alpha=0.25)
     return figure

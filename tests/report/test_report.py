@@ -314,6 +314,12 @@ def test_the_first_pair_shown_is_the_median_one():
     assert panels.choose_start(layout) == {"pair": 2, "alpha": 1, "ratio": 1}
 
 
+def test_only_a_chart_of_one_panel_is_narrow():
+    line = {"epoch": 1.0, "loss/total": 0.5}
+    assert charts.training({"a": [line]}).is_narrow
+    assert not charts.training({"a": [line], "b": [line]}).is_narrow
+
+
 def test_losses_are_drawn_for_runs_of_any_age():
     lines = [
         {"epoch": 1.0, "loss/total": 2.0, "loss/reconstruction": 2.0},

@@ -122,7 +122,17 @@ def test_a_correlation_is_drawn_and_stated_without_a_cause(tmp_path):
     study_tables.write(rising, tmp_path)
     assert (tmp_path / "figures" / "correlation.png").stat().st_size > 1000
     assert len(study_tables.charts(rising)) == 2 and len(study_tables.charts(STUDY)) == 1
-    assert len(study_tables.draw_correlation(rising).axes[0].lines) == 9
+
+
+def test_points_near_each_other_share_a_label():
+    study = correlated([0.0, 1.0, 2.0, 3.0])
+    values = study["rows"]["arm_3"]["values"]
+    values["r2"], values["class"] = study["rows"]["arm_1"]["values"].values()
+    axis = study_tables.draw_correlation(study).axes[0]
+    assert len(axis.lines[0].get_xdata()) == 4
+    *labels, key = (text.get_text() for text in axis.texts)
+    assert sorted(labels) == ["1", "2, 4", "3"]
+    assert key.splitlines() == [f"{n}  arm {n - 1}" for n in range(1, 5)]
 
 
 def test_failures_are_said():
