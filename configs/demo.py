@@ -39,3 +39,4 @@ def _shapes(config: ConfigDict, runlocal: bool) -> None:
     if "attributes" in config.evals:
         del config.evals.semantics  # the class is one of the attributes
         config.evals.attributes.alphas = (0.3,)
+        config.evals.separability.alphas = (0.1, 0.3, 0.45)
