@@ -31,6 +31,11 @@ def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
     for name in ("imae", "imae_without_distillation", "teacher"):
         if name not in config or "model" not in config[name]:
             raise UserError(f"--config describes no demo: it has no section {name!r}")
+    for name in ("reconstruction", "separability"):
+        if name not in config.imae.get("evals", {}):
+            raise UserError(
+                f"--config describes no demo: it has no section 'imae.evals.{name}'"
+            )
     for name in STUDENTS:
         teacher = config[name].teacher
         if teacher.init:
@@ -50,10 +55,9 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
 
     Args:
       config: a section per run, see `configs/demo.py`.
-      workdir: gets a folder per run, `mixtures.png`, which shows what the i-MAE is given,
-        `report.html`, and `eval.json` and
-        `eval_settings.json` with all metrics; those of runs other than the i-MAE are
-        prefixed with the run's name.
+      workdir: gets `mixtures.png`, which shows what the i-MAE is given, a folder per run,
+        `report.html`, and `eval.json` and `eval_settings.json` with all metrics; those of
+        runs other than the i-MAE are prefixed with the run's name.
     Returns:
       The report's path.
     Raises:
