@@ -32,7 +32,7 @@ def connect(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
         if name not in config or "model" not in config[name]:
             raise UserError(f"--config describes no demo: it has no section {name!r}")
     for name in ("reconstruction", "separability"):
-        if name not in config.imae.get("evals", {}):
+        if "evals" not in config.imae or name not in config.imae.evals:
             raise UserError(
                 f"--config describes no demo: it has no section 'imae.evals.{name}'"
             )
