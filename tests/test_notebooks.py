@@ -39,7 +39,7 @@ def kernel(cells, cwd):
     """Starts a kernel in `cwd`; gives a function that runs one of the code cells."""
     notebook = nbformat.v4.new_notebook(cells=cells)
     resources = {"metadata": {"path": str(cwd)}}
-    client = NotebookClient(notebook, timeout=120, resources=resources)
+    client = NotebookClient(notebook, timeout=300, resources=resources)
     with client.setup_kernel(env=outputs.environment(cwd)):
         yield lambda cell: client.execute_cell(cell, notebook.cells.index(cell))
 
