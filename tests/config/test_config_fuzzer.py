@@ -12,6 +12,7 @@ from imae_jax.commands import config_overrides
 from imae_jax.commands.failures import DEFECT
 from imae_jax.config import checks
 from imae_jax.data.load import load
+from imae_jax.distributed import processes
 from imae_jax.errors import UserError
 from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.models.factory import build_model
@@ -94,6 +95,8 @@ def test_every_value_is_accepted_or_refused_in_one_line(seed, data_dir):
 
 @pytest.mark.slow
 def test_the_same_through_main(data_dir, tmp_path, monkeypatch, capsys):
+    # JAX runs already, so no other process can be joined.
+    monkeypatch.setattr(processes, "join", lambda *args, **kwargs: None)
     dataset, workdir = load("digits", data_dir), tmp_path / "run"
     refused = 0
     for file, key, text in cases(1, NUM_CASES):
