@@ -38,8 +38,9 @@ def draw_task(config: ConfigDict, dataset: Dataset) -> Figure:
     options = config.evals.reconstruction
     model = build_model(config, dataset.image_shape, len(dataset.class_names))
     held_out = few_images(config, dataset, model)
-    batches = held_out.batches(SPLIT, batch_size=figures.NUM_ROWS, seed=options.seed)
-    return figures.draw_grid(figures.task_columns(held_out, next(batches), options.alpha))
+    rows = held_out.count(SPLIT)
+    batch = next(held_out.batches(SPLIT, batch_size=rows, seed=options.seed))
+    return figures.draw_grid(figures.task_columns(held_out, batch, options.alpha))
 
 
 @dataclasses.dataclass(frozen=True)
