@@ -169,7 +169,7 @@ def _by_mae_names(
 
 
 class _Kind(NamedTuple):
-    """What a model is, with those of its arrays that are used; see `DetectedModel`."""
+    """Kind of a model, with those of its arrays that are used; see `DetectedModel`."""
 
     kind: Literal["mae", "imae", "classifier", "encoder"]
     source: str

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures are sent: TensorBoard, wandb, Trackio."""
+"""Trackers of a run's numbers and pictures: TensorBoard, wandb, Trackio."""
 
 import contextlib
 import dataclasses
