@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.local_paths import local_path
 
 REPORT_FILE = "report.html"
+
+# Columns and lines of plain text where there is no terminal to fit it into.
+WITHOUT_TERMINAL = (200, 50)
 
 # Number of runs that are shown with curves and pictures; tables show all.
 PICTURED_RUNS = 12
@@ -51,9 +55,10 @@ PICTURES = {
 
 
 def read_as_text(workdir: str | Path) -> str:
-    """Formats the tables of the runs in a folder as plain text."""
+    """Formats the tables of the runs in a folder as plain text, for the terminal."""
     runs, _ = read_runs(local_path(workdir, "workdir").absolute())
-    return summary.as_text(*results_of(runs))
+    width, _ = shutil.get_terminal_size(WITHOUT_TERMINAL)
+    return summary.as_text(*results_of(runs), width)
 
 
 def results_of(runs: Mapping[str, SavedRun]) -> tuple[dict, dict]:

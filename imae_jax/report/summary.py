@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from imae_jax.evaluators.registry import all_evaluators
 from imae_jax.evaluators.tables import Results, Table, cell
@@ -101,24 +101,34 @@ def short_table(results: Results) -> Table:
     )
 
 
-def as_text(results: Results, settings: Settings) -> str:
-    """Formats the short table, then all tables, as plain text."""
+def as_text(results: Results, settings: Settings, width: int) -> str:
+    """Formats the short table, then all tables, as plain text.
+
+    Args:
+      results, settings: metrics of several runs, and how they were measured.
+      width: characters in a line; further columns of a table stand below the first ones.
+    """
     lines = []
     first = short_table(results)
     for table in [*([first] if first.rows else []), *all_tables(results, settings)]:
         lines += [table.title, textwrap.indent(textwrap.fill(table.note, 78), "  ")]
-        label_width = max(len(label) for label, _ in table.rows) + 2
-        widths = [max(len(head), 5) + 3 for head in table.columns]
-
-        def line(
-            label: str,
-            cells: Sequence[str],
-            label_width: int = label_width,
-            widths: Sequence[int] = widths,
-        ) -> str:
-            found = zip(cells, widths, strict=False)
-            text = f"  {label:<{label_width}}" + "".join(f"{c:>{w}}" for c, w in found)
-            return text.rstrip()
-
-        lines += [line("", table.columns), *(line(*row) for row in table.rows), ""]
+        lines += [*_in_columns(table, width), ""]
     return "\n".join(lines)
+
+
+def _in_columns(table: Table, width: int) -> Iterator[str]:
+    """Yields a table's lines: as many columns at a time as fit, each with all labels."""
+    label_width = max(len(label) for label, _ in table.rows) + 2
+    widths = [max(len(head), 5) + 3 for head in table.columns]
+    start = 0
+    while start < len(widths):
+        stop = start + 1
+        while (
+            stop < len(widths) and 2 + label_width + sum(widths[start : stop + 1]) <= width
+        ):
+            stop += 1
+        for label, cells in (("", table.columns), *table.rows):
+            found = zip(cells[start:stop], widths[start:stop], strict=False)
+            text = f"  {label:<{label_width}}" + "".join(f"{c:>{w}}" for c, w in found)
+            yield text.rstrip()
+        start = stop

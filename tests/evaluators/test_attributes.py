@@ -459,7 +459,7 @@ def test_the_table_shows_the_numbers(found):
     assert table.note.endswith(
         "Measured on 300 mixtures of the test split, alpha 0.3, mask ratio 0.5."
     )
-    text = summary.as_text({"mine": numbers}, {})
+    text = summary.as_text({"mine": numbers}, {}, 200)
     assert f"  {'mine: subordinate':<49}" in text and "What survives" in text
 
 

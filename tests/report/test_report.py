@@ -196,11 +196,40 @@ def test_tables_say_what_they_were_measured_on():
 
 
 def test_text_is_aligned_and_fits():
-    text = summary.as_text({"mine": NUMBERS}, {})
+    text = summary.as_text({"mine": NUMBERS}, {}, 200)
     lines = text.splitlines()
     (row,) = (line for line in lines if line.startswith("  mine: what"))
     head = lines[lines.index(row) - 1]
     assert len(row) == len(head) and row.endswith("0.900") and head.endswith("dominant")
+
+
+def test_columns_that_do_not_fit_stand_below_with_their_labels():
+    table = summary.Table("t", "n", ["first", "second", "third one"], [])
+    table.rows.extend([("a", ["1.000", "2.000", "3.000"]), ("longer", ["4", "5", "6"])])
+    # Labels take 2 + 8 characters, columns 8, 9 and 12.
+    assert len(list(summary._in_columns(table, 39))) == 3
+    for width in (27, 38):
+        assert list(summary._in_columns(table, width)) == [
+            "             first   second",
+            "  a          1.000    2.000",
+            "  longer         4        5",
+            "             third one",
+            "  a              3.000",
+            "  longer             6",
+        ]
+    assert len(list(summary._in_columns(table, 1))) == 9  # a column at least
+
+
+def test_no_cell_is_lost_in_a_narrow_terminal():
+    tables = summary.all_tables({"mine": NUMBERS}, {})
+    for width in (40, 80, 200):
+        lines = summary.as_text({"mine": NUMBERS}, {}, width).splitlines()
+        found = " ".join(lines).split()
+        for table in tables:
+            for label, cells in table.rows:
+                assert any(line.strip().startswith(label) for line in lines)
+                assert set(cells) <= set(found)
+        assert width < 80 or max(map(len, lines)) <= width
 
 
 def test_headlines_in_plain_words():
@@ -298,7 +327,7 @@ def test_the_short_table_has_the_nulls():
         ("null", ["0.000", "1.000", "1.000", "0.600"]),
         ("mine", ["0.120", "0.600", "0.250", "0.800"]),
     ]
-    assert summary.as_text({"mine": NUMBERS}, {}).startswith("In short")
+    assert summary.as_text({"mine": NUMBERS}, {}, 200).startswith("In short")
     assert not summary.short_table({"empty": {}}).rows
 
 
