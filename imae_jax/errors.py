@@ -1,5 +1,8 @@
 """Exceptions that end a command without a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """Invalid input. The message is one line: the name, its value, and what is allowed.
@@ -32,3 +35,12 @@ def require(ok: bool, key: str, value: object, allowed: str) -> None:
     if not ok:
         shown = " ".join(repr(value).splitlines())  # a section of a config has many
         raise UserError(f"invalid {key}={shown}: must be {allowed}")
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Context whose UserErrors say which of several runs they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None

@@ -7,7 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from imae_jax import evaluation
-from imae_jax.errors import UserError
+from imae_jax.config.checks import check_keys
+from imae_jax.errors import UserError, naming
 from imae_jax.report import figures, page
 from imae_jax.storage import atomic_files
 from imae_jax.storage.atomic_files import EVAL_FILE, SETTINGS_FILE
@@ -67,11 +68,13 @@ def demo(config: ConfigDict, workdir: str | Path) -> Path:
     workdir = open_workdir(workdir)
     configs = connect(config, workdir)
     settle_dtype(configs.values(), [workdir / name for name in configs])
+    # All keys first: to check the rest, scenes are drawn.
     for name, run_config in configs.items():
-        try:
+        with naming(name):
+            check_keys(run_config)
+    for name, run_config in configs.items():
+        with naming(name):
             dataset, _ = setup.check(run_config, workdir / name)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
     task = figures.as_png(pictures.draw_task(configs["imae"], dataset))
     atomic_files.write_bytes(workdir / TASK_FILE, task)
     logger.info(

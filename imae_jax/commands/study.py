@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from imae_jax import evaluation
 from imae_jax.commands.study_grid import CELLS, Cell, Grid, make_grid
-from imae_jax.errors import UserError, describe
+from imae_jax.config.checks import check_keys
+from imae_jax.errors import UserError, describe, naming
 from imae_jax.report import study_statistics, study_tables
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import check_paths
@@ -29,20 +30,21 @@ def check(cells: Iterable[Cell], workdir: Path) -> None:
     Raises:
       UserError: the message names the run.
     """
-    checked = set()
+    # Runs that differ only in their seed are checked once.
+    to_check: dict[str, Cell] = {}
     for cell in cells:
-        # Runs that differ only in their seed are checked once.
-        text = str(as_json(cell.config) | {"seed": None})
-        if text in checked or is_done(cell, workdir):
-            continue
-        checked.add(text)
+        if not is_done(cell, workdir):
+            to_check.setdefault(str(as_json(cell.config) | {"seed": None}), cell)
+    # All keys first: to check the rest, data sets are prepared.
+    for cell in to_check.values():
+        with naming(cell.name):
+            check_keys(cell.resolved(workdir))
+    for cell in to_check.values():
         config, folder = cell.resolved(workdir), cell.folder(workdir)
-        try:
+        with naming(cell.name):
             setup.check(config, folder)
             if config.init and not cell.parents:
                 starting_params(setup.set_up(config, folder))
-        except UserError as error:
-            raise UserError(f"{cell.name}: {error}") from None
 
 
 def is_done(cell: Cell, workdir: Path) -> bool:

@@ -23,3 +23,12 @@ def test_by_default_it_is_a_short_one_of_drawn_scenes():
     assert list(config) == ["imae", "imae_without_distillation", "teacher"]
     assert "attributes" in config.imae.evals and "semantics" not in config.imae.evals
     assert "semantics" in demo_config.get_config("digits").imae.evals
+
+
+def test_no_scene_is_drawn_for_a_config_with_a_bad_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.setup, "check", lambda *_: pytest.fail("too late"))
+    for name in ("teacher", "imae"):
+        config = demo_config.get_config()
+        config[name].mask.ratio = 1.5
+        with pytest.raises(UserError, match=f"{name}: invalid mask.ratio=1.5"):
+            demo.demo(config, tmp_path / "demo")

@@ -144,6 +144,14 @@ def test_bad_configs_are_found_before_the_first_run(make, tmp_path):
     assert not (tmp_path / "cells").exists()
 
 
+def test_no_data_is_prepared_for_a_config_with_a_bad_key(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(study.setup, "check", lambda *_: pytest.fail("too late"))
+    config = make()
+    config.arms.subordinate.runs.imae.change.mix = dict(alpha=0.9)
+    with pytest.raises(UserError, match=r"imae.*: invalid mix.alpha=0.9"):
+        study.study(config, tmp_path)
+
+
 def test_starts_that_do_not_fit_are_found_before_the_first_run(make, teacher, tmp_path):
     config = make()
     config.runs.teacher.init = str(teacher)
