@@ -105,6 +105,15 @@ def during_training() -> ConfigDict:
     return section
 
 
+def segmentation() -> ConfigDict:
+    """The section `evals.segmentation`. All values: ours."""
+    section = evaluator()
+    del section.seed  # nothing is drawn
+    # Number of images of each split that patches are fitted, chosen and scored on, at most.
+    section.images = 1000
+    return section
+
+
 # One line a key, so that the file can be read as the list of all keys.
 def get_config(model: str, dataset: str) -> ConfigDict:
     """The values that runs share, on all data sets. Ours where no source is named."""
@@ -257,6 +266,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.evals.probes.lars.epochs = 90  # length of the linear probe's training (MAE)
     # Linear warm-up of the linear probe's learning rate (MAE).
     config.evals.probes.lars.warmup_epochs = 10
+    # The class of each pixel: only where images have label maps (datasets).
+    config.evals.segmentation = segmentation()
     return config
 
 

@@ -34,7 +34,8 @@ def _without(config: ConfigDict, *evaluators: str) -> None:
     """Leaves evaluators out, where the config has them.
 
     `recognition` where a perceptron of pixels cannot read the images, as it can digits;
-    `attributes` where only the class is known of them, which `semantics` reads.
+    `attributes` where only the class is known of them, which `semantics` reads;
+    `segmentation` where they have no label maps.
     """
     for name in evaluators:
         if name in config.evals:
@@ -54,7 +55,7 @@ def digits(config: ConfigDict) -> None:
     config.train.total_epochs = 150.0
     config.optim.blr = 2.4e-2
     config.checkpoint.every_minutes = 0.25
-    _without(config, "attributes")
+    _without(config, "attributes", "segmentation")
 
 
 def shapes(config: ConfigDict) -> None:
@@ -86,7 +87,7 @@ def cifar(config: ConfigDict) -> None:
     # A common MAE recipe for CIFAR takes 2,000 (pprp/MAE-CIFAR). Ours is scaled down.
     config.train.total_epochs = 400.0
     config.data.evaluate_on.update(dict(train=10_000, validation=2000))
-    _without(config, "recognition", "attributes")
+    _without(config, "recognition", "attributes", "segmentation")
 
 
 def cifar10_small(config: ConfigDict) -> None:
@@ -105,6 +106,12 @@ def cifar10_small(config: ConfigDict) -> None:
 
 def tiny_imagenet(config: ConfigDict) -> None:
     """Tiny-ImageNet, 64x64. Ours where no source is named."""
+    _photographs(config)
+    _without(config, "segmentation")
+
+
+def _photographs(config: ConfigDict) -> None:
+    """Tiny-ImageNet's recipe. Ours where no source is named."""
     config.model.variant = "S/8"  # released code and author
     config.model.decoder = decoder(192, 6, 6)  # released code
     config.augment.crop_scale = (0.2, 1.0)  # MAE
@@ -125,11 +132,14 @@ def _files(config: ConfigDict) -> None:
     config.data.files.centre = 1.0
     # What transparent images are laid on: a colour by name, or "#rrggbb".
     config.data.files.background = "white"
+    # Folder of label maps, a PNG of pixels' classes for each image, for
+    # `evals.segmentation`; empty: none.
+    config.data.files.label_maps = ""
 
 
 def folder(config: ConfigDict) -> None:
     """A user's own images; as Tiny-ImageNet, decoded from their files. Ours."""
-    tiny_imagenet(config)
+    _photographs(config)
     _files(config)
     config.data.evaluate_on.update(dict(test=10_000))
 
@@ -142,6 +152,8 @@ def folder_small(config: ConfigDict) -> None:
     _files(config)
     if not config.data.name.startswith(TFDS):
         config.data.name = "folder"
+    else:
+        _without(config, "segmentation")
     # Images are decoded once, where they fit; crops would have to be cut out of the files.
     config.data.resident_gb = 0.5
     config.augment.pad = 4
@@ -163,6 +175,7 @@ def folder_small(config: ConfigDict) -> None:
 def imagenet(config: ConfigDict) -> None:
     """ImageNet-1K, 224x224. Ours where no source is named."""
     folder(config)
+    _without(config, "segmentation")
     config.data.name = "imagenet2012"  # as TFDS names it
     config.data.files.image_size = 224  # MAE
     config.data.files.centre = 224 / 256  # MAE

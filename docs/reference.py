@@ -82,6 +82,7 @@ ACTS_IN = {
     "data.evaluate_on": "data/eval_splits",
     "data.files": "data/image_files",
     "data.files.background": "data/pixel_formats",
+    "data.files.label_maps": "data/label_maps",
     "evals.during_training.every_epochs": "training/monitor",
     "evals.probes.lars": "probing/lars_probe",
     "evals.separability.mlp": "probing/mlp_map",

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from imae_jax.evaluation import evaluate
     from imae_jax.evaluators.mixture_separability import mixture_separability
     from imae_jax.pretrained import load
+    from imae_jax.probing.linear_segmentation import linear_segmentation
     from imae_jax.probing.linear_separability import linear_separability
     from imae_jax.runtime import show_log
     from imae_jax.training.loop import train
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "evaluate",
+    "linear_segmentation",
     "linear_separability",
     "load",
     "mixture_separability",
@@ -66,6 +68,7 @@ __all__ = [
 # Imported on first access: `import imae_jax` alone does not load JAX.
 _MODULES = {
     "evaluate": "imae_jax.evaluation",
+    "linear_segmentation": "imae_jax.probing.linear_segmentation",
     "linear_separability": "imae_jax.probing.linear_separability",
     "load": "imae_jax.pretrained",
     "mixture_separability": "imae_jax.evaluators.mixture_separability",

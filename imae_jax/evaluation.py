@@ -131,9 +131,12 @@ def _collecting(failed: dict[str, Exception], name: str) -> Iterator[None]:
 
 def not_applicable(run: EvaluatedRun, name: str) -> str:
     """Returns why an evaluator has nothing to measure in such data; empty if it has."""
-    num_classes = len(run.held_out.dataset.class_names)
-    if all_evaluators()[name].needs_labels and num_classes < 2:
+    dataset, evaluator = run.held_out.dataset, all_evaluators()[name]
+    num_classes = len(dataset.class_names)
+    if evaluator.needs_labels and num_classes < 2:
         return f"the images are of {num_classes or 'no'} class"
+    if evaluator.needs_label_maps and not dataset.pixel_classes:
+        return "the images have no label maps"
     return ""
 
 

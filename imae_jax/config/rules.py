@@ -153,6 +153,7 @@ RULES = {
     "data.files.centre": within("(0, 1]"),
     "data.files.channels": Rule((1, 3).__contains__, "1 (grey) or 3 (RGB)"),
     "data.files.image_size": Rule(_is_size, "HEIGHT or HEIGHTxWIDTH, each at least 1"),
+    "data.files.label_maps": text,
     "data.name": text,
     "data.on_bad_image": one_of("raise", "skip"),
     "data.prefetch": count_from(1),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imae_jax.data.encoded_images import EncodedImages
+from imae_jax.data.label_maps import EncodedLabelMaps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +18,14 @@ class Split:
       images: [N, H, W, C] uint8, or N encoded files.
       labels: [N] int64; -1 where there are none.
       factors: {name: [N]}, int for categorical and float for continuous factors.
+      label_maps: [N, H, W] uint8 class of each pixel, 255 for none (`label_maps.IGNORED`),
+        or N encoded files; None without label maps.
     """
 
     images: np.ndarray | EncodedImages
     labels: np.ndarray
     factors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    label_maps: np.ndarray | EncodedLabelMaps | None = None
 
     @property
     def pixels(self) -> np.ndarray:
@@ -30,9 +34,11 @@ class Split:
         return self.images
 
     def take(self, indices: np.ndarray) -> "Split":
-        """Returns the examples at `indices`; the images must be an array."""
+        """Returns the examples at `indices`; images and label maps must be arrays."""
         factors = {name: values[indices] for name, values in self.factors.items()}
-        return Split(self.pixels[indices], self.labels[indices], factors)
+        assert not isinstance(self.label_maps, EncodedLabelMaps), "the label maps are files"
+        label_maps = None if self.label_maps is None else self.label_maps[indices]
+        return Split(self.pixels[indices], self.labels[indices], factors, label_maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Dataset:
       ignored: {file extension: number of files that are not images} of a folder.
       symmetry: {angular factor (radians): rotational symmetry order of each class}. Order
         n: the angle is known modulo 2 pi / n; 0: not at all.
+      pixel_classes: names of the values of label maps; empty if there are no label maps.
     """
 
     splits: Mapping[str, Split]
@@ -60,6 +67,7 @@ class Dataset:
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
     symmetry: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    pixel_classes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

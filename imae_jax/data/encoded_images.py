@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 
@@ -73,6 +74,18 @@ class EncodedImages:
         """Default crop (top, left, height, width) of an image of this height and width."""
         return central_box(height, width, self.size, self.centre)
 
+    def file(self, index: int) -> bytes:
+        """Returns the encoded file of image `index`.
+
+        Raises:
+          BadImageError: if it cannot be read.
+        """
+        try:
+            return self.read(index)
+        except OSError as error:
+            why = error.strerror or error
+            raise BadImageError(f"{self.names[index]} cannot be read: {why}") from error
+
     def get(self, index: int, box_of: BoxOf | None = None) -> np.ndarray:
         """Decodes image `index` to [H, W, C] uint8, cropped by `box_of` (default: central).
 
@@ -89,19 +102,27 @@ class EncodedImages:
                 )
             return (box_of or self.central_box)(height, width)
 
-        try:
-            data = self.read(index)
-        except OSError as error:
-            why = error.strerror or error
-            raise BadImageError(f"{name} cannot be read: {why}") from error
         return decode(
-            data,
+            self.file(index),
             name,
             size=self.size,
             channels=self.channels,
             background=self.background,
             box_of=checked_box,
         )
+
+
+class Encoded(Protocol):
+    """Encoded images, or their label maps, that are decoded on access."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all when they are decoded, N first."""
+
+    def get(self, index: int) -> np.ndarray:
+        """Decodes one to uint8; raises BadImageError if it cannot be used."""
 
 
 def with_remedy(error: BadImageError) -> BadImageError:
@@ -111,7 +132,7 @@ def with_remedy(error: BadImageError) -> BadImageError:
 
 
 def decode_all(
-    images: EncodedImages,
+    images: Encoded,
     indices: np.ndarray,
     on_bad_image: str,
     num_threads: int = NUM_THREADS,
@@ -119,12 +140,12 @@ def decode_all(
     """Decodes images with their central crops.
 
     Args:
-      images: the encoded images.
+      images: the encoded images, or label maps.
       indices: [n] int, the images to decode.
       on_bad_image: "raise", or "skip" to leave out unusable images.
       num_threads: 1 for files so small that threads cost more than decoding.
     Returns:
-      [n, H, W, C] uint8 and their indices [n].
+      [n, H, W, C] uint8, of label maps [n, H, W], and their indices [n].
     Raises:
       BadImageError: if an image is unusable and not to be skipped.
     """
@@ -150,7 +171,7 @@ def decode_all(
     return (found, indices) if good.all() else (found[good], indices[good])
 
 
-def reasons(images: EncodedImages) -> Iterator[str | None]:
+def reasons(images: Encoded) -> Iterator[str | None]:
     """Decodes every image in order; yields why it is unusable, or None."""
 
     def why(index: int) -> str | None:

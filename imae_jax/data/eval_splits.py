@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from imae_jax.data.encoded_images import EncodedImages, decode_all
+from imae_jax.data.label_maps import EncodedLabelMaps
 from imae_jax.data.load import Dataset, Split
 
 logger = logging.getLogger(__name__)
@@ -16,18 +17,24 @@ CHOOSING_SHARE = 10
 
 
 def decoded(split: Split, on_bad_image: str, indices: np.ndarray | None = None) -> Split:
-    """Returns the examples at `indices` (default: all) with their images as an array.
+    """Returns the examples at `indices` (default: all) as arrays.
 
     Raises:
-      BadImageError: see `encoded_images.decode_all`.
+      BadImageError: see `encoded_images.decode_all`; an image whose label map cannot be
+        used cannot be used.
     """
     if not isinstance(split.images, EncodedImages):
         return split if indices is None else split.take(indices)
     if indices is None:
         indices = np.arange(len(split.images))
+    label_maps = None
+    if isinstance(split.label_maps, EncodedLabelMaps):
+        label_maps, indices = decode_all(split.label_maps, indices, on_bad_image)
     images, good = decode_all(split.images, indices, on_bad_image)
+    if label_maps is not None:
+        label_maps = label_maps[np.isin(indices, good)]
     factors = {name: values[good] for name, values in split.factors.items()}
-    return Split(images, split.labels[good], factors)
+    return Split(images, split.labels[good], factors, label_maps)
 
 
 def part_indices(

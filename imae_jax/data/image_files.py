@@ -1,5 +1,6 @@
 """Opens images of any size in place: folders, and data sets prepared by TFDS."""
 
+import dataclasses
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imae_jax.data import disk_cache, folder_layouts, tfds_records
+from imae_jax.data import disk_cache, folder_layouts, label_maps, tfds_records
 from imae_jax.data.dataset import Split
 from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.image_folder import (
@@ -19,7 +20,8 @@ from imae_jax.data.image_folder import (
     list_imagenet,
     set_aside,
 )
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
+from imae_jax.storage.local_paths import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Opened(NamedTuple):
       path: folder of the data set.
       stamps: fingerprint of the content, JSON-serializable.
       ignored: {file extension: number of files that are not images}.
+      pixel_classes: names of the values of label maps; empty if there are no label maps.
     """
 
     splits: Mapping[str, Split]
@@ -47,6 +50,7 @@ class Opened(NamedTuple):
     path: Path
     stamps: list
     ignored: Mapping[str, int]
+    pixel_classes: tuple[str, ...] = ()
 
 
 def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -> Opened:
@@ -59,13 +63,19 @@ def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -
         # Missing in the configs of older runs.
         background=files.get("background"),
     )
+    # Missing in the configs of older runs.
+    maps = files.get("label_maps") or ""
+    copy = None
     if name.startswith(TFDS):
-        records = tfds_records.Records(find_named(name, root), is_ours=False)
-        return _of_named(records, form)
-    copy = tfds_records.find_copy(name, root) if name != "folder" else None
-    if copy:
-        return _of_imagenet(tfds_records.Records(copy), form)
-    return _of_files(_list(name, root), form)
+        copy = find_named(name, root)
+    elif name != "folder":
+        copy = tfds_records.find_copy(name, root)
+    if copy is None:
+        return _with_label_maps(_list(name, root), form, maps)
+    require(not maps, label_maps.KEY, maps, f"empty: {name} is not read from image files")
+    if name.startswith(TFDS):
+        return _of_named(tfds_records.Records(copy, is_ours=False), form)
+    return _of_imagenet(tfds_records.Records(copy), form)
 
 
 def sample(count: int, most: int) -> np.ndarray:
@@ -104,6 +114,21 @@ def _of_files(listing: Listing, form: Mapping[str, Any]) -> Opened:
     stamps = [_stamp(listing.root / names[i]) for i in sample(len(names), NUM_STAMPS)]
     fixed = listing.class_names, listing.root, stamps, listing.ignored
     return Opened(splits, *fixed)
+
+
+def _with_label_maps(listing: Listing, form: Mapping[str, Any], given: str) -> Opened:
+    """Opens files, with the label maps in the folder `given`; empty: without."""
+    opened = _of_files(listing, form)
+    if not given:
+        return opened
+    folder = local_path(given, label_maps.KEY)
+    classes = label_maps.read_classes(folder, listing.root)
+    splits = {}
+    for name, split in opened.splits.items():
+        assert isinstance(split.images, EncodedImages), "see `Opened`"
+        maps = label_maps.beside(folder, listing.files[name], split.images, len(classes))
+        splits[name] = dataclasses.replace(split, label_maps=maps)
+    return opened._replace(splits=splits, pixel_classes=classes)
 
 
 def _images(

@@ -1,10 +1,11 @@
 """Decodes, crops and resizes single images; encodes PNG."""
 
+import contextlib
 import io
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -114,28 +115,46 @@ def decode(
     Raises:
       BadImageError: if the file is damaged, not an image, or its pixels are not colours.
     """
+    with reading(name), Image.open(io.BytesIO(data)) as image:
+        orientation, full = _upright(image)
+        box = box_of(full[1], full[0])
+        # Decoding a JPEG at 1/2, 1/4 or 1/8 is cheaper; at twice the size needed the
+        # resized crop is practically the same (as in Pillow's thumbnail).
+        times = min(box[2] / size[0], box[3] / size[1]) / 2
+        if times >= 2 and image.format in JPEGS:
+            image.draft(None, (int(image.width / times), int(image.height / times)))
+        flat = pixel_formats.flattened(pixel_formats.in_eight_bits(image), background)
+        if orientation in pixel_formats.TURNS:
+            flat = flat.transpose(pixel_formats.TURNS[orientation])
+        return _resized_crop(flat, full, box, size, MODES[channels])
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turns the errors of Pillow's decoders into a BadImageError that names the file."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format not in JPEGS:
-                image.load()  # some formats store the orientation at the end
-            orientation = pixel_formats.orientation_of(image)
-            full = image.size
-            if orientation in pixel_formats.SIDEWAYS:
-                full = full[1], full[0]
-            box = box_of(full[1], full[0])
-            # Decoding a JPEG at 1/2, 1/4 or 1/8 is cheaper; at twice the size needed the
-            # resized crop is practically the same (as in Pillow's thumbnail).
-            times = min(box[2] / size[0], box[3] / size[1]) / 2
-            if times >= 2 and image.format in JPEGS:
-                image.draft(None, (int(image.width / times), int(image.height / times)))
-            flat = pixel_formats.flattened(pixel_formats.in_eight_bits(image), background)
-            if orientation in pixel_formats.TURNS:
-                flat = flat.transpose(pixel_formats.TURNS[orientation])
-            return _resized_crop(flat, full, box, size, MODES[channels])
+        yield
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} is no image of a known kind") from error
     except (*DAMAGED, ValueError, Image.DecompressionBombError) as error:
         raise BadImageError(f"{name} cannot be read as an image: {error}") from error
+
+
+def upright_size(data: bytes, name: str) -> tuple[int, int]:
+    """Returns (height, width) of an encoded image, turned upright as in `decode`."""
+    with reading(name), Image.open(io.BytesIO(data)) as image:
+        _, (width, height) = _upright(image)
+        return height, width
+
+
+def _upright(image: Image.Image) -> tuple[int, tuple[int, int]]:
+    """Returns an image's EXIF orientation, and (width, height) once it is upright."""
+    if image.format not in JPEGS:
+        image.load()  # some formats store the orientation at the end
+    orientation = pixel_formats.orientation_of(image)
+    width, height = image.size
+    is_sideways = orientation in pixel_formats.SIDEWAYS
+    return orientation, (height, width) if is_sideways else (width, height)
 
 
 def _resized_crop(

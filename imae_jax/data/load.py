@@ -53,8 +53,8 @@ def load(
       name: a key of `registry.BUILDERS` or `image_files.FOLDERS`, or "tfds:NAME".
       data_dir: folder of the data set, or where it is prepared.
       on_bad_image: "raise" or "skip".
-      files: `image_size`, `channels`, `centre` and `background` of `EncodedImages`; unused
-        for `registry.BUILDERS`.
+      files: `image_size`, `channels`, `centre` and `background` of `EncodedImages`, and
+        `label_maps`, their folder; unused for `registry.BUILDERS`.
       min_side: smallest usable height and width in pixels.
     Raises:
       UserError: if the data set is unknown, missing, damaged, or cannot be prepared.
@@ -80,6 +80,7 @@ def of_files(found: image_files.Opened, on_bad_image: str) -> Dataset:
         found.path,
         skipped,
         ignored=found.ignored,
+        pixel_classes=found.pixel_classes,
     )
 
 
@@ -124,6 +125,8 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
             found, good = decode_all(images, np.arange(count), on_bad_image, threads)
             skipped += count - len(good)
             arrays[f"{split}.image"] = found
+            if records.pixel_classes:
+                arrays[f"{split}.label_map"] = records.label_maps(split)[good]
             for column, values in columns.items():
                 arrays[f"{split}.{column}"] = values[good]
         mean, std = statistics(arrays["train.image"])
@@ -139,7 +142,9 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
             for key, array in arrays.items()
             if key.startswith(f"{split}.")
         }
-        splits[split] = Split(own.pop("image"), own.pop("label"), own)
+        images, labels = own.pop("image"), own.pop("label")
+        maps = own.pop("label_map") if records.pixel_classes else None
+        splits[split] = Split(images, labels, own, maps)
     symmetry = SYMMETRY.get(name, {})
     return Dataset(
         splits,
@@ -149,6 +154,7 @@ def _in_memory(name: str, folder: Path, on_bad_image: str) -> Dataset:
         folder,
         int(skipped),
         symmetry=symmetry,
+        pixel_classes=records.pixel_classes,
     )
 
 

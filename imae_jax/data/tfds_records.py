@@ -16,11 +16,13 @@ import tensorflow_datasets as tfds
 from imae_jax import runtime
 from imae_jax.data.builders.download import FromArchive
 from imae_jax.data.builders.registry import BUILDERS
+from imae_jax.data.label_maps import decode
 from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 INFO_FILE = "dataset_info.json"
+LABEL_MAP = "label_map"  # name of the feature
 
 
 def is_writable(folder: Path) -> bool:
@@ -135,6 +137,8 @@ class Records:
       folder: folder of the data set.
       image_shape: (H, W, C); H and W are None if images differ in size.
       class_names: one name per label; empty if there are no labels.
+      pixel_classes: names of the classes of pixels, if there is a feature `label_map` and
+        the data set is ours; else empty.
       splits: names of the splits.
     """
 
@@ -143,8 +147,9 @@ class Records:
 
         Args:
           folder: data set prepared by TFDS or a builder of ours.
-          is_ours: features are `image`, `label` and numeric factors; otherwise image and
-            label are found by `find_features`, and other features are ignored.
+          is_ours: features are `image`, `label`, numeric factors, and maybe `label_map`;
+            otherwise image and label are found by `find_features`, and other features are
+            ignored.
         Raises:
           UserError: if its files are not array_record, or its image feature is missing or
             ambiguous.
@@ -171,6 +176,8 @@ class Records:
             self._image, self._label = find_features(self._builder.info, folder)
         self.image_shape = tuple(features[self._image].shape)
         self.class_names = tuple(features[self._label].names) if self._label else ()
+        has_label_maps = is_ours and LABEL_MAP in features
+        self.pixel_classes = tuple(features[LABEL_MAP].names) if has_label_maps else ()
         self.splits = tuple(self._builder.info.splits)
         self._factors = [
             name
@@ -190,7 +197,8 @@ class Records:
         source = self._builder.as_data_source(split, deserialize_method=raw)
         features = self._builder.info.features
         some = tfds.features.FeaturesDict({name: features[name] for name in names})
-        skip = {self._image: tfds.decode.SkipDecoding()} if self._image in names else None
+        encoded = {self._image, LABEL_MAP}.intersection(names)
+        skip = {name: tfds.decode.SkipDecoding() for name in encoded} or None
         return source, lambda raw: some.deserialize_example_np(raw, decoders=skip)
 
     def size(self, split: str) -> int:
@@ -211,6 +219,22 @@ class Records:
                 return parse(source[index])[self._image]
 
         return read
+
+    def label_maps(self, split: str) -> np.ndarray:
+        """Reads the label map of every example, [N, H, W] uint8; see `pixel_classes`.
+
+        Raises:
+          UserError: if one is not of the images' size or beyond the classes, or the files
+            are damaged.
+        """
+        found = np.empty((self.size(split), *self.image_shape[:2]), np.uint8)
+        with reading(self.folder):
+            source, parse = self._read(split, [LABEL_MAP])
+            for index in range(len(source)):
+                data = parse(source[index])[LABEL_MAP]
+                name = f"of {split} example {index}"
+                found[index] = decode(data, name, len(self.pixel_classes))
+        return found
 
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
         """Reads `label` [N] int64 (all -1 if there are none) and every factor, [N] each.

@@ -29,6 +29,8 @@ class Evaluator:
       needs_mixtures: True if it measures i-MAE models only.
       needs_teacher: True if it compares with a teacher's latents of each image alone.
       needs_labels: True if it needs classes; it is skipped for data without labels.
+      needs_label_maps: True if it needs the class of each pixel; it is skipped for data
+        without label maps.
       chooses_on_validation: True if it chooses a strength or rate on the validation split.
       is_in_training: True if the training loop measures it, and `eval` does not.
       run_keys: keys of its section that are not given to `evaluate`: they name other runs,
@@ -46,6 +48,7 @@ class Evaluator:
     needs_mixtures: bool = False
     needs_teacher: bool = False
     needs_labels: bool = False
+    needs_label_maps: bool = False
     chooses_on_validation: bool = False
     is_in_training: bool = False
     run_keys: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ BASELINES = {
 class Network:
     """A frozen network, as functions from normalized images to NumPy arrays.
 
-    A classifier has only `classify`; other models have the other two.
+    A classifier has only `classify`; other models have the other three.
 
     Attributes:
       predict: (images [B, H, W, C], mask) -> the model's named outputs, see `MAE` and
@@ -27,12 +27,14 @@ class Network:
       embed: images [B, H, W, C], all patches visible -> `class_token` [B, D], `mean` [B, D]
         (mean patch token), `layers` [B, depth, D] (mean patch token after each encoder
         block), and `attention` [B, L] (class token's, in the last block).
+      encode: images [B, H, W, C], all patches visible -> [B, 1 + L, D], class token first.
       classify: images [B, H, W, C] -> logits [B, classes], by pool.
     """
 
     # Evaluators run only for models that have what they call: none looks for None.
     predict: Callable[[np.ndarray, Mask], Mapping[str, np.ndarray]] = None  # type: ignore[assignment]
     embed: Callable[[np.ndarray], Mapping[str, np.ndarray]] = None  # type: ignore[assignment]
+    encode: Callable[[np.ndarray], np.ndarray] = None  # type: ignore[assignment]
     classify: Callable[[np.ndarray], Mapping[str, np.ndarray]] = None  # type: ignore[assignment]
 
 

@@ -119,5 +119,10 @@ def predictors(
     Each function is called as function(model, variables, *inputs).
     """
     if model.has_decoder:
-        return {"predict": (forward, params), "embed": (embed, params)}
+        functions: dict[str, Callable] = {
+            "predict": forward,
+            "embed": embed,
+            "encode": encode,
+        }
+        return {name: (function, params) for name, function in functions.items()}
     return {"classify": (classify, {"params": params, "batch_stats": batch_stats or {}})}

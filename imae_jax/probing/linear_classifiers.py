@@ -1,6 +1,7 @@
 """Linear classifiers of labelled features: ridge regression and logistic regression."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -53,24 +54,30 @@ class Splits(NamedTuple):
         return len(np.unique(self.train.labels))
 
     def whitened(self) -> "Splits":
-        """Rotates and scales features so that train's are uncorrelated with variance 1.
-
-        This loses no information for a linear probe, which then converges in tens of steps.
-        Directions in which train does not vary are left out.
-        """
+        """Whitens all features as train's, see `whitening`."""
         splits = check_splits(self, "whitening")
-        x = splits.train.features.astype(np.float64)
-        mean, deviation = x.mean(axis=0), x.std(axis=0)
-        varies = deviation > ROUNDING * np.abs(x).max(axis=0)
-        scale = np.ones_like(mean)
-        if varies.any() and deviation.max() > 1e3 * deviation[varies].min():
-            # Otherwise the threshold below would drop features of small scale.
-            scale[varies] = deviation[varies]
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x / scale, rowvar=False)))
-        noise = (ROUNDING * np.abs(x / scale).max()) ** 2
-        kept = values > max(1e-7 * values[-1], noise)
-        scaled = vectors[:, kept] / np.sqrt(values[kept])
-        return Splits(*(Labelled((x - mean) / scale @ scaled, y) for x, y in splits))
+        whiten = whitening(splits.train.features)
+        return Splits(*(Labelled(whiten(x), y) for x, y in splits))
+
+
+def whitening(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a map after which features [N, D] are uncorrelated with variance 1.
+
+    It rotates and scales, which loses no information for a linear probe; that then
+    converges in tens of steps. Directions in which the features do not vary are left out.
+    """
+    x = features.astype(np.float64)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    varies = deviation > ROUNDING * np.abs(x).max(axis=0)
+    scale = np.ones_like(mean)
+    if varies.any() and deviation.max() > 1e3 * deviation[varies].min():
+        # Otherwise the threshold below would drop features of small scale.
+        scale[varies] = deviation[varies]
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x / scale, rowvar=False)))
+    noise = (ROUNDING * np.abs(x / scale).max()) ** 2
+    kept = values > max(1e-7 * values[-1], noise)
+    scaled = vectors[:, kept] / np.sqrt(values[kept])
+    return lambda others: (others - mean) / scale @ scaled
 
 
 def check_splits(splits: Splits, what: str) -> Splits:
@@ -253,13 +260,27 @@ def whitened_accuracy(splits: Splits) -> float:
 def _fitted_accuracy(splits: Splits) -> float:
     train, validation, test = splits
 
-    def score(params: Any, split: Labelled) -> float:
-        weights, bias = jax.device_get(params)
+    def score(fitted: tuple[np.ndarray, np.ndarray], split: Labelled) -> float:
+        weights, bias = fitted
         return accuracy(split.features @ weights + bias, split.labels)
 
+    found = fit_strengths(train, splits.num_classes)
+    return score(max(found.values(), key=lambda fitted: score(fitted, validation)), test)
+
+
+def fit_strengths(
+    train: Labelled, num_classes: int
+) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+    """Fits logistic regression with each of `L2_STRENGTHS`.
+
+    Args:
+      train: whitened features and class indices.
+      num_classes: C.
+    Returns:
+      {strength: (weights [D, C], bias [C])}.
+    """
     features, labels = (np.asarray(x, kind) for x, kind in zip(train, "fi", strict=True))
-    fitted = [
-        _fit_logistic(features, labels, l2, num_classes=splits.num_classes)
+    return {
+        l2: jax.device_get(_fit_logistic(features, labels, l2, num_classes=num_classes))
         for l2 in L2_STRENGTHS
-    ]
-    return score(max(fitted, key=lambda params: score(params, validation)), test)
+    }

@@ -46,7 +46,7 @@ QUESTIONS = {
     ),
     "encoder": Question(
         "How good is the encoder on whole images?",
-        ("classification", "probes", "representation"),
+        ("classification", "probes", "segmentation", "representation"),
         (headlines.probed,),
     ),
 }

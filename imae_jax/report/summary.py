@@ -16,6 +16,7 @@ ORDER = (
     "attributes",
     "recognition",
     "probes",
+    "segmentation",
 )
 
 # eval_settings.json of each run: {run: {metric: its settings}}.

@@ -33,6 +33,7 @@ NEUTRAL_KEYS = (
     "explorer.",
     "data.dir",
     "data.evaluate_on.",
+    "data.files.label_maps",
     "data.on_bad_image",  # a run stopped by a bad image may resume without it
     "data.prefetch",
     "data.resident_gb",
@@ -46,7 +47,8 @@ NEUTRAL_KEYS = (
 # the value that does as those runs did.
 ADDED_KEYS: dict[str, dict[str, Any]] = {
     "augment.pad": {"pad_mode": "constant"},
-    "data.files.image_size": {"background": None},  # transparent images were refused
+    # Transparent images were refused.
+    "data.files.image_size": {"background": None, "label_maps": ""},
     "log.every_steps": {"to": ("tensorboard",), "pictures_every": 0.0},
     "loss.distill_weight": {
         "contrast_weight": 0.0,

@@ -109,6 +109,7 @@ BAD_VALUES = [
         "background='#ff000080': .* colour",
     ),
     ("data.files", FILES | {"background": "rgb(1,2,300)"}, "background=.* a colour"),
+    ("data.files", FILES | {"label_maps": 1}, "files.label_maps=1: must be text"),
     ("data.files", FILES | {"centre": 0.0}, r"files.centre=0.0: .* in \(0, 1\]"),
     ("mix.same_class_rate", 1.5, r"mix.same_class_rate=1.5: .* in \[0, 1\], or unset"),
     ("train.steps_per_dispatch", 0, "train.steps_per_dispatch=0: .* at least 1"),

@@ -16,6 +16,8 @@ SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 SIDE = 32
 Y, X = np.mgrid[:SIDE, :SIDE]
 CLASSES = tuple(shape_outlines.SYMMETRY)
+# Classes of pixels, by their value in a label map.
+PIXEL_CLASSES = ("background", *CLASSES)
 # sRGB; bright and saturated, while backgrounds are dark and muted.
 COLOURS = {
     "red": (255, 50, 50),
@@ -89,6 +91,23 @@ def draw_background(random: np.random.RandomState, background: int) -> np.ndarra
     return dark + (texture[:, :, None] + 1) / 2 * (light - dark)
 
 
+def coverage(factors: dict) -> np.ndarray:
+    """Fraction of each pixel that the object of these factors covers: [SIDE, SIDE]."""
+    geometry = (factors[name] for name in ("size", "x", "y", "rotation"))
+    vertices = shape_outlines.placed(CLASSES[factors["label"]], *geometry)
+    return shape_outlines.coverage(vertices, SIDE)
+
+
+def draw_label_map(factors: dict) -> np.ndarray:
+    """Draws the label map of the picture of these factors.
+
+    Returns:
+      [SIDE, SIDE] uint8, indices into `PIXEL_CLASSES`: a pixel is the object's if the
+      object covers half of it or more, else the background's.
+    """
+    return np.where(coverage(factors) >= 0.5, 1 + factors["label"], 0).astype(np.uint8)
+
+
 def draw(index: int) -> tuple[np.ndarray, dict]:
     """Draws picture `index` of the endless series that splits are taken from.
 
@@ -100,11 +119,7 @@ def draw(index: int) -> tuple[np.ndarray, dict]:
     random = np.random.RandomState(np.random.Philox(key=index))
     factors = draw_factors(random)
     picture = draw_background(random, factors["background"])
-    vertices = shape_outlines.placed(
-        CLASSES[factors["label"]],
-        *(factors[name] for name in ("size", "x", "y", "rotation")),
-    )
-    covered = shape_outlines.coverage(vertices, SIDE)[:, :, None]
+    covered = coverage(factors)[:, :, None]
     colour = list(COLOURS.values())[factors["colour"]]
     picture += covered * (np.array(colour) - picture)
     return np.round(picture).astype(np.uint8), factors
@@ -132,10 +147,12 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
       sin and cos of n times the angle; for discs and rings it is undefined.
     * `background`: the kind of texture. Its colours, position, scale and direction vary.
 
-    Every shape is a rotation of its mirror image. Nothing is read or downloaded.
+    `label_map` has the class of each pixel: the background, or the shape. Every shape is a
+    rotation of its mirror image. Nothing is read or downloaded.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "Label maps; pictures and factors are those of 1.0.0."}
     FORM = ((32, 32, 3), 10, 20_000)
     SYMMETRY = SYMMETRY
 
@@ -145,6 +162,9 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.ClassLabel(names=CLASSES),
             "colour": tfds.features.ClassLabel(names=COLOURS),
             "background": tfds.features.ClassLabel(names=BACKGROUNDS),
+            "label_map": tfds.features.LabeledImage(
+                labels=list(PIXEL_CLASSES), shape=(SIDE, SIDE, 1), encoding_format="png"
+            ),
         }
         for name in ("size", "x", "y", "rotation"):
             features[name] = tfds.features.Scalar(np.float32)
@@ -164,4 +184,5 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in pictures:
             picture, factors = draw(index)
-            yield index, {"image": png(picture), **factors}
+            label_map = png(draw_label_map(factors))
+            yield index, {"image": png(picture), "label_map": label_map, **factors}
