@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from imae_jax.data import folder_layouts
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.encoded_images import EncodedImages, reasons
 from imae_jax.data.eval_splits import decoded, part_indices
+from imae_jax.data.label_maps import EncodedLabelMaps
 from imae_jax.data.load import Dataset, Split, of_files
 from imae_jax.errors import UserError
 from imae_jax.report.figures import as_png
@@ -81,7 +83,11 @@ def open_all(config: ConfigDict, path: Path) -> tuple[Dataset, dict[str, list[st
         for name, split in opened.splits.items():
             found[name] = []
             assert isinstance(split.images, EncodedImages), "see `Opened`"
-            for reason in reasons(split.images):
+            # One that cannot be read has no usable label map, for the same reason.
+            maps = split.label_maps
+            of_maps = reasons(maps) if isinstance(maps, EncodedLabelMaps) else repeat(None)
+            for one, other in zip(reasons(split.images), of_maps, strict=False):
+                reason = one or other
                 found[name] += [reason] if reason else []
                 progress.update()
     count = sum(map(len, found.values()))
@@ -125,6 +131,7 @@ def summary(config: ConfigDict, dataset: Dataset) -> dict:
         "splits": splits,
         "class_names": list(dataset.class_names),
         "factors": sorted(train.factors),
+        "pixel_classes": list(dataset.pixel_classes),
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "bytes_on_disk": bytes_on_disk(dataset),
@@ -173,6 +180,10 @@ def as_text(found: dict) -> str:
     lines.append(f"classes      {len(names)}{': ' if names else ''}{shown}")
     if found["factors"]:
         lines.append(f"factors      {', '.join(found['factors'])}")
+    if found["pixel_classes"]:
+        shown = ", ".join(found["pixel_classes"][:10])
+        count = len(found["pixel_classes"])
+        lines.append(f"label maps   {count} classes: {shown}{', ...' * (count > 10)}")
     for name in ("mean", "std"):
         values = "  ".join(f"{value:.1f}" for value in found[name])
         lines.append(f"{name:12} {values}  (of train pixels, 0 to 255)")
