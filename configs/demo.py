@@ -21,12 +21,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
             del config.imae_without_distillation.evals[name]
     del config.imae_without_distillation.explorer
     del config.teacher.evals.probes, config.teacher.evals.separability
-    for run in (config.teacher, config.imae):
-        if "segmentation" in run.evals:  # of the encoder alone, as `probes` are
-            del run.evals.segmentation
     config.imae = imae.get_config(arg)
     # The report's panel shows what this evaluator measures, over alpha and mask ratio.
     del config.imae.evals.quality
+    for run in (config.teacher, config.imae):
+        if (
+            "segmentation" in run.evals
+        ):  # of the encoder alone, whose probes are enough here
+            del run.evals.segmentation
     dataset, runlocal = datasets.parse_arg(arg)
     if dataset == "shapes":
         for run in config.values():

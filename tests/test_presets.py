@@ -215,6 +215,7 @@ def test_evaluation_without_classes_leaves_out_what_needs_them(tmp_path, capsys)
     said = capsys.readouterr().out
     for name in ("semantics", "probes"):
         assert f"{name} is left out, the images are of no class" in said
+    assert "segmentation is left out, the images have no label maps" in said
     groups = {key.partition("/")[0] for key in found}
     assert groups == {"reconstruction", "separability", "representation", "quality"}
     layout = json.loads((workdir / "figures" / "explorer.json").read_text())

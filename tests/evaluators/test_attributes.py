@@ -483,9 +483,14 @@ def test_a_run_on_shapes(tmp_path, monkeypatch):
             config.teacher.init = str(tmp_path / "teacher")
         train(config, tmp_path / name)
     config = read_config(tmp_path / "imae")
-    config.evals = {"attributes": config.evals.attributes}
+    wanted = ("attributes", "segmentation")
+    config.evals = {name: config.evals[name] for name in wanted}
     del config.explorer
     found = evaluation.evaluate(config, tmp_path / "imae")
+    for row in ("", *(f"baselines/{x}/" for x in ("teacher", "random", "raw_pixels"))):
+        for metric in ("mean_iou", "pixel_accuracy"):
+            assert 0 < found[f"segmentation/{row}{metric}"] < 1
+    assert found["segmentation/count"] == 64
     settings = atomic_files.read_json(tmp_path / "imae" / "eval_settings.json")
     factors = {"label", "colour", "background", "size", "x", "y", "rotation"}
     counts = {name: found[f"attributes/{name}/count"] for name in factors}

@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 from scipy import stats
 
 from imae_jax.data import image_io
 from imae_jax.data.builders import shape_outlines, shapes
+from imae_jax.data.load import load
+from imae_jax.errors import UserError
 
 CATEGORIES = {
     "label": shapes.CLASSES,
@@ -118,6 +121,24 @@ def test_the_object_is_what_the_factors_say(index, monkeypatch):
     assert share[[0, 0, -1, -1], [0, -1, 0, -1]].max() == 0
 
 
+@pytest.mark.parametrize("index", range(100, 130))
+def test_label_maps_are_where_the_object_is_seen(index, monkeypatch):
+    picture, factors = shapes.draw(index)
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_outlines, "coverage", lambda _, side: np.zeros((side, side)))
+        empty = shapes.draw(index)[0].astype(float)
+    label_map = shapes.draw_label_map(factors)
+    assert label_map.dtype == np.uint8 and label_map.shape == (32, 32)
+    assert set(np.unique(label_map)) == {0, 1 + factors["label"]}
+    assert shapes.PIXEL_CLASSES[label_map.max()] == shapes.CLASSES[factors["label"]]
+    # Nearer to the object's colour than to the background of the same pixel.
+    colour = list(shapes.COLOURS.values())[factors["colour"]]
+    is_object = np.abs(picture - colour).sum(-1) < np.abs(picture - empty).sum(-1)
+    wrong = is_object != (label_map > 0)
+    assert wrong.sum() <= 2  # rounded colours of pixels that are covered by half
+    assert (label_map > 0).sum() == pytest.approx(factors["size"] ** 2, rel=0.06)
+
+
 @pytest.mark.parametrize("name", shapes.CLASSES)
 def test_area_and_centre_do_not_depend_on_shape_or_rotation(name):
     low, high = shapes.CENTRES
@@ -209,6 +230,7 @@ def test_the_builder_stores_what_is_drawn(tmp_path, monkeypatch):
     assert builder.info.features["label"].names == list(shapes.CLASSES)
     assert builder.info.features["colour"].names == list(shapes.COLOURS)
     assert builder.info.features["background"].names == list(shapes.BACKGROUNDS)
+    assert builder.info.features["label_map"].names == list(shapes.PIXEL_CLASSES)
     for split, size in sizes.items():
         stored = list(builder.as_data_source(split))
         assert len(stored) == size
@@ -218,5 +240,58 @@ def test_the_builder_stores_what_is_drawn(tmp_path, monkeypatch):
         }
         for example in stored:
             factors = drawn.pop(example.pop("image").tobytes())
+            stored_map = example.pop("label_map")[..., 0]
+            np.testing.assert_array_equal(stored_map, shapes.draw_label_map(factors))
             assert example == pytest.approx(factors, rel=1e-6)
         assert not drawn
+
+
+def test_a_copy_of_before_label_maps_is_not_read(tmp_path, monkeypatch):
+    """Version 1.0.0 had none: it stays where it is, and 1.1.0 is prepared beside it."""
+    monkeypatch.setattr(shapes, "SPLITS", {"train": 12, "validation": 3, "test": 4})
+    features = shapes.Shapes._info
+
+    def without(self):
+        found = features(self)
+        kept = {name: x for name, x in found.features.items() if name != "label_map"}
+        kept = tfds.features.FeaturesDict(kept)
+        return tfds.core.DatasetInfo(builder=self, features=kept)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes.Shapes, "VERSION", tfds.core.Version("1.0.0"))
+        patch.setattr(shapes.Shapes, "_info", without)
+        generate = shapes.Shapes._generate_examples
+
+        def few(self, pictures):
+            for key, example in generate(self, pictures):
+                del example["label_map"]
+                yield key, example
+
+        patch.setattr(shapes.Shapes, "_generate_examples", few)
+        old = load("shapes", str(tmp_path))
+    assert old.pixel_classes == () and old.splits["test"].label_maps is None
+    new = load("shapes", str(tmp_path))
+    assert new.path == tmp_path / "shapes" / "1.1.0" and old.path.exists()
+    assert new.pixel_classes == shapes.PIXEL_CLASSES
+    for again in (new, load("shapes", str(tmp_path))):  # the second from the cache
+        for name, split in again.splits.items():
+            before = old.splits[name]
+            np.testing.assert_array_equal(split.images, before.images)
+            np.testing.assert_array_equal(split.labels, before.labels)
+            assert split.factors.keys() == before.factors.keys()
+            for factor, values in split.factors.items():
+                np.testing.assert_array_equal(values, before.factors[factor])
+            # In the images' order: the classes are those of the images.
+            np.testing.assert_array_equal(split.label_maps.max((1, 2)), 1 + split.labels)
+            assert split.label_maps.dtype == np.uint8
+            taken = split.take(np.array([2, 0]))
+            np.testing.assert_array_equal(taken.label_maps, split.label_maps[[2, 0]])
+
+
+def test_a_label_map_that_is_damaged_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "SPLITS", {"train": 4, "validation": 3, "test": 4})
+    monkeypatch.setattr(
+        shapes, "draw_label_map", lambda factors: np.full((32, 32), 11, np.uint8)
+    )
+    with pytest.raises(UserError, match="1.1.0 is damaged .*label map .* holds 11"):
+        load("shapes", str(tmp_path))
