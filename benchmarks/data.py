@@ -35,10 +35,10 @@ from PIL import Image  # noqa: E402
 from imae_jax import optim
 from imae_jax.data import augment
 from imae_jax.data.encoded_images import NUM_THREADS  # noqa: E402
+from imae_jax.data.group_sampler import Groups  # noqa: E402
 from imae_jax.data.image_io import NUM_DRAWS, random_box  # noqa: E402
 from imae_jax.data.input_pipeline import Resident, Streaming  # noqa: E402
 from imae_jax.data.load import load  # noqa: E402
-from imae_jax.data.pair_sampler import Pairs  # noqa: E402
 from imae_jax.distributed import sharding  # noqa: E402
 from imae_jax.models.factory import build_autoencoder
 from imae_jax.models.layers import Compute  # noqa: E402
@@ -112,7 +112,7 @@ def measure_resident(seconds: float) -> dict:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (NUM_CIFAR, 32, 32, 3), np.uint8)
     mesh, batch_size = sharding.make_mesh(), 512 * jax.device_count()
-    pairs = Pairs(np.zeros(NUM_CIFAR, int), seed=0)
+    pairs = Groups(np.zeros(NUM_CIFAR, int), seed=0)
     feed = Resident(images, pairs, mesh, batch_size=batch_size, max_steps=1, sharded=False)
     options = dict(pad=4, pad_mode="reflect", flip=True, crop_scale=())
 
@@ -194,7 +194,7 @@ def measure_streaming(folder: Path, seconds: float, peer: bool) -> dict:
     options = dict(seed=0, crop_scale=SCALE, on_bad_image="raise", prefetch=2)
 
     def make_feed():
-        pairs = Pairs(split.labels, seed=0)
+        pairs = Groups(split.labels, seed=0)
         return Streaming(images, pairs, mesh, batch_size=batch_size, **options)
 
     found = {

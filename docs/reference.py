@@ -98,7 +98,7 @@ ACTS_IN = {
     "mask": "objectives/mask_kinds",
     "mesh": "distributed/sharding",
     "mix": "objectives/mixing",
-    "mix.same_class_rate": "data/pair_sampler",
+    "mix.same_class_rate": "data/group_sampler",
     "mixup": "objectives/mixup",
     "model": "models/factory",
     "model.decoder.attention": "models/mae",

@@ -18,7 +18,7 @@ from imae_jax.config import checks
 from imae_jax.data.load import check_known
 from imae_jax.distributed import sharding
 from imae_jax.models.layers import AUTO, REMATS, fastest_type
-from imae_jax.objectives.select import OBJECTIVES
+from imae_jax.objectives.select import OBJECTIVES, group_size
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,8 @@ def largest_batch(
     The first guess assumes that all memory but the state's is proportional to the batch.
     """
     config = config.copy_and_resolve_references()
-    given, unit = config.train.batch_size, 2 * mesh.size * config.train.accumulate
+    given = config.train.batch_size
+    unit = group_size(config) * mesh.size * config.train.accumulate
     fixed = compile_step.bytes_each((step.state, step.teacher)) + step.resident
     guess = given * (need.limit - fixed) / (need.peak - fixed)
     while (guess := int(guess) // unit * unit) > 0:

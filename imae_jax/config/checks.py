@@ -7,7 +7,8 @@ from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError, require
 from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import check_size, decode_variant
-from imae_jax.objectives.select import OBJECTIVES
+from imae_jax.objectives.base import PAIR
+from imae_jax.objectives.select import OBJECTIVES, group_size
 from imae_jax.optim import run_steps
 from imae_jax.storage import pytrees
 from imae_jax.storage.local_paths import check_paths
@@ -83,44 +84,50 @@ def check_mesh(fsdp: int, num_devices: int) -> None:
     require(fsdp == -1 or fsdp in divisors, "mesh.fsdp", fsdp, allowed)
 
 
-def check_batch(batch_size: int, key: str, num_devices: int, parts: int = 1) -> None:
-    """Raises UserError unless every device gets whole pairs in every microbatch.
+def check_batch(
+    batch_size: int, key: str, num_devices: int, parts: int = 1, group_size: int = PAIR
+) -> None:
+    """Raises UserError unless every device gets whole groups in every microbatch.
 
     Args:
       batch_size: B.
       key: config key, for messages.
       num_devices: number of devices that a batch is split over.
       parts: number of microbatches.
+      group_size: number of images that stay together.
     """
+    pairs, multiple = "pairs", "even and at least 2"
+    if group_size != PAIR:
+        pairs, multiple = f"groups of {group_size}", f"a multiple of {group_size}"
     require(
-        batch_size >= 2 and batch_size % 2 == 0,
+        batch_size >= group_size and batch_size % group_size == 0,
         key,
         batch_size,
-        "even and at least 2: images are fed in pairs",
+        f"{multiple}: images are fed in {pairs}",
     )
     in_each = f", in each of {parts} parts (train.accumulate)" if parts > 1 else ""
-    divisor = 2 * num_devices * parts
+    divisor = group_size * num_devices * parts
     require(
         batch_size % divisor == 0,
         key,
         batch_size,
-        f"divisible by {divisor}: whole pairs on each of {num_devices} devices{in_each}",
+        f"divisible by {divisor}: whole {pairs} on each of {num_devices} devices{in_each}",
     )
 
 
-def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
+def check_enough(batch_size: int, num_examples: int, least: int) -> None:
     """Raises UserError if a batch exceeds the train split.
 
     Args:
       batch_size: B.
       num_examples: number of images in the train split.
-      parts: devices times microbatches, each of whole pairs.
+      least: smallest batch, a group on each device in each microbatch.
     """
-    largest = num_examples // (2 * parts) * (2 * parts)
+    largest = num_examples // least * least
     allowed = f"at most {largest}: the train split holds {num_examples:,} images"
     if not largest:
         allowed = (
-            f"at least {2 * parts}, and the train split holds {num_examples:,} images: "
+            f"at least {least}, and the train split holds {num_examples:,} images: "
             "take fewer devices, a smaller train.accumulate, or more images"
         )
     require(batch_size <= num_examples, "train.batch_size", batch_size, allowed)
@@ -129,8 +136,9 @@ def check_enough(batch_size: int, num_examples: int, parts: int) -> None:
 def check_training(config: ConfigDict, num_examples: int, num_devices: int) -> None:
     """Raises UserError unless batch, number of steps and learning rates fit each other."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    check_batch(batch_size, "train.batch_size", num_devices, accumulate)
-    check_enough(batch_size, num_examples, num_devices * accumulate)
+    size = group_size(config)
+    check_batch(batch_size, "train.batch_size", num_devices, accumulate, size)
+    check_enough(batch_size, num_examples, size * num_devices * accumulate)
     run_steps(config, num_examples)
     peak, min_lr = config.optim.blr * batch_size / 256, config.optim.min_lr
     below = f"0 or more, and less than the peak rate of {peak:g}"

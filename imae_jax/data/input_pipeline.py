@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, with_remedy
+from imae_jax.data.group_sampler import Groups
 from imae_jax.data.image_io import NUM_DRAWS, BadImageError, random_box
-from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ class Feed(abc.ABC):
 
     seconds_waited = 0.0
 
-    def __init__(self, pairs: Pairs, mesh: Mesh, batch_size: int):
-        self._pairs, self._mesh, self._batch_size = pairs, mesh, batch_size
+    def __init__(self, groups: Groups, mesh: Mesh, batch_size: int):
+        self._groups, self._mesh, self._batch_size = groups, mesh, batch_size
+        self._per_step = batch_size // groups.size
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +62,8 @@ class Feed(abc.ABC):
 
     def metrics(self, step: int) -> dict[str, float]:
         """Returns the data metrics that are logged at a step."""
-        epoch = (step * self._batch_size // 2) // self._pairs.per_epoch
-        rate = self._pairs.same_class_rate(epoch)
+        epoch = step * self._per_step // self._groups.per_epoch
+        rate = self._groups.same_class_rate(epoch)
         found = {} if rate is None else {"same_class_rate": rate}
         return found | ({"skipped_images": self.num_skipped} if self.num_skipped else {})
 
@@ -74,7 +75,7 @@ class Resident(Feed):
     def __init__(
         self,
         images: np.ndarray,
-        pairs: Pairs,
+        groups: Groups,
         mesh: Mesh,
         *,
         batch_size: int,
@@ -86,14 +87,14 @@ class Resident(Feed):
 
         Args:
           images: training images.
-          pairs: pairs of indices into `images`.
+          groups: groups of indices into `images`.
           mesh: device mesh; each device gets a copy, or, if `sharded`, an equal shard.
           batch_size: B.
           max_steps: largest number of steps per dispatch.
           sharded: save the copies at the cost of a reduce-scatter of the batch per step.
           num_skipped: number of images already left out.
         """
-        super().__init__(pairs, mesh, batch_size)
+        super().__init__(groups, mesh, batch_size)
         self._sharded, self._max_steps = sharded, max_steps
         self._num_skipped = num_skipped
         place = sharding.replicated(mesh)
@@ -102,9 +103,9 @@ class Resident(Feed):
             padding = -len(images) % mesh.size
             images = np.pad(images, ((0, padding), *[(0, 0)] * 3))
         self._images = sharding.put(images, place)
-        labels = pairs.labels.astype(np.int32)
+        labels = groups.labels.astype(np.int32)
         self._labels = sharding.put(labels, sharding.replicated(mesh))
-        # Draws the next epoch's pairs in the background.
+        # Draws the next epoch's groups in the background.
         self._drawer = ThreadPoolExecutor(1)
         self._windows: dict[int, Future] = {}
 
@@ -116,19 +117,18 @@ class Resident(Feed):
         return self._num_skipped
 
     def _make_window(self, epoch: int) -> jax.Array:
-        """Pairs of `epoch` and of the following epochs that one dispatch can reach.
+        """Groups of `epoch` and of the following epochs that one dispatch can reach.
 
         The shape is the same for every epoch, so nothing is recompiled.
         """
-        per_epoch = self._pairs.per_epoch
-        num_pairs = per_epoch - 1 + self._max_steps * self._batch_size // 2
-        epochs = [self._pairs.epoch(epoch + i) for i in range(-(-num_pairs // per_epoch))]
+        per_epoch = self._groups.per_epoch
+        num_groups = per_epoch - 1 + self._max_steps * self._per_step
+        epochs = [self._groups.epoch(epoch + i) for i in range(-(-num_groups // per_epoch))]
         window = np.concatenate(epochs).astype(np.int32)
         return sharding.put(window, sharding.replicated(self._mesh))
 
     def _inputs(self, step: int, num_steps: int) -> Any:
-        per_epoch, per_step = self._pairs.per_epoch, self._batch_size // 2
-        epoch, first = divmod(step * per_step, per_epoch)
+        epoch, first = divmod(step * self._per_step, self._groups.per_epoch)
         self._windows = {
             ahead: self._windows.get(ahead) or self._drawer.submit(self._make_window, ahead)
             for ahead in (epoch, epoch + 1)
@@ -139,9 +139,8 @@ class Resident(Feed):
     def _indices(self, inputs: Any, number: jax.Array) -> jax.Array:
         """Indices [B] of the images of the `number`-th step."""
         _, window, first, _ = inputs
-        per_step = self._batch_size // 2
-        start = first + number * per_step
-        return jax.lax.dynamic_slice_in_dim(window, start, per_step).reshape(-1)
+        start = first + number * self._per_step
+        return jax.lax.dynamic_slice_in_dim(window, start, self._per_step).reshape(-1)
 
     def _look_up(self, array: jax.Array, indices: jax.Array) -> jax.Array:
         """Returns `array[indices]`, sharded by batch, of a replicated array."""
@@ -168,7 +167,7 @@ class Streaming(Feed):
     def __init__(
         self,
         images: np.ndarray | EncodedImages,
-        pairs: Pairs,
+        groups: Groups,
         mesh: Mesh,
         *,
         batch_size: int,
@@ -181,7 +180,7 @@ class Streaming(Feed):
 
         Args:
           images: training images.
-          pairs: pairs of indices into `images`.
+          groups: groups of indices into `images`.
           mesh: device mesh; a process makes only its own devices' rows of a batch.
           batch_size: B.
           seed: seed of the crops.
@@ -189,7 +188,7 @@ class Streaming(Feed):
           on_bad_image: "raise", or "skip" to use the next usable image instead.
           prefetch: number of batches made ahead.
         """
-        super().__init__(pairs, mesh, batch_size)
+        super().__init__(groups, mesh, batch_size)
         self._images, self._seed = images, seed
         self._sharding = sharding.batch_sharding(mesh)
         self._crop_scale, self._on_bad_image = crop_scale, on_bad_image
@@ -238,8 +237,8 @@ class Streaming(Feed):
         Returns:
           [B / processes, H, W, C] uint8 images and [B / processes] int32 labels.
         """
-        indices = self._pairs.batch(step, self._batch_size)[self._rows]
-        labels = self._pairs.labels.astype(np.int32)
+        indices = self._groups.batch(step, self._batch_size)[self._rows]
+        labels = self._groups.labels.astype(np.int32)
         if not isinstance(self._images, EncodedImages):
             return np.asarray(self._images[indices]), labels[indices]
         draws = np.random.default_rng((self._seed, step, 1)).random(
@@ -248,14 +247,16 @@ class Streaming(Feed):
         found = np.empty((len(indices), *self._images.shape[1:]), np.uint8)
         used = np.empty(len(indices), int)
 
-        def fill(pair: int) -> None:
-            both = slice(2 * pair, 2 * pair + 2)
-            taken = set(indices[both].tolist())
-            for place in range(both.start, both.stop):
+        size = self._groups.size
+
+        def fill(group: int) -> None:
+            places = range(size * group, size * (group + 1))
+            taken = {int(indices[place]) for place in places}
+            for place in places:
                 index = int(indices[place])
                 found[place], used[place] = self._usable(index, taken, draws[place])
 
-        for _ in self._decoders.map(fill, range(len(indices) // 2)):
+        for _ in self._decoders.map(fill, range(len(indices) // size)):
             pass
         return found, labels[used]
 
@@ -273,7 +274,7 @@ class Streaming(Feed):
             height, width = self._images.size
             form: dict[str, Any] = dict(draws=draws, aspect=width / height)
             box_of = functools.partial(random_box, scale=self._crop_scale, **form)
-        for candidate in _from(index, self._pairs.labels, taken):
+        for candidate in _from(index, self._groups.labels, taken):
             if candidate in self._bad:
                 continue
             try:

@@ -88,14 +88,16 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
-def split_microbatches(examples: Any, count: int, mesh: Mesh) -> Any:
+def split_microbatches(examples: Any, count: int, group_size: int, mesh: Mesh) -> Any:
     """Splits a batch into microbatches, each sharded over all devices, inside jit.
 
-    Every `count`-th pair goes to the same microbatch, so nothing moves between devices.
+    Every `count`-th group goes to the same microbatch, so nothing moves between devices.
 
     Args:
-      examples: a pytree with leaves [B, ...], B divisible by 2 * `count` * devices.
+      examples: a pytree with leaves [B, ...], B divisible by `group_size` * `count` *
+        devices.
       count: number of microbatches.
+      group_size: number of adjacent examples that stay together.
       mesh: device mesh.
     Returns:
       A pytree with leaves [count, B / count, ...].
@@ -103,8 +105,8 @@ def split_microbatches(examples: Any, count: int, mesh: Mesh) -> Any:
     place = NamedSharding(mesh, PartitionSpec(None, AXES))
 
     def split(x: jax.Array) -> jax.Array:
-        pairs = x.reshape(-1, count, 2, *x.shape[1:])
-        parts = jnp.swapaxes(pairs, 0, 1).reshape(count, -1, *x.shape[1:])
+        groups = x.reshape(-1, count, group_size, *x.shape[1:])
+        parts = jnp.swapaxes(groups, 0, 1).reshape(count, -1, *x.shape[1:])
         return jax.lax.with_sharding_constraint(parts, place)
 
     return jax.tree.map(split, examples)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.data.pair_sampler import epoch_pairs
+from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.encoders.encoder import Encoder
 from imae_jax.errors import UserError
 from imae_jax.evaluators import external_encoder
@@ -152,7 +152,7 @@ class MixtureStream:
         Both mixtures of a pair are adjacent, so each image is encoded alone once.
         """
         images = self.splits[split]
-        order = epoch_pairs(len(images), self.seed, epoch=0).reshape(-1)
+        order = epoch_groups(len(images), self.seed, epoch=0).reshape(-1)
         step = max(2, self.batch_size // 2 * 2)
         for start in range(0, len(order), step):
             own = np.asarray(images[order[start : start + step]], np.float32)

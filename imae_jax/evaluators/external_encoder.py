@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from imae_jax.data.pair_sampler import epoch_pairs
+from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.errors import UserError, one_line
 from imae_jax.evaluators.separability_scores import Latents
 from imae_jax.objectives.mixing import BRANCHES, mix
@@ -164,7 +164,7 @@ class EncodedMixtures:
             tokens.
         """
         images = self.splits[split]
-        pairs = epoch_pairs(len(images), self.seed, epoch=0)
+        pairs = epoch_groups(len(images), self.seed, epoch=0)
         own, partner = pairs.reshape(-1), pairs[:, ::-1].reshape(-1)
         for start in range(0, len(own), self.batch_size):
             part = slice(start, start + self.batch_size)

@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imae_jax.data import augment
+from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.data.load import Dataset
-from imae_jax.data.pair_sampler import epoch_pairs
 from imae_jax.evaluators.networks import Network
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
@@ -133,7 +133,7 @@ class HeldOut:
         Pairs and masks depend on `seed` and the split's name only, not on the batch size.
         """
         examples, count = self.dataset.splits[split], self.count(split)
-        indices = epoch_pairs(len(examples.images), seed, epoch=0).reshape(-1)
+        indices = epoch_groups(len(examples.images), seed, epoch=0).reshape(-1)
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(split.encode()))
         assert self.mask_ratio is not None, "a classifier's evaluators need no mixtures"
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)

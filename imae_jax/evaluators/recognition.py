@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from imae_jax.config.checks import check_batch
 from imae_jax.config.rules import above, at_least, count_from
-from imae_jax.data.pair_sampler import Pairs
+from imae_jax.data.group_sampler import Groups
 from imae_jax.errors import UserError
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.full_reconstruction import rebuild
@@ -50,7 +50,7 @@ def train_readers(
         steps=round(classifier["epochs"] * len(train.images) / options["batch_size"]),
         seed=seed,
     )
-    pairs = Pairs(train.labels, seed)
+    pairs = Groups(train.labels, seed)
 
     def clean(step: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = pairs.batch(step, options["batch_size"])

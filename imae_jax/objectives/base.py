@@ -20,6 +20,9 @@ from imae_jax.storage import pytrees
 
 Metrics = dict[str, jax.Array]
 
+# Images are fed in pairs, except to an i-MAE of more than two sources.
+PAIR = 2
+
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:
     """Splits a key into one per name."""
@@ -71,12 +74,17 @@ class Objective(abc.ABC):
     needs: ClassVar[frozenset[str]]
     is_labelled: ClassVar[bool] = False
 
+    @property
+    def group_size(self) -> int:
+        """Number of adjacent images of a batch that belong together, in one shard."""
+        return PAIR
+
     @abc.abstractmethod
     def draw(self, batch: Any, step: jax.Array, seed: jax.Array) -> Any:
         """Makes all random draws of a step and augments its batch.
 
         Args:
-          batch: images [B, H, W, C] uint8, with pairs adjacent; if `is_labelled`, images
+          batch: images [B, H, W, C] uint8, with groups adjacent; if `is_labelled`, images
             and labels [B] int.
           step, seed: determine all draws.
         Returns:

@@ -1,6 +1,8 @@
 """Training objectives by `model.name`."""
 
-from imae_jax.objectives.base import Objective
+from ml_collections import ConfigDict
+
+from imae_jax.objectives.base import PAIR, Objective
 from imae_jax.objectives.classification import ClassificationObjective
 from imae_jax.objectives.imae import IMAEObjective
 from imae_jax.objectives.mae import MAEObjective
@@ -10,3 +12,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "imae": IMAEObjective,
     "classifier": ClassificationObjective,
 }
+
+
+def group_size(config: ConfigDict) -> int:
+    """Returns the number of images that a run's batches hold together; see `Objective`."""
+    return PAIR

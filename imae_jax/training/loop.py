@@ -16,6 +16,7 @@ from imae_jax import optim
 from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.distributed import preemption
 from imae_jax.errors import Terminated, UserError
+from imae_jax.objectives.select import group_size
 from imae_jax.storage import atomic_files, trackers
 from imae_jax.storage.atomic_files import CONFIG_FILE
 from imae_jax.storage.checkpoint import Checkpoints
@@ -116,6 +117,7 @@ def _train(
                 lambda parts: make_step(accumulate=parts),
                 list(setup.mesh.devices.flat),
                 batch_size=config.train.batch_size,
+                group_size=group_size(config),
                 accumulate=config.train.accumulate,
                 may_accumulate=config.model.get("mode") != "linear",
             )

@@ -126,6 +126,7 @@ class Fitting:
         devices: list[jax.Device],
         *,
         batch_size: int,
+        group_size: int,
         accumulate: int,
         may_accumulate: bool,
     ):
@@ -135,11 +136,12 @@ class Fitting:
           make_step: number of microbatches -> the jitted step.
           devices: devices of the mesh.
           batch_size, accumulate: see the config's `train` section.
+          group_size: number of images that stay together, see `Objective`.
           may_accumulate: True if more microbatches give the same update.
         """
         self._make_step, self._devices = make_step, devices
         self._batch_size, self._accumulate = batch_size, accumulate
-        self._may_accumulate = may_accumulate
+        self._group_size, self._may_accumulate = group_size, may_accumulate
         self._compiled: jax.stages.Compiled | None = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -182,7 +184,7 @@ class Fitting:
 
     def _remedy(self, need: int, free: int, needed: Callable) -> str:
         """Returns a hint on the microbatch that fits, found by compiling."""
-        whole = self._batch_size // (2 * len(self._devices))
+        whole = self._batch_size // (self._group_size * len(self._devices))
         for parts in range(self._accumulate + 1, whole + 1):
             # Temporaries grow at most linearly with the microbatch.
             if whole % parts or need * self._accumulate / parts > free and parts < whole:

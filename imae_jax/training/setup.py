@@ -15,9 +15,9 @@ from imae_jax import errors, runtime
 from imae_jax.config import checks
 from imae_jax.data import eval_splits, folder_layouts, image_files
 from imae_jax.data.encoded_images import EncodedImages
+from imae_jax.data.group_sampler import Groups
 from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.data.load import Dataset, Split, check_known, load
-from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.models.classifier import Classifier
@@ -25,7 +25,7 @@ from imae_jax.models.factory import build_model
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives.base import Augmentation, Objective
-from imae_jax.objectives.select import OBJECTIVES
+from imae_jax.objectives.select import OBJECTIVES, group_size
 from imae_jax.storage import trackers
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
@@ -176,16 +176,16 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     if setup.is_resident:
         split = eval_splits.decoded(split, data.on_bad_image)
     rate = config.mix.same_class_rate if "mix" in config else None
-    pairs = Pairs(split.labels, config.seed, rate)
+    groups = Groups(split.labels, config.seed, rate, group_size(config))
     if rate is not None:
-        say_achieved_rate(pairs, rate)
+        say_achieved_rate(groups, rate)
     if setup.is_resident:
         where = "split over the devices" if data.sharded else "on each device"
         size = f"{split.images.nbytes / 1e6:,.0f} MB of images {where}"
         logger.info(f"data.feed={data.feed}: resident, {size}")
         return Resident(
             split.pixels,
-            pairs,
+            groups,
             setup.mesh,
             batch_size=batch_size,
             max_steps=config.train.steps_per_dispatch,
@@ -195,7 +195,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     logger.info(f"data.feed={data.feed}: streaming, batches are sent step by step")
     return Streaming(
         split.images,
-        pairs,
+        groups,
         setup.mesh,
         batch_size=batch_size,
         seed=config.seed,
@@ -205,7 +205,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     )
 
 
-def say_achieved_rate(pairs: Pairs, wanted: float) -> None:
+def say_achieved_rate(pairs: Groups, wanted: float) -> None:
     """Logs if the classes do not allow the wanted fraction of pairs of equal class."""
     achieved = pairs.same_class_rate(0)
     assert achieved is not None, "the config's checks ask for classes"

@@ -17,7 +17,7 @@ from imae_jax.training.state import TrainState
 
 
 def accumulate_gradients(
-    gradient_of: Callable, examples: Any, accumulate: int, mesh: Mesh
+    gradient_of: Callable, examples: Any, accumulate: int, group_size: int, mesh: Mesh
 ) -> Any:
     """Returns the mean of `gradient_of` over microbatches, computed one after another.
 
@@ -25,11 +25,12 @@ def accumulate_gradients(
       gradient_of: examples -> a pytree of means over them.
       examples: a pytree whose leaves are [B, ...].
       accumulate: number of microbatches.
+      group_size: see `Objective`.
       mesh: the devices that examples are split over.
     """
     if accumulate == 1:
         return gradient_of(examples)
-    parts = sharding.split_microbatches(examples, accumulate, mesh)
+    parts = sharding.split_microbatches(examples, accumulate, group_size, mesh)
     like = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts))
     sums, _ = jax.lax.scan(
         lambda sums, part: (jax.tree.map(jnp.add, sums, gradient_of(part)), None),
@@ -114,7 +115,7 @@ def make_train_step(
         fixed = state.params, state.batch_stats, teacher_params
         gradient_of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), *fixed)
         (total, (metrics, batch_stats)), grads = accumulate_gradients(
-            gradient_of, examples, accumulate, mesh
+            gradient_of, examples, accumulate, objective.group_size, mesh
         )
         state, found = apply_if_finite(
             state, optimizer, total, grads, batch_stats, max_skipped

@@ -9,14 +9,14 @@ import pytest
 from small_inputs import encoded, noise
 
 from imae_jax.data.encoded_images import EncodedImages
+from imae_jax.data.group_sampler import Groups
 from imae_jax.data.input_pipeline import Resident, Streaming
-from imae_jax.data.pair_sampler import Pairs
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 
 NUM_IMAGES, BATCH = 43, 16
 IMAGES = noise(NUM_IMAGES, 8, 8, 3)
-PAIRS = Pairs(np.arange(NUM_IMAGES) % 3, seed=5)
+PAIRS = Groups(np.arange(NUM_IMAGES) % 3, seed=5)
 
 
 def resident(mesh=None, **options):
@@ -136,7 +136,7 @@ def test_crops_are_a_function_of_seed_and_step():
 
 def test_the_same_image_is_cropped_anew_each_time():
     two = files([encoded(noise(30, 40, 3, seed=i)) for i in range(2)])
-    pairs = Pairs(np.zeros(2), seed=0)
+    pairs = Groups(np.zeros(2), seed=0)
     mesh = sharding.make_mesh(jax.devices()[:1])
     options = dict(seed=0, crop_scale=(0.2, 1.0), on_bad_image="raise", prefetch=1)
     with Streaming(two, pairs, mesh, batch_size=16, **options) as feed:
@@ -211,7 +211,7 @@ def test_a_bad_image_ends_the_run_or_is_replaced():
 
 def test_two_bad_partners_get_different_images():
     data = [b"broken", b"broken", *[encoded(image) for image in IMAGES[2:4]]]
-    pairs = Pairs(np.zeros(4), seed=0)
+    pairs = Groups(np.zeros(4), seed=0)
     pairs.epoch = lambda epoch: np.array([[0, 1], [3, 2]])
     mesh = sharding.make_mesh(jax.devices()[:1])
     options = dict(seed=0, crop_scale=(), on_bad_image="skip", prefetch=1)
@@ -221,7 +221,7 @@ def test_two_bad_partners_get_different_images():
 
 def test_no_image_can_be_used():
     bad = files([b"broken"] * 4)
-    pairs = Pairs(np.zeros(4), seed=0)
+    pairs = Groups(np.zeros(4), seed=0)
     mesh = sharding.make_mesh(jax.devices()[:1])
     options = dict(seed=0, crop_scale=(), on_bad_image="skip", prefetch=1)
     with Streaming(bad, pairs, mesh, batch_size=4, **options) as feed:
@@ -248,7 +248,7 @@ def test_batches_are_made_ahead():
 
 def test_a_replacement_is_of_the_same_class_where_there_is_one():
     data = [b"broken", *[encoded(image) for image in IMAGES[1:6]]]
-    pairs = Pairs(np.array([0, 1, 1, 0, 1, 1]), seed=0)
+    pairs = Groups(np.array([0, 1, 1, 0, 1, 1]), seed=0)
     pairs.epoch = lambda epoch: np.array([[0, 1], [5, 4], [2, 3]])
     mesh = sharding.make_mesh(jax.devices()[:1])
     options = dict(seed=0, crop_scale=(), on_bad_image="skip", prefetch=1)
@@ -260,7 +260,7 @@ def test_metrics_name_the_rate_of_the_epoch():
     labels = np.repeat([0, 1], 20)
     feed = Resident(
         noise(40, 2, 2, 1),
-        Pairs(labels, 0, 0.5),
+        Groups(labels, 0, 0.5),
         sharding.make_mesh(),
         batch_size=BATCH,
         max_steps=1,
@@ -290,7 +290,7 @@ def test_labels_belong_to_their_images(make):
     labels = np.arange(NUM_IMAGES) * 5
     images = np.broadcast_to(labels[:, None, None, None], (NUM_IMAGES, 8, 8, 3))
     images = images.astype(np.uint8)
-    pairs, mesh = Pairs(labels, seed=5), sharding.make_mesh()
+    pairs, mesh = Groups(labels, seed=5), sharding.make_mesh()
     sizes = dict(batch_size=BATCH, max_steps=1)
     options = dict(
         batch_size=BATCH, seed=5, crop_scale=(0.2, 1.0), on_bad_image="skip", prefetch=1

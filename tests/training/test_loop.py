@@ -9,7 +9,7 @@ import pytest
 
 from imae_jax import evaluation
 from imae_jax.data.eval_splits import parts_of
-from imae_jax.data.pair_sampler import Pairs
+from imae_jax.data.group_sampler import Groups
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.storage import workdir
@@ -107,11 +107,11 @@ def test_auto_takes_what_fits(mae_config, tmp_path):
 
 def test_a_rate_that_classes_do_not_allow_is_said_in_numbers(capsys):
     labels = np.array([0] * 80 + [1] * 20)
-    say_achieved_rate(Pairs(labels, 0, 0.5), 0.5)
+    say_achieved_rate(Groups(labels, 0, 0.5), 0.5)
     assert "same_class_rate=0.5: the classes allow 0.6000, 30 of 50 pairs" in (
         capsys.readouterr().out
     )
-    say_achieved_rate(Pairs(labels, 0, 0.6), 0.6)
+    say_achieved_rate(Groups(labels, 0, 0.6), 0.6)
     assert capsys.readouterr().out == ""
 
 

@@ -143,7 +143,8 @@ def test_a_step_that_does_not_fit_is_refused_with_what_does(
     def message(free, **options):
         only(free)
         compiled.clear()
-        options = dict(batch_size=64, accumulate=1, may_accumulate=True) | options
+        defaults = dict(batch_size=64, group_size=2, accumulate=1, may_accumulate=True)
+        options = defaults | options
         with pytest.raises(UserError) as raised:
             memory.Fitting(Step, devices, **options)(state)
         return str(raised.value)

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imae_jax.data import pair_sampler
+from imae_jax.data import group_sampler
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 
 
 @given(num_examples=st.integers(2, 60), seed=st.integers(0, 9), epoch=st.integers(0, 9))
 def test_an_epoch_takes_every_image_once(num_examples, seed, epoch):
-    indices = pair_sampler.epoch_pairs(num_examples, seed, epoch).reshape(-1)
+    indices = group_sampler.epoch_groups(num_examples, seed, epoch).reshape(-1)
     assert len(indices) == num_examples // 2 * 2
     assert len(set(indices.tolist())) == len(indices)  # so no image meets itself
     assert indices.min() >= 0 and indices.max() < num_examples
@@ -25,20 +25,20 @@ def test_batches_follow_the_epochs_without_a_gap(num_examples, half_batch, seed)
     batch_size = 2 * half_batch
     per_epoch = num_examples // 2 * 2
     steps = -(-2 * per_epoch // batch_size)
-    stream = pair_sampler.Pairs(np.zeros(num_examples), seed)
+    stream = group_sampler.Groups(np.zeros(num_examples), seed)
     indices = np.concatenate([stream.batch(step, batch_size) for step in range(steps)])
     for epoch in range(2):
-        expected = pair_sampler.epoch_pairs(num_examples, seed, epoch).reshape(-1)
+        expected = group_sampler.epoch_groups(num_examples, seed, epoch).reshape(-1)
         found = indices[epoch * per_epoch : (epoch + 1) * per_epoch]
         np.testing.assert_array_equal(found, expected)
 
 
 def test_epochs_and_seeds_pair_differently_and_an_odd_one_takes_turns():
-    first, second = (pair_sampler.epoch_pairs(101, 0, epoch) for epoch in (0, 1))
+    first, second = (group_sampler.epoch_groups(101, 0, epoch) for epoch in (0, 1))
     assert not np.array_equal(first, second)
-    assert not np.array_equal(first, pair_sampler.epoch_pairs(101, 1, 0))
+    assert not np.array_equal(first, group_sampler.epoch_groups(101, 1, 0))
     left_out = {
-        (set(range(101)) - set(pair_sampler.epoch_pairs(101, 0, epoch).flat)).pop()
+        (set(range(101)) - set(group_sampler.epoch_groups(101, 0, epoch).flat)).pop()
         for epoch in range(20)
     }
     assert len(left_out) > 10
@@ -46,7 +46,7 @@ def test_epochs_and_seeds_pair_differently_and_an_odd_one_takes_turns():
 
 def same_and_counts(labels, rate, epoch=0):
     """How many pairs of an epoch are of one class, and of each class how many."""
-    found = pair_sampler.semantic_epoch_pairs(labels, rate, 0, epoch)
+    found = group_sampler.semantic_epoch_pairs(labels, rate, 0, epoch)
     assert len(found) == len(labels) // 2
     assert len(set(found.flat)) == found.size  # so no image meets itself
     first, second = labels[found].T
@@ -104,31 +104,31 @@ def test_the_rate_is_exact_up_to_a_pair_per_class(rate, counts):
 
 def test_a_class_that_is_most_of_all_images_must_meet_itself():
     labels = np.array([0] * 80 + [1] * 20)
-    stream = pair_sampler.Pairs(labels, 0, 0.5)
+    stream = group_sampler.Groups(labels, 0, 0.5)
     assert stream.same_class_rate(0) == 0.6  # 20 pairs of two classes, 30 left over
     assert same_and_counts(labels, 0.0)[0] == 30
 
 
 def test_one_class_only_has_pairs_of_one_class():
-    assert pair_sampler.Pairs(np.zeros(10, int), 0, 0.0).same_class_rate(0) == 1.0
+    assert group_sampler.Groups(np.zeros(10, int), 0, 0.0).same_class_rate(0) == 1.0
 
 
 def test_partners_of_other_classes_are_mixed():
     """Not the first class with the second all epoch long."""
     labels = np.repeat(np.arange(10), 100)
-    found = labels[pair_sampler.semantic_epoch_pairs(labels, 0.0, 0, 0)]
+    found = labels[group_sampler.semantic_epoch_pairs(labels, 0.0, 0, 0)]
     met = {tuple(sorted(pair)) for pair in found.tolist()}
     assert len(met) == 45
-    same = labels[pair_sampler.semantic_epoch_pairs(labels, 0.5, 0, 0)]
+    same = labels[group_sampler.semantic_epoch_pairs(labels, 0.5, 0, 0)]
     is_same = same[:, 0] == same[:, 1]
     assert 0.3 < is_same[:100].mean() < 0.7  # and neither kind comes first
 
 
 def test_without_a_rate_or_classes():
-    stream = pair_sampler.Pairs(np.full(10, -1), 0)
+    stream = group_sampler.Groups(np.full(10, -1), 0)
     assert stream.same_class_rate(0) is None
     with pytest.raises(UserError, match="1 training images make no pair"):
-        pair_sampler.Pairs(np.zeros(1), 0)
+        group_sampler.Groups(np.zeros(1), 0)
 
 
 @given(
@@ -141,7 +141,7 @@ def test_processes_part_every_batch_into_whole_pairs(
 ):
     """Each has two devices, which need not lie side by side in the mesh."""
     batch_size = 4 * pairs_per_process * num_processes
-    whole = pair_sampler.Pairs(np.zeros(23), seed=3).batch(step, batch_size)
+    whole = group_sampler.Groups(np.zeros(23), seed=3).batch(step, batch_size)
     devices = np.arange(2 * num_processes)
     own = batch_size // len(devices)
 

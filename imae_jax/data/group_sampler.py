@@ -1,4 +1,4 @@
-"""Pairs of training images as a pure function of (seed, step).
+"""Groups of images that are mixed, pairs by default, as a pure function of (seed, step).
 
 There is no iterator state, so a resumed run sees the batches it would have seen.
 """
@@ -10,13 +10,14 @@ import numpy as np
 from imae_jax.errors import UserError
 
 
-def epoch_pairs(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Draws one epoch of pairs, [num_examples // 2, 2] indices, each image at most once.
+def epoch_groups(num_examples: int, seed: int, epoch: int, size: int = 2) -> np.ndarray:
+    """Draws one epoch of groups, [num_examples // size, size] indices.
 
-    With an odd number of images, a random one is left out of each epoch.
+    Each image is taken at most once: the fewer than `size` that remain, random ones, are
+    left out of the epoch.
     """
     order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-    return order[: num_examples // 2 * 2].reshape(-1, 2)
+    return order[: num_examples // size * size].reshape(-1, size)
 
 
 def _bounds(counts: np.ndarray, num_same: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,40 +121,48 @@ def semantic_epoch_pairs(
     return rng.permutation(np.concatenate([same, different]))
 
 
-class Pairs:
-    """Endless sequence of pairs, epoch after epoch.
+class Groups:
+    """Endless sequence of groups of images, epoch after epoch.
 
     A batch may span two epochs, so no image is dropped.
     """
 
-    def __init__(self, labels: np.ndarray, seed: int, same_class_rate: float | None = None):
-        """Takes [N] int labels; without `same_class_rate` only N matters.
+    def __init__(
+        self,
+        labels: np.ndarray,
+        seed: int,
+        same_class_rate: float | None = None,
+        size: int = 2,
+    ):
+        """Takes [N] int labels; without `same_class_rate`, of pairs only, only N matters.
 
         Raises:
-          UserError: if there is no pair.
+          UserError: if there is no group.
         """
-        if len(labels) < 2:
-            raise UserError(f"{len(labels)} training images make no pair")
+        if len(labels) < size:
+            group = "pair" if size == 2 else f"group of {size}"
+            raise UserError(f"{len(labels)} training images make no {group}")
         self.labels, self._rate = labels, same_class_rate
-        self._seed = seed
-        self.per_epoch = len(labels) // 2
+        self._seed, self.size = seed, size
+        self.per_epoch = len(labels) // size
         self.epoch = functools.lru_cache(maxsize=4)(self._epoch)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._rate is None:
-            return epoch_pairs(len(self.labels), self._seed, epoch)
+            return epoch_groups(len(self.labels), self._seed, epoch, self.size)
         return semantic_epoch_pairs(self.labels, self._rate, self._seed, epoch)
 
     def same_class_rate(self, epoch: int) -> float | None:
-        """Fraction of same-class pairs in an epoch; None without classes."""
+        """Fraction of an epoch's groups that are of one class; None without classes."""
         if self.labels.min() < 0:
             return None
-        first, second = self.labels[self.epoch(epoch)].T
-        return float((first == second).mean())
+        found = self.labels[self.epoch(epoch)]
+        return float((found == found[:, :1]).all(axis=1).mean())
 
     def batch(self, step: int, batch_size: int) -> np.ndarray:
-        """Indices [B] of the images of a step; positions (2i, 2i + 1) are a pair."""
-        numbers = step * (batch_size // 2) + np.arange(batch_size // 2)
+        """Indices [B] of the images of a step; those of a group are adjacent."""
+        per_step = batch_size // self.size
+        numbers = step * per_step + np.arange(per_step)
         epochs, places = np.divmod(numbers, self.per_epoch)
-        pairs = [self.epoch(int(e))[places[epochs == e]] for e in np.unique(epochs)]
-        return np.concatenate(pairs).reshape(-1)
+        groups = [self.epoch(int(e))[places[epochs == e]] for e in np.unique(epochs)]
+        return np.concatenate(groups).reshape(-1)
