@@ -16,8 +16,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_config("imae", dataset)
 
     config.mix = ConfigDict()
+    # Number of images in a mixture, 2 to 4 (paper: 2; more: ours). They have a head each,
+    # and train.batch_size is a multiple of it.
+    config.mix.sources = 2
     # Weight of the subordinate image, in (0, 0.5]; unset: min(lam, 1 - lam) with
-    # lam ~ Beta(1, 1), drawn anew for every step (released code).
+    # lam ~ Beta(1, 1), drawn anew for every step (released code). Of more images: the least
+    # weight is to the largest as alpha to 1 - alpha, with even steps between, all of sum 1;
+    # unset: drawn uniformly from all weights of sum 1, then sorted.
     config.mix.alpha = placeholder(float)
     # One weight for the whole batch, as in the released code, not for each mixture.
     config.mix.per_batch = False

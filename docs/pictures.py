@@ -12,7 +12,7 @@ import numpy as np
 from imae_jax.data.builders import shapes
 from imae_jax.models.patches import unpatchify
 from imae_jax.objectives.mask_kinds import Masking
-from imae_jax.objectives.mixing import mix, pair_sources
+from imae_jax.objectives.mixing import group_sources, mix
 
 IMAGES = Path(__file__).parent / "images"
 DRAWS = 7  # masks of the same mixture
@@ -29,7 +29,7 @@ KINDS = {
 def mask_kinds() -> plt.Figure:
     """A mixture of two scenes under masks of each kind, 75 % masked."""
     scenes = np.stack([shapes.draw(index)[0] for index in (21, 29)])
-    sources = pair_sources(scenes.astype(np.float32))
+    sources = group_sources(scenes.astype(np.float32))
     mixture = mix(sources, np.full(2, 0.3, np.float32))[:1]
     side = mixture.shape[1] // PATCH
     figure, axes = plt.subplots(

@@ -144,12 +144,17 @@ class Pretrained:
           mask_ratio: fraction of masked patches, in [0, 1); None for that of training.
           seed: random seed of the mask.
         Raises:
-          UserError: for invalid images or numbers, and for a model that is not an i-MAE or
-            does not predict pixels.
+          UserError: for invalid images or numbers, and for a model that is not an i-MAE of
+            two images or does not predict pixels.
         """
         if not self.network.is_fed_mixtures:
             kind = OBJECTIVES[self.config.model.name].title
             raise UserError(f"this is {kind}; only an i-MAE separates two images")
+        if self.config.mix.sources != 2:
+            raise UserError(
+                f"this i-MAE separates {self.config.mix.sources} images (mix.sources); "
+                "`separate` mixes two, `forward` takes mixtures of any number"
+            )
         if self.config.loss.norm_pix:
             raise UserError(
                 "this i-MAE was trained with loss.norm_pix: it predicts patches without "

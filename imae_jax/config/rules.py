@@ -15,6 +15,7 @@ from imae_jax.data.encoded_images import parse_size
 from imae_jax.data.pixel_formats import is_colour
 from imae_jax.data.randaugment import MAX_MAGNITUDE
 from imae_jax.errors import UserError, require
+from imae_jax.models.branches import NUM_SOURCES
 from imae_jax.models.classifier import MODES, POOLS
 from imae_jax.models.layers import ATTENTIONS, AUTO, DTYPES, REMATS
 from imae_jax.models.mae import DECODER_ATTENTIONS
@@ -179,6 +180,7 @@ RULES = {
     "mix.per_batch": flag,
     "mix.same_class_rate": unset_or(fraction),
     "mix.shared_mask": flag,
+    "mix.sources": one_of(*NUM_SOURCES),
     "mixup.cutmix_alpha": at_least(0),
     "mixup.mixup_alpha": at_least(0),
     "mixup.smoothing": fraction,

@@ -11,7 +11,8 @@ from imae_jax.encoders.encoder import Encoder
 from imae_jax.errors import UserError
 from imae_jax.evaluators import external_encoder
 from imae_jax.evaluators.separability_scores import Latents
-from imae_jax.objectives.mixing import BRANCHES, mix
+from imae_jax.objectives.base import PAIR
+from imae_jax.objectives.mixing import mix, rotate
 
 FEATURES = ("pooled", "tokens")
 # Side in pixels to which an image, or an image's patch, is reduced for `raw pixels`: its
@@ -156,8 +157,7 @@ class MixtureStream:
         step = max(2, self.batch_size // 2 * 2)
         for start in range(0, len(order), step):
             own = np.asarray(images[order[start : start + step]], np.float32)
-            partner = own.reshape(-1, 2, *own.shape[1:])[:, ::-1].reshape(own.shape)
-            sources, alone = np.stack([own, partner], axis=1), None
+            sources, alone = np.stack([own, rotate(own, PAIR, 1)], axis=1), None
             for alpha in self.alphas:
                 weights = np.full(len(own), alpha, np.float32)
                 mixtures = np.asarray(mix(sources, weights))
@@ -204,8 +204,7 @@ class MixtureStream:
                     f"{self.target.encoder.name} {found.shape[-2]}; take features=pooled"
                 )
         found = self._less(found, "target")
-        swapped = found.reshape(-1, len(BRANCHES), *found.shape[1:])[:, ::-1]
-        return np.stack([found, swapped.reshape(found.shape)], axis=1)
+        return np.stack([found, rotate(found, PAIR, 1)], axis=1)
 
     def _less(self, features: np.ndarray, row: str) -> np.ndarray:
         """Subtracts the first batch's mean."""

@@ -12,8 +12,9 @@ from imae_jax.encoders.mixture_stream import FEATURES, Features, LazyImages, Mix
 from imae_jax.encoders.result import Row, Score, Separability
 from imae_jax.encoders.spec import open_encoder
 from imae_jax.errors import UserError, require
-from imae_jax.evaluators.separability_scores import Latents, own_targets
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.evaluators.separability_scores import Latents, targets_of
+from imae_jax.models.branches import branch_names
+from imae_jax.objectives.base import PAIR
 from imae_jax.probing import ridge
 from imae_jax.probing.arrays import as_count, as_images, as_number
 from imae_jax.probing.linear_separability import VALIDATION_SHARE
@@ -246,11 +247,11 @@ def _fit(name: str, train: list[Moments], validation: list[Moments]) -> list[Aff
     """Returns the map to each image's targets, from its branch if there are two."""
     return [
         ridge.fit(
-            own_targets(train[s % len(train)], s),
-            own_targets(validation[s % len(train)], s),
+            targets_of(train[s % len(train)], s, PAIR),
+            targets_of(validation[s % len(train)], s, PAIR),
             what=f"{name}, {branch}",
         )
-        for s, branch in enumerate(BRANCHES)
+        for s, branch in enumerate(branch_names(PAIR))
     ]
 
 

@@ -18,10 +18,10 @@ from imae_jax.evaluators.tables import (
     Numbers,
     Results,
     Table,
+    branches_of,
     cell,
     labelled_rows,
 )
-from imae_jax.objectives.mixing import BRANCHES
 
 
 def _metrics(numbers: Numbers) -> dict[str, str]:
@@ -50,7 +50,7 @@ def _rows(
             for name, metric in metrics.items()
         ]
         for row, whose, label in asked
-        for branch in BRANCHES
+        for branch in branches_of(numbers)
     }
     return labelled_rows(numbers, keys)
 
@@ -67,7 +67,7 @@ def tables(results: Results) -> Iterator[Table]:
             rows.append(("majority class, or the mean", [*map(cell, chances)]))
             rows.append(("mixtures that count", [f"{x:.0f}" for x in counts.values()]))
             most = max(counts, key=counts.__getitem__)
-            example = f"attributes/{BRANCHES[0]}/{most}/{metrics[most]}"
+            example = f"attributes/subordinate/{most}/{metrics[most]}"
         yield Table(
             "What survives of each image in latents of the mixture",
             "How well a linear probe of a branch's latents says what is known of that "

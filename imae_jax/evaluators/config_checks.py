@@ -20,6 +20,7 @@ from imae_jax.evaluators.sweep_checks import (
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
+from imae_jax.objectives.base import PAIR
 
 # Rules for the options shared by several evaluators.
 RULES = {
@@ -132,7 +133,7 @@ def check_explorer(
     """
     hold(options, RULES, "explorer.")
     check_batch(options.batch_size, "explorer.batch_size", num_devices)
-    most = options.batch_size // 2
+    most = options.batch_size // (model.sources if model.is_fed_mixtures else PAIR)
     allowed = f"1 to {most}: one batch holds them all"
     require(1 <= options.pairs <= most, "explorer.pairs", options.pairs, allowed)
     for key in ("alphas", "mask_ratios"):

@@ -21,13 +21,9 @@ from imae_jax.evaluators.separability import ALPHA
 from imae_jax.evaluators.separability_scores import Latents, measure
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.knn import knn_accuracy
 from imae_jax.probing.linear_classifiers import Labelled, Splits
 from imae_jax.probing.similarity import effective_rank
-
-# Of the metrics of `separability_scores.measure`, those that are yielded.
-SHOWN = ("gain", *(f"{branch}/excess" for branch in BRANCHES))
 
 
 def few_images(
@@ -102,13 +98,13 @@ def evaluate(
         for batch in held_out.batches(part, batch_size=batch_size, seed=seed):
             features = student.predict(batch.mixture(alpha), batch.mask)["latents"]
             if features.ndim == 3:  # a MAE gives both branches the same
-                features = np.stack([features] * len(BRANCHES), axis=1)
+                features = np.stack([features] * batch.num_sources, axis=1)
             targets = latents_of_images(networks["teacher"], batch)[batch.valid]
             rows = {(alpha, ""): features[batch.valid]}
             yield Latents(rows, targets, batch.position[batch.valid])
 
     for _, name, value in measure(stream, 1 + held_out.num_patches):
-        if name in SHOWN:
+        if name == "gain" or name.endswith("/excess"):
             yield name, value
 
 

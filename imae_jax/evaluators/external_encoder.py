@@ -9,7 +9,9 @@ import numpy as np
 from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.errors import UserError, one_line
 from imae_jax.evaluators.separability_scores import Latents
-from imae_jax.objectives.mixing import BRANCHES, mix
+from imae_jax.models.branches import branch_names
+from imae_jax.objectives.base import PAIR
+from imae_jax.objectives.mixing import fixed_alpha, mix, rotate
 from imae_jax.probing.arrays import ROUNDING, as_array, as_features, as_text
 
 # Tolerated difference between two calls on one image, as fractions of the spread of
@@ -25,18 +27,26 @@ READINGS = (
 class Encoder:
     """A function from images to features, whose outputs are checked."""
 
-    def __init__(self, function: Callable[[np.ndarray], Any], name: str, branches: bool):
+    def __init__(
+        self,
+        function: Callable[[np.ndarray], Any],
+        name: str,
+        branches: bool,
+        num_sources: int = PAIR,
+    ):
         """Wraps a function or PyTorch module.
 
         Args:
           function: float32 [B, H, W, C] (a copy, which may be modified) -> an array or
             tensor, see `__call__`.
           name: its name in messages.
-          branches: True if its features have an axis S, of size 1 or 2, after B.
+          branches: True if its features have an axis S, of size 1 or S, after B.
+          num_sources: number of images in a mixture, S.
         """
         if not callable(function):
             raise UserError(f"{name} is {type(function).__name__}; it must be a function")
         self.function, self.name, self.branches = function, name, branches
+        self.num_sources = num_sources
         self.shape: tuple[int, ...] | None = None  # of one image's features, once seen
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -90,10 +100,12 @@ class Encoder:
             wanted = " or ".join(f"[{', '.join(axes)}]" for axes in known.values())
             hint = f": {READINGS}" if array.ndim == 4 else ""
             raise UserError(f"{name} is {as_text(array)}; it must be {wanted}{hint}")
-        if self.branches and array.shape[1] not in (1, 2):
+        if self.branches and array.shape[1] not in (1, self.num_sources):
+            *first, last = branch_names(self.num_sources)
             raise UserError(
                 f"{name} is {as_text(array)}; with branches=True its second axis is the "
-                "branches, subordinate and dominant: 2, or 1 of the first alone"
+                f"branches, {', '.join(first)} and {last}: {self.num_sources}, or 1 of the "
+                "first alone"
             )
         return np.array(as_features(array, name, known[array.ndim]))
 
@@ -141,9 +153,10 @@ class EncodedMixtures:
     Attributes:
       of_mixture, of_image: encoders of mixtures (features) and of single images (targets).
       splits: [N, H, W, C] images, by name.
-      alpha: weight of the subordinate image.
+      alpha: weight of the subordinate image of two, see `mixing.weights_at` for more.
+      num_sources: number of images in a mixture, S.
       batch_size: images per call of an encoder.
-      seed: random seed of the pairs.
+      seed: random seed of the groups.
       origin: [D] and [E], subtracted from all features and targets, so that float64 sums of
         squares stay exact for features far from zero.
     """
@@ -152,6 +165,7 @@ class EncodedMixtures:
     of_image: Encoder
     splits: Mapping[str, np.ndarray]
     alpha: float
+    num_sources: int
     batch_size: int
     seed: int
     origin: tuple[np.ndarray, np.ndarray] | None = None
@@ -164,18 +178,20 @@ class EncodedMixtures:
             tokens.
         """
         images = self.splits[split]
-        pairs = epoch_groups(len(images), self.seed, epoch=0)
-        own, partner = pairs.reshape(-1), pairs[:, ::-1].reshape(-1)
-        for start in range(0, len(own), self.batch_size):
+        count = self.num_sources
+        order = epoch_groups(len(images), self.seed, epoch=0, size=count).reshape(-1)
+        turned = [rotate(order, count, s) for s in range(count)]
+        for start in range(0, len(order), self.batch_size):
             part = slice(start, start + self.batch_size)
-            sources = np.stack([images[own[part]], images[partner[part]]], axis=1)
+            sources = np.stack([images[ids[part]] for ids in turned], axis=1)
             latents, targets = self._encoded(sources.astype(np.float32))
             tokens = np.broadcast_to(np.arange(latents.shape[2]), latents.shape[::2][:2])
             yield Latents({(self.alpha, ""): latents}, targets, tokens)
 
     def _encoded(self, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encodes sources [B, S, H, W, C]: latents [B, S, T, D], targets [B, S, T, E]."""
-        mixtures = np.asarray(mix(sources, np.full(len(sources), self.alpha, np.float32)))
+        weights = fixed_alpha(self.alpha, len(sources), self.num_sources)
+        mixtures = np.asarray(mix(sources, weights))
         for encoder, images in (
             (self.of_mixture, mixtures),
             (self.of_image, sources[:, 0]),
@@ -184,10 +200,10 @@ class EncodedMixtures:
                 encoder.check_alone(images)
         latents = self.of_mixture(mixtures)
         targets = np.stack(
-            [self.of_image(x) for x in (sources[:, 0], sources[:, 1])], axis=1
+            [self.of_image(sources[:, s]) for s in range(self.num_sources)], axis=1
         )
-        if latents.ndim == 3:  # no heads: the same for both branches
-            latents = np.stack([latents] * len(BRANCHES), axis=1)
+        if latents.ndim == 3:  # no heads: the same for all branches
+            latents = np.stack([latents] * self.num_sources, axis=1)
         if latents.shape[2] != targets.shape[2]:
             raise UserError(
                 f"encode gave {latents.shape[2]} tokens, target {targets.shape[2]}: they "

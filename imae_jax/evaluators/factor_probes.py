@@ -10,7 +10,7 @@ from imae_jax.evaluators.factor_targets import Factor, factors_of
 from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.pooled_latents import Vectors, collect, prefixes, questions
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.models.branches import branch_names
 from imae_jax.probing import ridge
 from imae_jax.probing.linear_classifiers import Labelled, Splits, chance, whitened_accuracy
 from imae_jax.probing.ridge import Moments
@@ -124,6 +124,7 @@ class FactorProbes:
             )
             for name, part in zip(names, parts, strict=True)
         ]
+        branches = branch_names(parts[0].labels.shape[1])
         for row, pool in parts[0].features:
             is_first = pool == self.pools[0]
             starts = prefixes(row, alpha, alphas if is_first else ())
@@ -131,7 +132,7 @@ class FactorProbes:
                 continue
             pool_part = "" if is_first else f"{pool}/"
             for s, name, metric, value in self._scores(row, pool, parts, factors):
-                end = f"{BRANCHES[s]}/{self._part(name)}{pool_part}{metric}"
+                end = f"{branches[s]}/{self._part(name)}{pool_part}{metric}"
                 for start in starts:
                     yield start + end, value
         for name, train in factors[0].items():
@@ -152,10 +153,11 @@ class FactorProbes:
         factors: Sequence[Mapping[str, Factor]],
     ) -> Iterator[tuple[int, str, str, float]]:
         """Yields (image s, factor, metric, value) of a row's pooled latents."""
-        asked = (questions(part.features[row, pool]) for part in parts)
+        branches = branch_names(parts[0].labels.shape[1])
+        asked = (questions(part.features[row, pool], len(branches)) for part in parts)
         for answers in zip(*asked, strict=True):
             s, whose, _ = answers[0]
-            what = f"{self.name}, {row}{BRANCHES[s]}"
+            what = f"{self.name}, {row}{branches[s]}"
             labels = [part.labels[:, s] for part in parts]
             # Features of equal width share the compiled fits of many factors. Zeros change
             # how sums are rounded, so the label alone, fitted once, does without.

@@ -9,7 +9,7 @@ from imae_jax.errors import UserError
 
 
 class Factor(NamedTuple):
-    """Probe targets of one factor, for both images of N mixtures.
+    """Probe targets of one factor, for all images of N mixtures.
 
     Attributes:
       targets: [N, S] int for a category; [N, S, T] float for T numbers.
@@ -29,13 +29,18 @@ class Factor(NamedTuple):
         return self.targets[self.counted[:, s], s]
 
 
+def all_differ(values: np.ndarray) -> np.ndarray:
+    """Returns [N] bool, True where no two of a row's values [N, S] are equal."""
+    return (np.diff(np.sort(values, axis=1), axis=1) != 0).all(axis=1)
+
+
 def as_factor(
     values: np.ndarray, labels: np.ndarray, symmetry: Sequence[int] | None
 ) -> Factor:
     """Returns the probe targets of a factor.
 
-    * A category (int): counted for mixtures whose two images differ in it. Where they
-      agree, either branch would do.
+    * A category (int): counted for mixtures whose images all differ in it. Where two
+      agree, either's branch would do.
     * A quantity (float): counted for all.
     * An angle a: as (cos n a, sin n a), which is equal for all angles that look the same;
       not counted for classes that look the same at any angle (n = 0).
@@ -50,8 +55,7 @@ def as_factor(
         angle = turns * values
         return Factor(np.stack([np.cos(angle), np.sin(angle)], axis=-1), turns > 0)
     if np.issubdtype(values.dtype, np.integer):
-        differ = values[:, :1] != values[:, 1:]
-        return Factor(values, np.broadcast_to(differ, values.shape))
+        return Factor(values, np.broadcast_to(all_differ(values)[:, None], values.shape))
     return Factor(values[..., None], np.ones(values.shape, bool))
 
 

@@ -15,24 +15,27 @@ from ml_collections import ConfigDict
 from imae_jax.data import augment
 from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.data.load import Dataset
+from imae_jax.evaluators.factor_targets import all_differ
 from imae_jax.evaluators.networks import Network
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import Mask, random_mask
 from imae_jax.models.patches import Array
-from imae_jax.objectives.mixing import mix, pair_sources
+from imae_jax.objectives.base import PAIR
+from imae_jax.objectives.mixing import fixed_alpha, mix, rotate
+from imae_jax.objectives.select import group_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A batch of held-out pairs of images, with their masks.
+    """A batch of held-out images to be mixed, with their masks.
 
     Attributes:
-      sources: [B, S, H, W, C] normalized pixels.
+      sources: [B, S, H, W, C] normalized pixels, by rising weight.
       labels: [B, S] int, classes of the sources.
       factors: other known factors of the sources, [B, S] each, by name.
-      mask: one mask per mixture, used for the mixture and both its sources.
+      mask: one mask per mixture, used for the mixture and all its sources.
       valid: [B] bool, False for padding.
     """
 
@@ -42,10 +45,15 @@ class Batch:
     mask: Mask
     valid: np.ndarray
 
+    @property
+    def num_sources(self) -> int:
+        """Number of images in a mixture, S."""
+        return self.sources.shape[1]
+
     def mixture(self, alpha: float) -> np.ndarray:
-        """Mixtures [B, H, W, C], `alpha` being the weight of the subordinate image."""
-        alphas = np.full(len(self.sources), alpha, np.float32)
-        return np.asarray(mix(self.sources, alphas))
+        """Mixtures [B, H, W, C] with the weights of `mixing.weights_at`."""
+        weights = fixed_alpha(alpha, len(self.sources), self.num_sources)
+        return np.asarray(mix(self.sources, weights))
 
     @property
     def position(self) -> np.ndarray:
@@ -54,8 +62,8 @@ class Batch:
 
     @property
     def different_classes(self) -> np.ndarray:
-        """[B] bool, True for valid mixtures of two different classes."""
-        return self.valid & (self.labels[:, 0] != self.labels[:, 1])
+        """[B] bool, True for valid mixtures of images that all differ in class."""
+        return self.valid & all_differ(self.labels)
 
 
 def latents_of_images(
@@ -70,7 +78,7 @@ def latents_of_images(
     """
     found = [
         teacher.predict(batch.sources[:, s], batch.mask)[output]
-        for s in range(batch.sources.shape[1])
+        for s in range(batch.num_sources)
     ]
     return np.stack(found, axis=1)
 
@@ -84,6 +92,7 @@ class HeldOut:
       patch_size, num_patches: p and L.
       mask_ratio: fraction of masked patches, as in training; None without masks.
       norm_pix: True if the models predict per-patch normalized pixels.
+      num_sources: number of images in a mixture, S.
     """
 
     dataset: Dataset
@@ -91,6 +100,7 @@ class HeldOut:
     num_patches: int
     mask_ratio: float | None
     norm_pix: bool
+    num_sources: int = PAIR
 
     @classmethod
     def of(
@@ -104,11 +114,12 @@ class HeldOut:
             # A classifier's config has no `mask`, and no `loss`.
             mask_ratio=config.mask.ratio if "mask" in config else None,
             norm_pix="loss" in config and config.loss.norm_pix,
+            num_sources=group_size(config),
         )
 
     def count(self, split: str) -> int:
-        """Number of mixtures of a split: one per image, rounded down to an even number."""
-        return len(self.dataset.splits[split].images) // 2 * 2
+        """Number of mixtures of a split: one per image, rounded down to whole groups."""
+        return len(self.dataset.splits[split].images) // self.num_sources * self.num_sources
 
     def normalized(self, images: np.ndarray) -> np.ndarray:
         """Normalizes [..., C] uint8 pixels, as networks expect them."""
@@ -130,23 +141,28 @@ class HeldOut:
     def batches(self, split: str, *, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yields the split's mixtures; every image has each role once.
 
-        Pairs and masks depend on `seed` and the split's name only, not on the batch size.
+        Groups and masks depend on `seed` and the split's name only, not on the batch size.
         """
         examples, count = self.dataset.splits[split], self.count(split)
-        indices = epoch_groups(len(examples.images), seed, epoch=0).reshape(-1)
+        size = self.num_sources
+        groups = epoch_groups(len(examples.images), seed, epoch=0, size=size)
+        turned = [rotate(groups.reshape(-1), size, s) for s in range(size)]
+        indices = np.stack(turned, axis=1)  # of each mixture's images
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(split.encode()))
         assert self.mask_ratio is not None, "a classifier's evaluators need no mixtures"
         masks = random_mask(key, count, self.num_patches, self.mask_ratio)
         masks = jax.tree.map(np.asarray, masks)
         for places, valid in _places(count, batch_size):
-            own = examples.take(indices[places])
+            found = examples.take(indices[places].reshape(-1))
+
+            def by_source(values: np.ndarray) -> np.ndarray:
+                values = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+                return values.reshape(-1, size, *values.shape[1:])
+
             yield Batch(
-                sources=np.asarray(pair_sources(self.normalized(own.pixels))),
-                labels=np.asarray(pair_sources(own.labels)),
-                factors={
-                    name: np.asarray(pair_sources(values))
-                    for name, values in own.factors.items()
-                },
+                sources=by_source(self.normalized(found.pixels)),
+                labels=by_source(found.labels),
+                factors={name: by_source(x) for name, x in found.factors.items()},
                 mask=jax.tree.map(lambda x, places=places: x[places], masks),
                 valid=valid,
             )

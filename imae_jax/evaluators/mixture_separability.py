@@ -9,6 +9,7 @@ from imae_jax.errors import UserError
 from imae_jax.evaluators.external_encoder import EncodedMixtures, Encoder
 from imae_jax.evaluators.mlp_separability import measure_mlp
 from imae_jax.evaluators.separability_scores import measure
+from imae_jax.models.branches import NUM_SOURCES
 from imae_jax.probing.arrays import as_count, as_images, as_number, as_text
 from imae_jax.probing.linear_separability import VALIDATION_SHARE
 
@@ -24,6 +25,7 @@ def mixture_separability(
     target: Callable[[np.ndarray], np.ndarray] | None = None,
     branches: bool = False,
     map: str = "linear",
+    sources: int = 2,
     alpha: float = 0.3,
     batch_size: int = 256,
     seed: int = 0,
@@ -43,12 +45,14 @@ def mixture_separability(
         used to choose the ridge strength.
       target: images -> target features of a single image, with the input and output of
         `encode` and as many tokens; by default `encode` itself.
-      branches: True if `encode` returns two branches, [B, S, D] or [B, S, T, D]; `target`
-        is then required.
+      branches: True if `encode` returns S branches, [B, S, D] or [B, S, T, D]; `target` is
+        then required.
       map: "linear", or "mlp" for the scores of a small MLP besides, whose training takes a
         minute or so: far above linear, the images are told apart, but not linearly.
+      sources: number of images in a mixture, S: 2, 3 or 4. Groups of S images then stand in
+        place of pairs, and each makes S mixtures in which its images change roles.
       alpha: weight of the subordinate image, in (0, 0.5): at 0.5 nothing tells which image
-        is which.
+        is which. Of more than two images see `mixing.weights_at`.
       batch_size: images per call of `encode`; the last batch may be smaller.
       seed: random seed of the pairs and the validation fifth.
     Returns:
@@ -64,6 +68,8 @@ def mixture_separability(
     alpha = as_number(alpha, "alpha", allowed, lambda alpha: 0 < alpha < 0.5)
     if map not in ("linear", "mlp"):
         raise UserError(f"invalid map={map!r}: must be 'linear' or 'mlp'")
+    if sources not in NUM_SOURCES:
+        raise UserError(f"invalid sources={sources!r}: must be 2, 3 or 4")
     batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
     train, test = _image_splits(train_images, test_images)
     _check_branches(branches, target)
@@ -74,9 +80,10 @@ def mixture_separability(
         "validation": train[order[first:]],
         "test": test,
     }
-    of_mixture = Encoder(encode, "encode", bool(branches))
+    of_mixture = Encoder(encode, "encode", bool(branches), sources)
     of_image = of_mixture if target is None else Encoder(target, "target", False)
-    stream = EncodedMixtures(of_mixture, of_image, splits, alpha, batch_size, seed)
+    fixed = alpha, sources, batch_size, seed
+    stream = EncodedMixtures(of_mixture, of_image, splits, *fixed)
     num_positions = next(stream("test")).position.shape[1]
     found = [*measure(stream, num_positions)]
     if map == "mlp":

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from imae_jax.evaluators.separability_scores import Latents, Row, Stream
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.models.branches import branch_names
 from imae_jax.probing import ridge
 from imae_jax.probing.mlp_map import fit_mlp
 from imae_jax.probing.ridge import Moments
@@ -39,9 +39,9 @@ def first_batches(stream: Iterator[Latents]) -> Latents:
 
 def own_tokens(latents: Latents, row: Row, s: int) -> tuple[np.ndarray, ...]:
     """Returns z [N, D], the own image's h [N, E] and position [N]."""
-    z, both, position = latents.tokens(row, s)
-    width = both.shape[1] // len(BRANCHES)
-    return z, both[:, s * width : (s + 1) * width], position
+    z, every, position = latents.tokens(row, s)
+    width = every.shape[1] // latents.num_sources
+    return z, every[:, s * width : (s + 1) * width], position
 
 
 def score(
@@ -85,7 +85,8 @@ def measure_mlp(
             score(splits, (alpha, row), s, num_positions, options)
             for s in range(features.shape[1])
         ]
-        for s, value in enumerate(found):
-            yield alpha, f"{row}{BRANCHES[s]}/mlp_r2", value
-        if len(found) == len(BRANCHES):
+        branches = branch_names(splits["train"].num_sources)
+        for branch, value in zip(branches, found, strict=False):
+            yield alpha, f"{row}{branch}/mlp_r2", value
+        if len(found) == len(branches):
             yield alpha, f"{row}mlp_gain", gain(found)

@@ -8,7 +8,6 @@ import numpy as np
 from imae_jax.evaluators.held_out import Batch, latents_of_images
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import BASELINES, Network, rows_of
-from imae_jax.objectives.mixing import BRANCHES
 
 
 class Vectors(NamedTuple):
@@ -77,21 +76,26 @@ def collect(
     )
 
 
-def questions(vectors: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+def questions(
+    vectors: np.ndarray, num_sources: int
+) -> Iterator[tuple[int, str, np.ndarray]]:
     """Yields the probes of a row: which image is predicted from which branch.
 
     Args:
       vectors: [N, S, E], or [N, E] for a network without heads.
+      num_sources: number of images of a mixture.
     Yields:
       (image s, prefix of the metric, features [N, E] to predict from).
     """
-    for s in range(len(BRANCHES)):
+    for s in range(num_sources):
         if vectors.ndim == 2:  # one embedding for both images
             yield s, "", vectors
         elif s < vectors.shape[1]:
             yield s, "", vectors[:, s]
-            if vectors.shape[1] == len(BRANCHES):
-                yield s, "other_branch_", vectors[:, 1 - s]
+            if vectors.shape[1] > 1:
+                # All others together, side by side.
+                others = np.delete(vectors, s, axis=1)
+                yield s, "other_branch_", others.reshape(len(others), -1)
 
 
 def prefixes(row: str, alpha: float, alphas: Sequence[float]) -> list[str]:

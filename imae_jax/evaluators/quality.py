@@ -17,8 +17,8 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.networks import Network
+from imae_jax.models.branches import branch_names
 from imae_jax.models.patches import Array, unpatchify
-from imae_jax.objectives.mixing import BRANCHES
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +87,13 @@ def evaluate(
                 patches, _ = rebuild(networks["student"], mixture, batch.mask)
                 rebuilt = unit(unpatchify(patches, held_out.patch_size, image_size))
                 where = at(alpha=alpha, mask_ratio=ratio)
-                for s in range(rebuilt.shape[1]):
-                    name = f"{where}{BRANCHES[s]}"
+                for s, branch in enumerate(branch_names(rebuilt.shape[1])):
+                    name = f"{where}{branch}"
                     add(name, rebuilt[:, s], targets[:, s], batch.valid)
     # Baselines, which do not depend on the mask ratio.
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         targets = unit(batch.sources)
-        for s, branch in enumerate(BRANCHES):
+        for s, branch in enumerate(branch_names(batch.num_sources)):
             guess = np.broadcast_to(mean, targets[:, s].shape)
             add(f"baselines/train_mean/{branch}", guess, targets[:, s], batch.valid)
             for alpha in alphas:

@@ -19,22 +19,23 @@ from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.evaluators.tables import Results, Table, branch_rows
+from imae_jax.evaluators.tables import Results, Table, branch_rows, branches_of
+from imae_jax.models.branches import branch_names
 from imae_jax.models.imae import IMAE
 from imae_jax.models.patches import unpatchify
-from imae_jax.objectives.mixing import BRANCHES, mix, pair_sources
+from imae_jax.objectives.mixing import fixed_alpha, group_sources, mix
 from imae_jax.probing.pixel_classifier import train_classifier
 
 logger = logging.getLogger(__name__)
 
-# Images [B, H, W, C] -> predicted classes [B, 1], or [B, S] for both images of a mixture.
+# Images [B, H, W, C] -> predicted classes [B, 1], or [B, S] for all images of a mixture.
 Reader = Callable[[jax.Array | np.ndarray], np.ndarray]
 
 
 def train_readers(
     held_out: HeldOut, classifier: Mapping, alpha: float, seed: int
 ) -> tuple[Reader, Reader]:
-    """Trains a classifier of clean images, and one of both classes of a mixture.
+    """Trains a classifier of clean images, and one of all classes of a mixture.
 
     Args:
       held_out: provides the train images.
@@ -50,16 +51,17 @@ def train_readers(
         steps=round(classifier["epochs"] * len(train.images) / options["batch_size"]),
         seed=seed,
     )
-    pairs = Groups(train.labels, seed)
+    groups = Groups(train.labels, seed, size=held_out.num_sources)
 
     def clean(step: int) -> tuple[np.ndarray, np.ndarray]:
-        drawn = pairs.batch(step, options["batch_size"])
+        drawn = groups.batch(step, options["batch_size"])  # whole groups of it
         return held_out.normalized(train.pixels[drawn]), train.labels[drawn, None]
 
     def mixed(step: int) -> tuple[jax.Array, jax.Array]:
         images, labels = clean(step)
-        alphas = np.full(len(images), alpha, np.float32)
-        return mix(pair_sources(images), alphas), pair_sources(labels[:, 0])
+        weights = fixed_alpha(alpha, len(images), groups.size)
+        sources, classes = (group_sources(x, groups.size) for x in (images, labels[:, 0]))
+        return mix(sources, weights), classes
 
     return train_classifier(clean, **options), train_classifier(mixed, **options)
 
@@ -79,9 +81,9 @@ def score(
     whole = unpatchify(patches, held_out.patch_size, size)
     classes = read(mixture)[:, 0]
     both = read_mixture(mixture)
-    for s in range(whole.shape[1]):
-        yield f"{BRANCHES[s]}/accuracy", read(whole[:, s])[:, 0] == batch.labels[:, s]
-    for s, branch in enumerate(BRANCHES):
+    for s, branch in enumerate(branch_names(whole.shape[1])):
+        yield f"{branch}/accuracy", read(whole[:, s])[:, 0] == batch.labels[:, s]
+    for s, branch in enumerate(branch_names(batch.num_sources)):
         labels = batch.labels[:, s]
         yield f"baselines/mixture/{branch}/accuracy", classes == labels
         yield f"baselines/mixture_classifier/{branch}/accuracy", both[:, s] == labels
@@ -154,10 +156,10 @@ def tables(results: Results) -> Iterator[Table]:
             "Class of each image, read from its reconstruction",
             "Accuracy of a classifier that was trained on clean images only (except where "
             "said). Mixtures of two different classes only.",
-            BRANCHES,
+            branches_of(numbers),
             branch_rows(numbers, "recognition", metrics),
             run=run,
-            example=f"recognition/{BRANCHES[0]}/accuracy",
+            example="recognition/subordinate/accuracy",
         )
 
 

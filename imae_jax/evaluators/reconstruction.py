@@ -10,11 +10,18 @@ from imae_jax.errors import require
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
-from imae_jax.evaluators.tables import Results, Table, cell, labelled_rows
+from imae_jax.evaluators.tables import (
+    Numbers,
+    Results,
+    Table,
+    branches_of,
+    cell,
+    labelled_rows,
+)
+from imae_jax.models.branches import branch_names
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.objectives.losses import masked_patch_error, target_patches
-from imae_jax.objectives.mixing import BRANCHES
 
 CHUNK = 1000  # images normalized at a time
 
@@ -70,8 +77,8 @@ def evaluate(
             sums[name] = sums[name] + each[batch.valid].sum(axis=0)
         count += batch.valid.sum()
     errors = {name: np.atleast_1d(total) / count for name, total in sums.items()}
-    for s in range(len(errors["mse"])):
-        prefix = "" if alpha is None else f"{BRANCHES[s]}/"
+    for s, branch in enumerate(branch_names(len(errors["mse"]))):
+        prefix = "" if alpha is None else f"{branch}/"
         for name, error in errors.items():
             yield f"{prefix}{name}", float(error[s])
         yield f"{prefix}ratio", float(errors["mse"][s] / errors["mse_train_mean"][s])
@@ -114,8 +121,13 @@ def _table(results: Results, title: str, targets: Mapping[str, str]) -> Table:
 def tables(results: Results) -> Iterator[Table]:
     """Yields a table of MAE runs, on single images, and one of i-MAE runs, on mixtures."""
     yield _table(results, "Reconstruction of one image", {"": "error"})
-    both = {f"{branch}/": branch for branch in BRANCHES}
-    yield _table(results, "Reconstruction of both images from their mixture", both)
+    by_count: dict[int, dict[str, Numbers]] = {}
+    for run, numbers in results.items():
+        by_count.setdefault(len(branches_of(numbers)), {})[run] = numbers
+    for count, found in sorted(by_count.items()):
+        targets = {f"{branch}/": branch for branch in branch_names(count)}
+        images = "both images" if count == 2 else f"all {count} images"
+        yield _table(found, f"Reconstruction of {images} from their mixture", targets)
 
 
 EVALUATOR = Evaluator(evaluate, check=check, tables=tables)

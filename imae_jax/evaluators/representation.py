@@ -12,10 +12,11 @@ from imae_jax.evaluators.tables import (
     Numbers,
     Results,
     Table,
+    branches_of,
     labelled_rows,
     network_rows,
 )
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.models.branches import branch_names
 from imae_jax.probing.ridge import Moments
 from imae_jax.probing.similarity import effective_rank, linear_cka
 
@@ -72,8 +73,8 @@ def evaluate(
 
     for batch in held_out.batches(split, batch_size=batch_size, seed=seed):
         mixtures = networks["student"].predict(batch.mixture(alpha), batch.mask)["latents"]
-        for s in range(mixtures.shape[1]):
-            add(f"effective_rank/{BRANCHES[s]}", mixtures[:, s], batch)
+        for s, branch in enumerate(branch_names(mixtures.shape[1])):
+            add(f"effective_rank/{branch}", mixtures[:, s], batch)
         images = networks["teacher"].predict(batch.sources[:, 0], batch.mask)["latents"]
         add("baselines/teacher_on_image/effective_rank", images, batch)
     for name, found in moments.items():
@@ -99,7 +100,8 @@ def _layer_table(numbers: Numbers, run: str) -> Table:
 
 def _rank_table(numbers: Numbers, run: str) -> Table:
     key = "representation/effective_rank"
-    labels = {f"{run}, {branch} branch": [f"{key}/{branch}"] for branch in BRANCHES}
+    branches = branches_of(numbers)
+    labels = {f"{run}, {branch} branch": [f"{key}/{branch}"] for branch in branches}
     teacher = NETWORKS["teacher_on_image/"]
     labels[teacher] = ["representation/baselines/teacher_on_image/effective_rank"]
     return Table(
@@ -110,7 +112,7 @@ def _rank_table(numbers: Numbers, run: str) -> Table:
         labelled_rows(numbers, labels),
         run=run,
         is_control=True,
-        example=f"{key}/{BRANCHES[0]}",
+        example=f"{key}/subordinate",
     )
 
 

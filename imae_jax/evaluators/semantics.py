@@ -8,26 +8,34 @@ from collections.abc import Iterator
 
 from imae_jax.evaluators.evaluator import Evaluator
 from imae_jax.evaluators.factor_probes import FactorProbes
-from imae_jax.evaluators.tables import Results, Table, labelled_rows, network_rows
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.evaluators.tables import (
+    Results,
+    Table,
+    branches_of,
+    labelled_rows,
+    network_rows,
+    short,
+)
 
 
 def tables(results: Results) -> Iterator[Table]:
     """Yields a table of the probe's accuracy on each branch, for each run."""
-    keys = [
-        f"semantics/{{row}}{branch}/{metric}"
-        for metric in ("accuracy", "other_branch_accuracy")
-        for branch in BRANCHES
-    ]
     for run, numbers in results.items():
+        branches = branches_of(numbers)
+        keys = [
+            f"semantics/{{row}}{branch}/{metric}"
+            for metric in ("accuracy", "other_branch_accuracy")
+            for branch in branches
+        ]
         rows = network_rows(numbers, run, keys)
-        chance = {"the majority class": ["semantics/chance"] * len(BRANCHES)}
-        rows += [(x, [*cells, "–", "–"]) for x, cells in labelled_rows(numbers, chance)]
+        chance = {"the majority class": ["semantics/chance"] * len(branches)}
+        none = ["–"] * len(branches)
+        rows += [(x, [*cells, *none]) for x, cells in labelled_rows(numbers, chance)]
         yield Table(
             "Class of each image, from latents of the mixture",
             "Accuracy of a linear probe that names a branch's image from that branch's "
             "latents, and (other) from the other branch's. Mixtures of two classes only.",
-            (*BRANCHES, "other, sub.", "other, dom."),
+            (*branches, *(f"other, {short(branch)}" for branch in branches)),
             rows,
             run=run,
             example=keys[0].format(row=""),

@@ -28,13 +28,14 @@ from imae_jax.evaluators.tables import (
     Results,
     Table,
     branch_rows,
+    branches_of,
     cell,
     network_rows,
+    short,
 )
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.patches import patchify
-from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.probing.linear_separability import linear_separability
 
 __all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
@@ -90,9 +91,9 @@ def rows(
             (row, out["latents"]),
             ((row.removesuffix("/") or "own") + TOKENS, out["tokens"]),
         ):
-            yield name, np.stack([features] * len(BRANCHES), axis=1)
+            yield name, np.stack([features] * batch.num_sources, axis=1)
     pixels = visible_pixels(mixture, batch, patch_size)
-    yield "baselines/raw_pixels/", np.stack([pixels] * len(BRANCHES), axis=1)
+    yield "baselines/raw_pixels/", np.stack([pixels] * batch.num_sources, axis=1)
 
 
 def latents_of(
@@ -197,22 +198,23 @@ def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
 
 def _null_row(numbers: Numbers, metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Returns the row of pure superposition; none for runs of version 0.1.0."""
-    nulls = [numbers.get(f"separability/{branch}/r2_null") for branch in BRANCHES]
-    if None in nulls:
+    keys = {branch: f"separability/{branch}/r2_null" for branch in branches_of(numbers)}
+    if not numbers.keys() >= set(keys.values()):
         return []
-    values = dict.fromkeys(metrics) | {"gain": 0.0}
-    for branch, null, other in zip(BRANCHES, nulls, nulls[::-1], strict=True):
-        values |= {f"{branch}/r2": null, f"{branch}/excess": 0.0}
-        values[f"{branch}/cross_r2"] = other
+    values: dict[str, float | None] = dict.fromkeys(metrics) | {"gain": 0.0}
+    for branch, key in keys.items():
+        values |= {f"{branch}/r2": numbers[key], f"{branch}/excess": 0.0}
+        others = [numbers[other] for other in keys.values() if other != key]
+        values[f"{branch}/cross_r2"] = max(others)
     return [("superposition (null)", [cell(values[name]) for name in metrics])]
 
 
 def _main_table(numbers: Numbers, run: str) -> Table:
-    columns = {"gain": "gain"}
-    for branch, short in zip(BRANCHES, ("sub.", "dom."), strict=True):
-        columns |= {f"{branch}/r2": f"R2, {short}", f"{branch}/excess": "excess"}
-    for branch, short in zip(BRANCHES, ("sub.", "dom."), strict=True):
-        columns[f"{branch}/cross_r2"] = f"cross, {short}"
+    columns, branches = {"gain": "gain"}, branches_of(numbers)
+    for branch in branches:
+        columns |= {f"{branch}/r2": f"R2, {short(branch)}", f"{branch}/excess": "excess"}
+    for branch in branches:
+        columns[f"{branch}/cross_r2"] = f"cross, {short(branch)}"
     columns["assignment_accuracy"] = "assignment"
     keys = [f"separability/{{row}}{name}" for name in columns]
     return Table(
@@ -237,7 +239,7 @@ def _component_table(numbers: Numbers, run: str) -> Table:
     columns = {
         f"separability/{{row}}{branch}/{metric}": f"{branch}, {name}"
         for metric, name in metrics.items()
-        for branch in BRANCHES
+        for branch in branches_of(numbers)
         if f"separability/{branch}/{metric}" in numbers
     }
     return Table(
@@ -268,11 +270,11 @@ def _control_table(numbers: Numbers, run: str) -> Table:
         "R2, and what is left in the end as squared distance per token and channel. "
         "Latents are told apart by their position to begin with, which is why a table "
         "that did not take it out would flatter every network.",
-        BRANCHES,
+        branches_of(numbers),
         branch_rows(numbers, "separability", metrics),
         run=run,
         is_control=True,
-        example=f"separability/{BRANCHES[0]}/r2",
+        example="separability/subordinate/r2",
     )
 
 

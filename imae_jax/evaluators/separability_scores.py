@@ -1,11 +1,13 @@
 """Scores of linear separability, computed on streams of latents."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.models.branches import branch_names
+from imae_jax.objectives.mixing import weights_at
 from imae_jax.probing import ridge
 from imae_jax.probing.ridge import AffineMap, Moments
 from imae_jax.probing.superposition import gain, null_r2
@@ -25,8 +27,8 @@ class Latents:
     """Features of B mixtures with T tokens each, and targets of their images.
 
     Attributes:
-      features: by alpha and row of the table, [B, S, T, D]; S is 1 for a model with one
-        branch.
+      features: by alpha and row of the table, [B, S, T, D]; S is 1 for a model that
+        reconstructs the subordinate image alone.
       targets: [B, S, T, E], latents of each image alone.
       position: [B, T] int; tokens of equal position are centred together.
     """
@@ -35,8 +37,13 @@ class Latents:
     targets: np.ndarray
     position: np.ndarray
 
+    @property
+    def num_sources(self) -> int:
+        """Number of images of a mixture, S of the targets."""
+        return self.targets.shape[1]
+
     def tokens(self, row: Row, s: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns z [B T, D], both images' h side by side [B T, S E], position [B T]."""
+        """Returns z [B T, D], all images' h side by side [B T, S E], position [B T]."""
         z = self.features[row][:, s]
         h = np.moveaxis(self.targets, 1, 2)
         return (
@@ -46,17 +53,32 @@ class Latents:
         )
 
 
+def targets_of(moments: Moments, image: int, num_sources: int) -> Moments:
+    """Returns the moments with the targets of one image, see `Latents.tokens`."""
+    width = moments.hh.size // num_sources
+    return moments.targets(slice(image * width, (image + 1) * width))
+
+
 @dataclasses.dataclass
 class Sums:
     """Sums over a split.
 
     Attributes:
-      rows: moments of each row's and branch's latents with both images' targets.
+      rows: moments of each row's and branch's latents with all images' targets.
       targets: moments of each image's targets alone, as inputs (so `zz` is E x E).
     """
 
     rows: dict[tuple[Row, int], Moments] = dataclasses.field(default_factory=dict)
     targets: dict[int, Moments] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_sources(self) -> int:
+        """Number of images of a mixture."""
+        return len(self.targets)
+
+    def of_image(self, row: Row, s: int, image: int) -> Moments:
+        """Returns the moments of a row's branch `s` with the targets of one image."""
+        return targets_of(self.rows[row, s], image, self.num_sources)
 
     def add(self, latents: Latents, num_positions: int) -> None:
         """Adds a batch."""
@@ -65,7 +87,7 @@ class Sums:
                 z, h, position = latents.tokens(row, s)
                 empty = Moments.zeros(num_positions, z.shape[1], h.shape[1])
                 self.rows.setdefault((row, s), empty).add(z, h, position)
-        for s in range(len(BRANCHES)):
+        for s in range(latents.num_sources):
             h = latents.targets[:, s].reshape(-1, latents.targets.shape[-1])
             empty = Moments.zeros(num_positions, h.shape[1], 0)
             position = latents.position.reshape(-1)
@@ -82,53 +104,72 @@ class Sums:
 
 def fit_branches(train: Sums, validation: Sums) -> dict[tuple[Row, int], AffineMap]:
     """Fits, for each row and branch, the map to its own image's targets."""
+    branches = branch_names(train.num_sources)
     return {
         (row, s): ridge.fit(
-            own_targets(train.rows[row, s], s),
-            own_targets(validation.rows[row, s], s),
-            what=f"separability, {row[1] or 'this run, '}{BRANCHES[s]}",
+            train.of_image(row, s, s),
+            validation.of_image(row, s, s),
+            what=f"separability, {row[1] or 'this run, '}{branches[s]}",
         )
         for row, s in train.rows
     }
 
 
-def own_targets(moments: Moments, s: int) -> Moments:
-    """Returns the moments with the targets of image `s`, see `Latents.tokens`."""
-    width = moments.hh.size // len(BRANCHES)
-    return moments.targets(slice(s * width, (s + 1) * width))
-
-
 def assignments(
     latents: Latents, maps: Mapping[tuple[Row, int], AffineMap]
 ) -> dict[Row, float]:
-    """Counts the mixtures whose predictions are nearer to their own targets than swapped.
+    """Counts the mixtures whose predictions are nearest to their own targets.
 
-    Ties count half. Only rows with both branches are included.
+    Nearer than in any other assignment of the S predictions to the S targets. Ties count by
+    halves, thirds and so on. Only rows with all branches are included.
     """
-    batch_size, _, num_tokens, _ = latents.targets.shape
+    batch_size, count, num_tokens, _ = latents.targets.shape
     correct = {}
     for row, features in latents.features.items():
-        if features.shape[1] < len(BRANCHES):
+        if features.shape[1] < count:
             continue
-        straight, swapped = np.zeros((2, batch_size))
-        for s in range(len(BRANCHES)):
+        distance = np.empty((count, count, batch_size))  # by branch and image
+        for s in range(count):
             z, _, position = latents.tokens(row, s)
             predicted = maps[row, s](z, position).reshape(batch_size, num_tokens, -1)
-            for total, target in ((straight, s), (swapped, 1 - s)):
-                difference = predicted - latents.targets[:, target]
-                total += np.square(difference).sum(axis=(1, 2))
-        correct[row] = np.sum(straight < swapped) + 0.5 * np.sum(straight == swapped)
+            for image in range(count):
+                difference = predicted - latents.targets[:, image]
+                distance[s, image] = np.square(difference).sum(axis=(1, 2))
+        correct[row] = count_own(distance)
     return correct
 
 
+def count_own(distance: np.ndarray) -> float:
+    """Counts the mixtures whose S predictions belong to their own images.
+
+    Args:
+      distance: [S, S, B], of the branch's prediction (first) and the image's target.
+    Returns:
+      The number of mixtures for which no permutation of the images has a smaller total than
+      the identity; one counts 1 / k if k permutations, this one included, are as small.
+    """
+    branches = range(len(distance))
+    totals = np.array(
+        [
+            sum(distance[s, image] for s, image in zip(branches, order, strict=True))
+            for order in itertools.permutations(branches)
+        ]
+    )  # the identity first
+    smallest = totals == totals.min(axis=0)
+    return float((smallest[0] / smallest.sum(axis=0)).sum())
+
+
 def score_branch(
-    s: int, own: AffineMap, train: Moments, validation: Moments, test: Moments
+    row: Row, s: int, own: AffineMap, splits: Sequence[Sums]
 ) -> Iterator[tuple[str, float]]:
-    """Yields the test scores of one row and branch."""
-    yield from own.score(own_targets(test, s)).items()
-    other = [own_targets(m, 1 - s) for m in (train, validation, test)]
-    yield "cross_r2", ridge.fit(other[0], other[1]).score(other[2])["r2"]
-    parts = [own_targets(m, s).pooled() for m in (train, validation, test)]
+    """Yields the test scores of one row and branch; `splits`: train, validation, test."""
+    yield from own.score(splits[2].of_image(row, s, s)).items()
+    cross = []
+    for image in set(range(splits[0].num_sources)) - {s}:
+        other = [sums.of_image(row, s, image) for sums in splits]
+        cross.append(ridge.fit(other[0], other[1]).score(other[2])["r2"])
+    yield "cross_r2", max(cross)
+    parts = [sums.of_image(row, s, s).pooled() for sums in splits]
     yield "r2_uncentred", ridge.fit(parts[0], parts[1]).score(parts[2])["r2"]
 
 
@@ -171,33 +212,33 @@ def _diagonal(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.sum(vectors * (matrix @ vectors), axis=0)
 
 
-def raw_scores(s: int, train: Moments, test: Moments) -> Iterator[tuple[str, float]]:
+def raw_scores(train: Moments, test: Moments) -> Iterator[tuple[str, float]]:
     """Yields the scores of latents compared directly with targets, without a map."""
-    own = own_targets(test, s)
-    error = own.error(np.eye(len(own.zz)))
+    error = test.error(np.eye(len(test.zz)))
     yield "raw_mse", error
-    overall = own_targets(train, s).pooled().position_means()
-    yield "raw_r2", 1 - error / own.pooled().centred(*overall).variance()
+    overall = train.pooled().position_means()
+    yield "raw_r2", 1 - error / test.pooled().centred(*overall).variance()
 
 
-def position_only(s: int, train: Moments, test: Moments) -> float:
+def position_only(train: Moments, test: Moments) -> float:
     """Returns the uncentred R2 of predicting each position's training mean."""
-    train, test = (own_targets(m, s) for m in (train, test))
     left = test.centred(*train.position_means()).variance()
     return 1 - left / test.pooled().centred(*train.pooled().position_means()).variance()
 
 
-def against_null(alpha: float, r2: Mapping[int, float]) -> Iterator[tuple[str, float]]:
-    """Yields each branch's excess over pure superposition, and the gain of both.
+def against_null(
+    null: Sequence[float] | np.ndarray, r2: Mapping[int, float]
+) -> Iterator[tuple[str, float]]:
+    """Yields each branch's excess over pure superposition, and the gain of all.
 
     Args:
-      alpha: weight of the subordinate image.
+      null: [S], see `superposition.null_r2`.
       r2: by branch.
     """
-    null = null_r2((alpha, 1 - alpha))
+    branches = branch_names(len(null))
     for s, value in r2.items():
-        yield f"{BRANCHES[s]}/excess", value - null[s]
-    if len(r2) == len(BRANCHES):
+        yield f"{branches[s]}/excess", value - null[s]
+    if len(r2) == len(null):
         yield "gain", gain(list(r2.values()))
 
 
@@ -212,9 +253,9 @@ def measure(
     Yields:
       (alpha, metric, value). Under `<row><branch>/`: `mse` (M_ls) and `r2` after centring
       by position, `excess` (R2 less its null), `component_r2` (see `component_scores`),
-      `cross_r2` (for the *other* image's targets), `r2_uncentred`, and, where the latents
-      have the targets' width, `raw_mse` and `raw_r2` (no map). Also `<row>gain`,
-      `<row>assignment_accuracy`, `<branch>/r2_null`, and, of no alpha,
+      `cross_r2` (for the *other* image's targets, the largest of several), `r2_uncentred`,
+      and, where the latents have the targets' width, `raw_mse` and `raw_r2` (no map). Also
+      `<row>gain`, `<row>assignment_accuracy`, `<branch>/r2_null`, and, of no alpha,
       `position_only/<branch>/r2_uncentred`.
     """
     train = Sums.of(stream("train"), num_positions)
@@ -227,27 +268,29 @@ def measure(
         for row, hits in assignments(latents, maps).items():
             correct[row] = correct.get(row, 0) + hits
         count += len(latents.targets)
+    branches = branch_names(train.num_sources)
     r2: dict[tuple[float, str], dict[int, float]] = {}
     for (row, s), own in maps.items():
-        moments = [sums.rows[row, s] for sums in (train, validation, test)]
-        scores = list(score_branch(s, own, *moments))
+        first, last = (sums.of_image(row, s, s) for sums in (train, test))
+        scores = list(score_branch(row, s, own, (train, validation, test)))
         r2.setdefault(row, {})[s] = dict(scores)["r2"]
-        targets = own_targets(moments[2], s), train.targets[s], test.targets[s]
-        scores += component_scores(own, *targets)
-        inputs, outputs = len(moments[0].zz), len(train.targets[s].zz)
+        scores += component_scores(own, last, train.targets[s], test.targets[s])
+        inputs, outputs = len(first.zz), len(train.targets[s].zz)
         if inputs == outputs and not row[1].endswith(TOKENS):
-            scores += raw_scores(s, moments[0], moments[2])
+            scores += raw_scores(first, last)
         for name, value in scores:
-            yield row[0], f"{row[1]}{BRANCHES[s]}/{name}", value
+            yield row[0], f"{row[1]}{branches[s]}/{name}", value
+    nulls = {alpha: null_r2(weights_at(alpha, len(branches))) for alpha, _ in r2}
     for (alpha, prefix), found in r2.items():
-        for name, value in against_null(alpha, found):
+        for name, value in against_null(nulls[alpha], found):
             yield alpha, prefix + name, value
-    for alpha in sorted({alpha for alpha, _ in r2}):
-        for s, value in enumerate(null_r2((alpha, 1 - alpha))):
-            yield alpha, f"{BRANCHES[s]}/r2_null", value
+    for alpha, null in sorted(nulls.items()):
+        for branch, value in zip(branches, null, strict=True):
+            yield alpha, f"{branch}/r2_null", value
     for (alpha, prefix), hits in correct.items():
         yield alpha, f"{prefix}assignment_accuracy", float(hits / count)
-    some = next(iter(maps))
-    for s, branch in enumerate(BRANCHES):
-        value = position_only(s, train.rows[some], test.rows[some])
+    row, s = next(iter(maps))
+    for image, branch in enumerate(branches):
+        parts = (sums.of_image(row, s, image) for sums in (train, test))
+        value = position_only(*parts)
         yield None, f"position_only/{branch}/r2_uncentred", value

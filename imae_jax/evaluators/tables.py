@@ -7,7 +7,7 @@ of one run.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.models.branches import branch_names
 
 Numbers = Mapping[str, float]
 Results = Mapping[str, Numbers]
@@ -50,6 +50,17 @@ class Table:
     example: str = ""
 
 
+def branches_of(numbers: Numbers) -> tuple[str, ...]:
+    """Returns the names of the branches that a run's metrics are of, two or more."""
+    parts = {part for key in numbers for part in key.split("/")}
+    return branch_names(2 + sum(part.startswith("middle_") for part in parts))
+
+
+def short(branch: str) -> str:
+    """Returns a branch's name for the head of a column, such as "sub." or "mid. 1"."""
+    return f"{branch[:3]}. {branch.partition('_')[2]}".rstrip()
+
+
 def cell(value: float | None) -> str:
     """Formats a number with three decimals; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
@@ -70,8 +81,9 @@ def branch_rows(
     numbers: Numbers, evaluator: str, metrics: Mapping[str, str]
 ) -> list[tuple[str, list[str]]]:
     """Returns one row per label, a cell per branch; `{branch}` in `metrics` is its name."""
+    branches = branches_of(numbers)
     keys = {
-        label: [f"{evaluator}/{metric.format(branch=branch)}" for branch in BRANCHES]
+        label: [f"{evaluator}/{metric.format(branch=branch)}" for branch in branches]
         for label, metric in metrics.items()
     }
     return labelled_rows(numbers, keys)

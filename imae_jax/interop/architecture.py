@@ -14,6 +14,7 @@ from imae_jax.interop import big_vision, huggingface, mae_names, metadata
 from imae_jax.interop.imae_release import from_release
 from imae_jax.interop.metadata import WeightsMetadata
 from imae_jax.interop.read_files import FileContents
+from imae_jax.models.branches import branch_names
 from imae_jax.models.transformer import Size
 
 # Number of heads by width (ViT, DeiT; MAE's decoder), for files that do not state it.
@@ -75,8 +76,8 @@ class DetectedModel:
         """Linear layers between encoder and decoder, by our names."""
         if self.kind == "mae":
             return ["decoder_embed"]
-        both = ["disentangle_subordinate", "disentangle_dominant"]
-        return both if self.branches == "both" else both[:1]
+        count = 2 if self.branches == "both" else 1
+        return [f"disentangle_{branch}" for branch in branch_names(count)]
 
 
 def detect(

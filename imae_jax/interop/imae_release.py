@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
 from imae_jax.interop.state_dict import (
     check_self_attention,
     script_args,
@@ -21,6 +21,9 @@ def export_release(run: trained_run.TrainedRun, out: Path) -> str:
     if not model.has_decoder:
         raise UserError("--format=imae_torch: no classifier; timm holds one, fine-tuned")
     check_self_attention(run, "imae_torch")
+    if model.is_fed_mixtures:
+        allowed = "2 for --format=imae_torch, whose classes have no more heads"
+        require(model.sources == 2, "mix.sources", model.sources, allowed)
     state, shown = state_dict(run), "MaskedAutoencoderViT"
     if model.is_fed_mixtures:
         has_two = model.branches == "both"

@@ -49,6 +49,7 @@ def build_autoencoder(
     image_shape: tuple[int, int, int],
     compute: Compute,
     branches: str = "both",
+    sources: int = 2,
 ) -> MAE | IMAE:
     """Makes the model that a config's `model` section describes.
 
@@ -59,12 +60,14 @@ def build_autoencoder(
       decoder: width, depth, heads and attention, see `mae.Decoder`.
       image_shape: (H, W, C).
       compute: see `layers.choose`.
-      branches: see `IMAE`.
+      branches, sources: see `IMAE`.
     """
     fields = _encoder_fields(variant, encoder, image_shape, compute)
     fields["decoder_size"] = Size(*(decoder[name] for name in Size._fields))
     fields["decoder_attention"] = decoder["attention"]
-    return MAE(**fields) if name == "mae" else IMAE(**fields, branches=branches)
+    if name == "mae":
+        return MAE(**fields)
+    return IMAE(**fields, branches=branches, sources=sources)
 
 
 # Keyword options: the `model` section of a config, and the data's form.
@@ -114,5 +117,6 @@ def build_model(
     if fields["name"] == "classifier":
         del fields["name"]
         return build_classifier(**fields, num_classes=num_classes)
-    branches = {"branches": config.loss.branches} if fields["name"] == "imae" else {}
-    return build_autoencoder(**fields, **branches)
+    if fields["name"] == "imae":
+        fields |= dict(branches=config.loss.branches, sources=config.mix.sources)
+    return build_autoencoder(**fields)

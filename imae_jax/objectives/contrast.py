@@ -8,7 +8,7 @@ devices each takes one all-gather of pooled features, and one sum of their gradi
 import jax
 import jax.numpy as jnp
 
-from imae_jax.objectives.mixing import swap_partners
+from imae_jax.objectives.mixing import rotate
 
 
 def pool(tokens: jax.Array) -> jax.Array:
@@ -33,13 +33,13 @@ def contrast_loss(latents: jax.Array, temperature: float) -> tuple[jax.Array, ja
     that encoder has log 2, because it does not tell which of them is which.
 
     Args:
-      latents: [B, S, 1 + K, E], S = 2, pairs adjacent.
+      latents: [B, S, 1 + K, E], S = 2 only, pairs adjacent.
       temperature: divides the similarities; above 0.
     Returns:
       The loss in nats, and the accuracy: the fraction of images in [0, 1] that are found,
       where 1 / B is chance. Both are means over both directions.
     """
-    roles = jnp.stack([pool(latents[:, 0]), swap_partners(pool(latents[:, 1]))])
+    roles = jnp.stack([pool(latents[:, 0]), rotate(pool(latents[:, 1]), 2, 1)])
     # Both directions in one product [2, B, B]: a softmax over columns of a single [B, B]
     # would be a sum over devices. Full precision: see `mixing.mix`.
     logits = jnp.einsum("sje,sie->sji", roles, roles[::-1], precision="highest")

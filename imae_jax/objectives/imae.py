@@ -26,7 +26,7 @@ from imae_jax.objectives.mask_kinds import Masking
 from imae_jax.objectives.mixing import (
     draw_mixtures,
     make_mixtures,
-    num_clean_pairs,
+    num_clean_groups,
     role_weights,
 )
 
@@ -53,11 +53,27 @@ def check_terms_between_images(config: ConfigDict) -> None:
     require(not clean, "mix.clean_fraction", clean, allowed)
 
 
+def check_more_sources(config: ConfigDict) -> None:
+    """Raises UserError for terms that more than two images in a mixture do not have."""
+    count = config.mix.sources
+    if count == 2:
+        return
+    rate, branches = config.mix.same_class_rate, config.loss.branches
+    allowed = f"unset with mix.sources={count}: it is the classes of pairs that it controls"
+    require(rate is None, "mix.same_class_rate", rate, allowed)
+    allowed = f"'both', which is all {count} of mix.sources={count}"
+    require(branches == "both", "loss.branches", branches, allowed)
+    weight = config.loss.contrast_weight
+    allowed = f"0 with mix.sources={count}: it contrasts the two roles of a pair's images"
+    require(weight == 0, "loss.contrast_weight", weight, allowed)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class IMAEObjective(MAEObjective):
     """Reconstruction of both images from their mixture, and distillation of their latents.
 
     Attributes:
+      sources: number of images in a mixture, S.
       alpha, per_batch, shared_mask, clean_fraction: see `mixing.draw_mixtures`.
       teacher: the frozen MAE, or None.
       teacher_input: see `distillation.teacher_latents`.
@@ -71,6 +87,7 @@ class IMAEObjective(MAEObjective):
     needs = MAEObjective.needs | {"mix.alpha"}
 
     model: IMAE
+    sources: int
     alpha: float | None
     per_batch: bool
     shared_mask: bool
@@ -81,6 +98,11 @@ class IMAEObjective(MAEObjective):
     contrast_weight: float
     contrast_temperature: float
     uniformity_weight: float
+
+    @property
+    def group_size(self) -> int:
+        """See `Objective`: the images that are mixed."""
+        return self.sources
 
     @classmethod
     def from_config(
@@ -119,6 +141,7 @@ class IMAEObjective(MAEObjective):
             per_batch=self.per_batch,
             shared_mask=self.shared_mask,
             clean_fraction=self.clean_fraction,
+            sources=self.sources,
             images=self.images_for_masks(images),
         )
         return alpha, mask, role_weights(alpha) if self.clean_fraction else None
@@ -126,7 +149,7 @@ class IMAEObjective(MAEObjective):
     def loss_of(
         self, params: Any, teacher_params: Any, images: jax.Array, draws: Any
     ) -> tuple[jax.Array, Metrics]:
-        """Returns (total, metrics) of normalized images [B, H, W, C], pairs adjacent."""
+        """Returns (total, metrics) of normalized images [B, H, W, C], groups adjacent."""
         alpha, mask, weights = draws
         mixtures = make_mixtures(images, alpha, mask)
         out = forward(self.model, params, mixtures.mixture, mask, self.num_predicted)
@@ -174,13 +197,15 @@ class IMAEObjective(MAEObjective):
             mix.shared_mask,
             "False with mask.kind='content': the mixtures of a pair differ in content",
         )
-        pairs = config.train.batch_size // 2
+        groups = config.train.batch_size // mix.sources
+        what = "pairs" if mix.sources == 2 else f"groups of {mix.sources}"
         require(
-            num_clean_pairs(pairs, mix.get("clean_fraction", 0.0)) < pairs,
+            num_clean_groups(groups, mix.get("clean_fraction", 0.0)) < groups,
             "mix.clean_fraction",
             mix.get("clean_fraction"),
-            f"small enough to leave one of a batch's {pairs} pairs mixed",
+            f"small enough to leave one of a batch's {groups} {what} mixed",
         )
+        check_more_sources(config)
         check_terms_between_images(config)
         if config.loss.distill_weight and not config.teacher.init:
             raise UserError(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imae_jax.models.branches import branch_names
 from imae_jax.models.patches import patchify
-from imae_jax.objectives.mixing import BRANCHES
 
 
 def normalize_patches(patches: jax.Array) -> jax.Array:
@@ -97,13 +97,14 @@ def imae_losses(
 
     reconstruction = mean(masked_patch_error(out["pred"], target, mask[:, None]))
     total = reconstruction.sum()
-    for s, error in enumerate(reconstruction):
-        parts[f"loss/reconstruction_{BRANCHES[s]}"] = error
+    branches = branch_names(len(reconstruction))
+    for branch, error in zip(branches, reconstruction, strict=True):
+        parts[f"loss/reconstruction_{branch}"] = error
     if teacher_latents is not None:
         distillation = mean(latent_error(out["latents"], teacher_latents))
         total += distill_weight * distillation.sum()
-        for s, error in enumerate(distillation):
-            parts[f"loss/distill_{BRANCHES[s]}"] = error
+        for branch, error in zip(branches, distillation, strict=True):
+            parts[f"loss/distill_{branch}"] = error
     return total, {"loss/total": total, **parts}
 
 

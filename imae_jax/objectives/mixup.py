@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from imae_jax.data.augment import box_mask
-from imae_jax.objectives.mixing import swap_partners
+from imae_jax.objectives.mixing import rotate
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
@@ -75,6 +75,6 @@ def mixup_cutmix(
     # [B, H, W], the weight of each pixel of an image, against its partner's.
     own = jnp.where(cut[:, None, None], outside, lam[:, None, None])
     weight = own[..., None].astype(images.dtype)
-    mixed = weight * images + (1 - weight) * swap_partners(images)
+    mixed = weight * images + (1 - weight) * rotate(images, 2, 1)
     kept = own.mean(axis=(1, 2))[:, None]  # accounts for clipped boxes
-    return mixed, kept * targets + (1 - kept) * swap_partners(targets)
+    return mixed, kept * targets + (1 - kept) * rotate(targets, 2, 1)

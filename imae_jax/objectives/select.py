@@ -16,4 +16,4 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 def group_size(config: ConfigDict) -> int:
     """Returns the number of images that a run's batches hold together; see `Objective`."""
-    return PAIR
+    return config.mix.sources if "mix" in config else PAIR

@@ -12,8 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from imae_jax.evaluators.tables import Numbers, Table, cell
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.evaluators.tables import Numbers, Table, branches_of, cell
 
 # Placeholder for the text colour, replaced by the page's in the SVG.
 INK = "#010203"
@@ -30,6 +29,7 @@ STYLE: dict[Any, Any] = {
 # Legible on white and on black.
 ORANGE, BLUE, GREEN, PURPLE = COLOURS = ("#e8590c", "#1c7ed6", "#2b8a3e", "#9c36b5")
 GREY = "#868e96"
+ALPHA = "alpha, weight of the subordinate image"
 MOST_COLUMNS = 3  # of panels
 PANEL_WIDTH = 4.4  # inches
 
@@ -160,7 +160,8 @@ def _charts(
         ]
         columns = [f"{alpha:.2f}" for alpha in alphas]
         tables.append(Table(panel, f"{ylabel}, {panel}, by alpha", columns, rows))
-    figure, values = draw(panels, ylabel, "alpha, weight of the subordinate image")
+    xlabel = ALPHA if "middle_1" not in panels else "alpha, least to largest weight"
+    figure, values = draw(panels, ylabel, xlabel)
     yield Chart(title, note, figure, tables, values)
 
 
@@ -178,13 +179,13 @@ def separability(numbers: Numbers, run: str) -> Iterator[Chart]:
         "random weights": ("baselines/random/", GREY),
         "raw pixels": ("baselines/raw_pixels/", PURPLE),
     }
-    panels = {}
-    for panel, metric in (*((b, f"{b}/r2") for b in BRANCHES), ("gain", "gain")):
+    panels, branches = {}, branches_of(numbers)
+    for panel, metric in (*((b, f"{b}/r2") for b in branches), ("gain", "gain")):
         panels[panel] = {
             label: Line(sweep(numbers, "separability", row + metric), colour)
             for label, (row, colour) in rows.items()
         }
-    for branch in BRANCHES:
+    for branch in branches:
         null = sweep(numbers, "separability", f"{branch}/r2_null")
         panels[branch]["superposition (null)"] = Line(null, INK, "--")
         cross = sweep(numbers, "separability", f"{branch}/cross_r2")
@@ -215,13 +216,13 @@ def gains(encoders: Mapping[str, Mapping[str, Points]]) -> Figure:
         drawn = {name or "the encoder": Line(lines[name], *look[name]) for name in lines}
         level = _level(0.0, lines[""])
         panels[encoder] = drawn | {"superposition (null)": Line(level, INK, "--")}
-    return draw(panels, "gain", "alpha, weight of the subordinate image")[0]
+    return draw(panels, "gain", ALPHA)[0]
 
 
 def semantics(numbers: Numbers, run: str) -> Iterator[Chart]:
     """Chart of probe accuracies over alpha."""
     panels = {}
-    for branch in BRANCHES:
+    for branch in branches_of(numbers):
         own = sweep(numbers, "semantics", f"{branch}/accuracy")
         other = sweep(numbers, "semantics", f"{branch}/other_branch_accuracy")
         mae = sweep(numbers, "semantics", f"baselines/mae_on_mixture/{branch}/accuracy")
@@ -251,7 +252,7 @@ def quality(numbers: Numbers, run: str) -> Iterator[Chart]:
     ratios = sorted(set(re.findall(form, " ".join(numbers))))
     for metric, ylabel in (("psnr", "PSNR in dB"), ("ssim", "SSIM")):
         panels = {}
-        for branch in BRANCHES:
+        for branch in branches_of(numbers):
             lines = {
                 f"{run}, mask ratio {ratio}": Line(
                     sweep(numbers, "quality", f"mask_{ratio}/{branch}/{metric}"), colour

@@ -15,9 +15,10 @@ from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
 from imae_jax.evaluators.reconstruction import mean_target
+from imae_jax.models.branches import branch_names
 from imae_jax.models.patches import grid_size, unpatchify
 from imae_jax.objectives.losses import masked_patch_error, target_patches
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.objectives.mixing import weights_at
 from imae_jax.report import figures
 from imae_jax.report.sprites import draw_sprite
 from imae_jax.storage import atomic_files
@@ -39,10 +40,10 @@ def write(
     batch_size: int,
     seed: int,
 ) -> Path | None:
-    """Writes sprite and layout for the first N = `pairs` pairs of a split.
+    """Writes sprite and layout for the first N = `pairs` pairs (groups of S) of a split.
 
     Each pair is shown as the mixture in which its first image is subordinate. The tiles of
-    a pair are both targets, the mixture at each alpha, then the full reconstruction by mask
+    a pair are its targets, the mixture at each alpha, then the full reconstruction by mask
     ratio, alpha and branch (see `full_reconstruction.rebuild`; no pixel is copied from a
     target). Errors are those of the `reconstruction` evaluator: one pass, normalized
     pixels.
@@ -64,7 +65,7 @@ def write(
     panel = render_pairs(
         network,
         held_out,
-        pairs=min(pairs, held_out.count(split) // 2),
+        pairs=min(pairs, held_out.count(split) // held_out.num_sources),
         split=split,
         alphas=alphas,
         mask_ratios=mask_ratios,
@@ -79,7 +80,8 @@ def write(
         "image": f"explorer.{kind}",
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    targets, mixed, whole = np.split(tiles[0], [len(BRANCHES), len(BRANCHES) + len(alphas)])
+    count = panel.labels.shape[1]
+    targets, mixed, whole = np.split(tiles[0], [count, count + len(alphas)])
     whole = whole.reshape(len(mask_ratios), len(alphas), -1, *shape)
     sheet = figures.draw_sweep(mixed, whole, targets, alphas, mask_ratios)
     folder.mkdir(exist_ok=True)
@@ -97,7 +99,7 @@ class Panel(NamedTuple):
       masks: [R, N, L] bool, True where masked.
       mse: [R, A, N, S] error of the reconstructions.
       mse_train_mean: [R, N, S] error of the train split's mean image.
-      labels: [N, 2] int, the sources' classes.
+      labels: [N, S] int, the sources' classes.
     """
 
     tiles: np.ndarray
@@ -120,7 +122,7 @@ def render_pairs(
     seed: int,
 ) -> Panel:
     """Mixes and reconstructs pairs of held-out images; see `write`."""
-    rows = slice(0, 2 * pairs, 2)
+    rows = slice(0, held_out.num_sources * pairs, held_out.num_sources)
     mean = mean_target(held_out)
     rebuilt, mse, mse_train_mean, masks = [], [], [], []
     for ratio in mask_ratios:
@@ -174,7 +176,10 @@ def layout_of(
         "alphas": list(alphas),
         "mask_ratios": list(mask_ratios),
         "trained_mask_ratio": held_out.mask_ratio,
-        "branches": BRANCHES[: panel.mse.shape[-1]],
+        "branches": branch_names(panel.mse.shape[-1]),
+        "sources": branch_names(panel.labels.shape[-1]),
+        # [A][S].
+        "weights": [weights_at(alpha, panel.labels.shape[-1]).tolist() for alpha in alphas],
         "labels": labels,
         # [N][R], a character per patch, 1 where it is masked.
         "masks": [

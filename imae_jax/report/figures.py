@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from imae_jax.evaluators.full_reconstruction import rebuild
 from imae_jax.evaluators.held_out import Batch, HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.models.branches import branch_names
 from imae_jax.models.patches import Array, patchify, unpatchify
-from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.storage.atomic_files import write_bytes
 
 NUM_ROWS = 10
@@ -52,7 +52,7 @@ def picture_columns(
     rebuilt, raw = rebuild(network, images, batch.mask)
     if alpha is None:
         return columns | {"raw": from_patches(raw), "rebuilt": from_patches(rebuilt)}
-    branches = list(enumerate(BRANCHES[: raw.shape[1]]))
+    branches = list(enumerate(branch_names(raw.shape[1])))
     for s, branch in branches:
         columns[f"{branch}\nrebuilt"] = from_patches(rebuilt[:, s])
         columns[f"{branch}\ntarget"] = pixels(batch.sources[:, s])
@@ -77,11 +77,12 @@ def masked(images: np.ndarray, mask: Array, patch_size: int) -> np.ndarray:
 def task_columns(held_out: HeldOut, batch: Batch, alpha: float) -> dict[str, np.ndarray]:
     """Columns of a picture of the task by title, each [B, H, W, C] in 0..255.
 
-    Two images, their mixture, and what the encoder sees of it.
+    The images, their mixture, and what the encoder sees of it.
     """
     mixture = held_out.pixels(batch.mixture(alpha))
     columns = {
-        branch: held_out.pixels(batch.sources[:, s]) for s, branch in enumerate(BRANCHES)
+        branch: held_out.pixels(batch.sources[:, s])
+        for s, branch in enumerate(branch_names(batch.num_sources))
     }
     seen = masked(mixture, batch.mask.mask, held_out.patch_size)
     return columns | {"mixture": mixture, "masked": seen}
@@ -135,7 +136,7 @@ def draw_sweep(
     """
     rows = [("mixture", list(mixtures))]
     for ratio, by_alpha in zip(mask_ratios, rebuilt, strict=True):
-        for s, branch in enumerate(BRANCHES[: by_alpha.shape[1]]):
+        for s, branch in enumerate(branch_names(by_alpha.shape[1])):
             label = f"{branch}\nmask {ratio:.2f}"
             rows.append((label, [*by_alpha[:, s], targets[s]]))
     columns = [f"alpha {alpha:.2f}" for alpha in alphas] + ["target"]

@@ -1,19 +1,36 @@
 """Main results of a run as plain sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from imae_jax.evaluators.tables import Numbers
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.evaluators.tables import Numbers, branches_of
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
-def _both(numbers: Numbers, key: str) -> list[float] | None:
-    """Returns a metric of both branches, or None; `{}` in `key` stands for the branch."""
-    keys = [key.format(branch) for branch in BRANCHES]
+def _all(numbers: Numbers, key: str) -> list[float] | None:
+    """Returns a metric of all branches, or None; `{}` in `key` stands for the branch."""
+    keys = [key.format(branch) for branch in branches_of(numbers)]
     return [numbers[key] for key in keys] if all(key in numbers for key in keys) else None
+
+
+def _both(numbers: Numbers, key: str) -> list[float] | None:
+    """Returns a metric of both branches; None also where there are more than two."""
+    found = _all(numbers, key)
+    return found if found and len(found) == 2 else None
+
+
+def _images(numbers: Numbers) -> str:
+    """Names the images of a mixture: "both images", or "all 3 images"."""
+    count = len(branches_of(numbers))
+    return "both images" if count == 2 else f"all {count} images"
+
+
+def _listed(numbers: Numbers, texts: Sequence[str]) -> str:
+    """Lists a text of each branch, such as "subordinate 48 %, dominant 92 %"."""
+    named = zip(branches_of(numbers), texts, strict=True)
+    return ", ".join(f"{branch.replace('_', ' ')} {text}" for branch, text in named)
 
 
 def lead(numbers: Numbers, who: str) -> str:
@@ -27,7 +44,8 @@ def lead(numbers: Numbers, who: str) -> str:
     gain = numbers.get("separability/gain")
     if gain is None:
         return ""
-    found = "hold both images" if gain > 0 else "hold no more than the sum of both images"
+    images = _images(numbers)
+    found = f"hold {images}" if gain > 0 else f"hold no more than the sum of {images}"
     return f"The {who}'s latents {found}: gain {gain:+.2f} (superposition: 0)"
 
 
@@ -48,21 +66,29 @@ def other_gains(numbers: Numbers) -> list[str]:
 
 def separated(numbers: Numbers) -> Iterator[str]:
     """Gain over superposition with its baselines, each branch's R2 with its null."""
-    gain, own = numbers.get("separability/gain"), _both(numbers, "separability/{}/r2")
-    null = _both(numbers, "separability/{}/r2_null")
+    gain, own = numbers.get("separability/gain"), _all(numbers, "separability/{}/r2")
+    null = _all(numbers, "separability/{}/r2_null")
     if gain is None or own is None or null is None:
         return
+    images = _images(numbers)
     said = (
-        f"The latents of a mixture hold both images better than their sum does by a gain "
+        f"The latents of a mixture hold {images} better than their sum does by a gain "
         f"of {gain:+.2f}"
         if gain > 0
-        else f"The latents of a mixture hold no more of both images than their sum (gain "
+        else f"The latents of a mixture hold no more of {images} than their sum (gain "
         f"{gain:+.2f})"
     )
     others = other_gains(numbers)
     yield (
         f"{said}, where pure superposition has 0" + "".join(f"; {x}" for x in others) + "."
     )
+    if len(own) > 2:
+        shares = [f"{_percent(x)} ({_percent(y)})" for x, y in zip(own, null, strict=True)]
+        yield (
+            "A linear map of the latents explains of the teacher's latents of each image "
+            f"alone (superposition in brackets): {_listed(numbers, shares)}."
+        )
+        return
     yield (
         f"A linear map of the latents explains {_percent(own[0])} of the teacher's latents "
         f"of the subordinate image alone (superposition: {_percent(null[0])}) and "
@@ -89,16 +115,22 @@ def told_apart(numbers: Numbers) -> Iterator[str]:
     if found is None or len(known) < len(nulls):
         return
     beside = ", ".join(f"{label}: {_percent(value)}" for label, value in known.items())
-    yield (
-        f"In {_percent(found)} of the mixtures the two latents are nearer to their own "
-        f"images' than exchanged ({beside})."
-    )
+    said = "the two latents are nearer to their own images' than exchanged"
+    if len(branches_of(numbers)) > 2:
+        said = "the latents are nearer to their own images' than in any other order"
+    yield f"In {_percent(found)} of the mixtures {said} ({beside})."
 
 
 def reconstructed(numbers: Numbers) -> Iterator[str]:
     """Reconstruction errors."""
-    found = _both(numbers, "reconstruction/{}/ratio")
-    if found:
+    found = _all(numbers, "reconstruction/{}/ratio")
+    if found and len(found) > 2:
+        ratios = [f"{ratio:.2f} times" for ratio in found]
+        yield (
+            "On patches it did not see, the reconstructed images have, of the error of the "
+            f"mean training image: {_listed(numbers, ratios)}."
+        )
+    elif found:
         yield (
             "On patches it did not see, the reconstructed subordinate image has "
             f"{found[0]:.2f} times the error of the mean training image, the dominant one "

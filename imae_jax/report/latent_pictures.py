@@ -8,9 +8,9 @@ import numpy as np
 
 from imae_jax.evaluators.held_out import HeldOut
 from imae_jax.evaluators.networks import Network
+from imae_jax.models.branches import branch_names
 from imae_jax.models.masking import Mask, showing_masks
 from imae_jax.models.patches import grid_size
-from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report.figures import as_png, draw_grid
 from imae_jax.storage.atomic_files import write_bytes
 
@@ -105,7 +105,7 @@ def picture_columns(
     }
     if alpha is None:
         return shown | {"latents": tiles(found[0][:, 0])}
-    for s, branch in enumerate(BRANCHES[: own.shape[1]]):
+    for s, branch in enumerate(branch_names(own.shape[1])):
         shown[f"{branch}\nbranch"] = tiles(found[0][:, s])
         if alone.shape[1]:
             shown[f"{branch}\nteacher"] = tiles(found[1][:, s])

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax.errors import UserError
+from imae_jax.evaluators.tables import branches_of
 from imae_jax.report import (
     charts,
     explorer,
@@ -180,8 +181,9 @@ def choose_lead(
     """Chooses the run that the page begins with: one with a panel, if there is one.
 
     Returns:
-      Its `run`, `line`, see `headlines.lead`, `beside`, the gains of others, and `strip`,
-      see `panels.draw_strip`; empty if no run's separability was measured.
+      Its `run`, `line`, see `headlines.lead`, `beside`, the gains of others, `sources`, the
+      number of images in a mixture, and `strip`, see `panels.draw_strip`; empty if no run's
+      separability was measured.
     """
     kinds = {"imae": "i-MAE", "mae": "MAE"}
     for name in sorted(results, key=lambda name: not found_panels.get(name)):
@@ -189,5 +191,7 @@ def choose_lead(
         if kind and (line := headlines.lead(results[name], kind)):
             strip = (found_panels.get(name) or {}).get("strip", ())
             beside = headlines.other_gains(results[name])
-            return {"run": name, "line": line, "beside": beside, "strip": strip}
+            count = len(branches_of(results[name]))
+            found = {"run": name, "line": line, "beside": beside, "strip": strip}
+            return found | {"sources": count}
     return {}

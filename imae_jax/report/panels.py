@@ -9,7 +9,6 @@ from pathlib import Path
 from PIL import Image
 
 from imae_jax.errors import UserError
-from imae_jax.objectives.mixing import BRANCHES
 from imae_jax.report.explorer import LAYOUT_FILE
 from imae_jax.storage import atomic_files
 
@@ -17,6 +16,7 @@ from imae_jax.storage import atomic_files
 MAX_PANELS_CHARS = 6_000_000
 # Small pictures are magnified to this, so that they stay sharp wherever they are shown.
 MIN_STRIP_SIDE = 128
+COUNTS = {2: "two", 3: "three", 4: "four"}
 
 
 def read(folder: Path) -> dict | None:
@@ -69,9 +69,10 @@ def draw_strip(layout: Mapping, sprite: bytes) -> list[tuple[str, str, str]]:
     start, sources = layout["start"], len(layout["branches"])
     pair, alpha, ratio = (start[name] for name in ("pair", "alpha", "ratio"))
     alphas, ratios = len(layout["alphas"]), len(layout["mask_ratios"])
-    own = len(BRANCHES) + alphas
+    count = len(layout["labels"][pair])
+    own = count + alphas
     first = pair * (own + ratios * alphas * sources)
-    tiles = [(first + len(BRANCHES) + alpha, "mixture", "a mixture of two images")]
+    tiles = [(first + count + alpha, "mixture", f"a mixture of {COUNTS[count]} images")]
     for s, branch in enumerate(layout["branches"]):
         who = f"{branch}: {layout['labels'][pair][s]}"
         place = first + own + (ratio * alphas + alpha) * sources + s

@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from imae_jax.evaluators.registry import all_evaluators
-from imae_jax.evaluators.tables import Results, Table, cell
+from imae_jax.evaluators.tables import Results, Table, cell, short
+from imae_jax.models.branches import NUM_SOURCES, branch_names
 
 # Evaluators whose tables come first; the others follow by name.
 ORDER = (
@@ -64,8 +65,10 @@ def all_tables(results: Results, settings: Settings) -> list[Table]:
 SHORT: dict[str, tuple[str, float | str]] = {
     "gain": ("separability/gain", 0.0),
     "error": ("reconstruction/ratio", 1.0),
-    "error, sub.": ("reconstruction/subordinate/ratio", 1.0),
-    "error, dom.": ("reconstruction/dominant/ratio", 1.0),
+    **{
+        f"error, {short(branch)}": (f"reconstruction/{branch}/ratio", 1.0)
+        for branch in branch_names(max(NUM_SOURCES))
+    },
     "probe": (
         "probes/linear/class_token/accuracy",
         "probes/baselines/raw_pixels/linear/accuracy",

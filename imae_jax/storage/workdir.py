@@ -57,6 +57,7 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {
     },
     "loss.norm_pix": {"predict_fraction": 1.0},
     "mask.ratio": {"kind": "random", "content_weight": 0.0},
+    "mix.alpha": {"sources": 2},
     "model.decoder.width": {"attention": "self"},
 }
 

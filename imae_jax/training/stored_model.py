@@ -114,6 +114,7 @@ def _check_config(config: ConfigDict) -> None:
         needed |= {"mask": ("ratio",), "loss": ("norm_pix",)}
     if config.model.name == "imae":
         needed["loss"] += ("branches",)
+        needed["mix"] = ("sources",)
     for name, those in needed.items():
         _check_section(config, name, (those, None))
     checks.check_keys(config)

@@ -177,7 +177,8 @@ def load_baseline(workdir: str | Path, student: Any, key: str, mesh: Mesh) -> Tr
     """Loads an i-MAE run trained without distillation, as a baseline of `student`.
 
     Raises:
-      UserError: if it is another kind of run, or its patches differ from the student's.
+      UserError: if it is another kind of run, or its patches or number of images in a
+        mixture differ from the student's.
     """
     run = load_run(workdir, key, mesh)
     is_distilled = run.kind.is_distilled(run.config)
@@ -188,6 +189,9 @@ def load_baseline(workdir: str | Path, student: Any, key: str, mesh: Mesh) -> Tr
             "loss.distill_weight=0"
         )
     check_same_patches(run, student, key)
+    if student.is_fed_mixtures:
+        counts = run.model.sources, student.sources
+        _check_equal(run, key, "number of images in a mixture", *counts)
     return _computed_like(run, student)
 
 

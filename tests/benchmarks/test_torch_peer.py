@@ -190,7 +190,7 @@ def test_loss_is_ours(peer, shared_mask):
 
     @jax.jit
     def our_loss(params):
-        sources = mixing.pair_sources(jnp.asarray(images))
+        sources = mixing.group_sources(jnp.asarray(images))
         mask = masking.mask_from_noise(jnp.asarray(noise), SPEC["mask_ratio"])
         mixtures = mixing.Mixtures(mixing.mix(sources, alpha), sources, alpha, mask)
         return losses.imae_losses(

@@ -16,12 +16,13 @@ from imae_jax.evaluators import attributes, factor_probes, semantics
 from imae_jax.evaluators.factor_targets import as_factor, factors_of
 from imae_jax.evaluators.metric_names import count_of
 from imae_jax.evaluators.networks import Network
-from imae_jax.objectives.mixing import BRANCHES
+from imae_jax.models.branches import branch_names
 from imae_jax.report import summary
 from imae_jax.storage import atomic_files
 from imae_jax.storage.workdir import read_config
 from imae_jax.training.loop import train
 
+BRANCHES = branch_names(2)
 SYMMETRY = (1, 0, 4, 3)  # of four classes
 NUMBERS = {"label": 4, "colour": 5}  # of categories
 # An image's first pixels are its factors in these units; the others are noise.

@@ -7,7 +7,7 @@ from imae_jax.models import masking
 from imae_jax.models.patches import patchify
 from imae_jax.objectives import mask_kinds
 from imae_jax.objectives.mask_kinds import Masking
-from imae_jax.objectives.mixing import mix, pair_sources
+from imae_jax.objectives.mixing import group_sources, mix
 from imae_jax.training.setup import make_objective, set_up
 
 KEY = jax.random.key(0)
@@ -156,6 +156,6 @@ def test_content_is_that_of_what_the_encoder_sees(kind, mae_config, imae_config,
     draws = objective.draw_masks(KEY, images)
     shown = objective.augmentation.normalize(images)
     if kind == "imae":
-        draws, shown = draws[1], mix(pair_sources(shown), draws[0])
+        draws, shown = draws[1], mix(group_sources(shown), draws[0])
     ranks = np.argsort(np.argsort(patchify(shown, 2).var(axis=-1), axis=-1), axis=-1)
     np.testing.assert_array_equal(draws.mask, ranks >= 8)

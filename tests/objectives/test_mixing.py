@@ -20,7 +20,7 @@ def images(batch_size=4):
 
 def test_each_pair_makes_two_mixtures_in_which_its_images_change_roles():
     x = images()
-    sources = mixing.pair_sources(x)
+    sources = mixing.group_sources(x)
     for pair in (0, 2):
         for s in range(2):
             np.testing.assert_array_equal(sources[pair, s], x[pair + s])
@@ -52,11 +52,11 @@ def test_alpha_per_batch_and_fixed():
 
 
 def test_shared_mask_is_one_per_pair_and_otherwise_every_mixture_has_its_own():
-    shared = mixing.pair_mask(KEY, 16, masking(0.5, 8), shared=True)
+    shared = mixing.group_mask(KEY, 16, masking(0.5, 8), shared_by=2)
     np.testing.assert_array_equal(shared.mask[::2], shared.mask[1::2])
     np.testing.assert_array_equal(shared.ids_keep[::2], shared.ids_keep[1::2])
     assert len(np.unique(shared.mask, axis=0)) == 8
-    own = mixing.pair_mask(KEY, 16, masking(0.5, 8), shared=False)
+    own = mixing.group_mask(KEY, 16, masking(0.5, 8))
     assert len(np.unique(own.mask, axis=0)) == 16
 
 
@@ -64,7 +64,7 @@ def test_make_mixtures_holds_together():
     x = images(8)
     draws = mixing.draw_mixtures(KEY, 8, masking=masking(0.75, 4), alpha=None)
     made = mixing.make_mixtures(x, *draws)
-    np.testing.assert_array_equal(made.sources, mixing.pair_sources(x))
+    np.testing.assert_array_equal(made.sources, mixing.group_sources(x))
     np.testing.assert_allclose(made.mixture, mixing.mix(made.sources, made.alpha))
     assert made.mask.ids_keep.shape == (8, 4)
     assert len(np.unique(made.alpha)) == 8

@@ -5,14 +5,14 @@ for (const section of document.querySelectorAll(".explorer")) {
   const sprite = section.querySelector(".sprite");
   const form = section.querySelector("form");
   const { alphas, mask_ratios: ratios, branches, columns } = layout;
+  const sources = layout.sources ?? ["subordinate", "dominant"];
   const [height, width] = layout.tile;
-  const both = ["subordinate", "dominant"];
-  const fixed = both.length + alphas.length;
+  const fixed = sources.length + alphas.length;
   const perPair = fixed + ratios.length * alphas.length * branches.length;
 
-  // A pair's tiles: both targets, the mixture at each alpha, then the reconstructions.
+  // A pair's tiles: the targets, the mixture at each alpha, then the reconstructions.
   const target = (pair, s) => pair * perPair + s;
-  const mixture = (pair, a) => pair * perPair + both.length + a;
+  const mixture = (pair, a) => pair * perPair + sources.length + a;
   const rebuilt = (pair, r, a, s) =>
     pair * perPair + fixed + (r * alphas.length + a) * branches.length + s;
 
@@ -84,14 +84,15 @@ for (const section of document.querySelectorAll(".explorer")) {
     const labels = layout.labels[pair];
     const mask = layout.masks[pair][r];
     const removed = sum([...mask].map(Number));
-    const weights = [alphas[a].toFixed(2), (1 - alphas[a]).toFixed(2)];
-    const state = `alpha ${weights[0]}, ${removed} of ${mask.length} patches masked`;
+    const alpha = alphas[a].toFixed(2);
+    const weights = layout.weights?.[a] ?? [alphas[a], 1 - alphas[a]];
+    const state = `alpha ${alpha}, ${removed} of ${mask.length} patches masked`;
 
     const say = (slider, text, value) => {
       slider.setAttribute("aria-valuetext", text);
       slider.previousElementSibling.textContent = value;
     };
-    say(form.elements.alpha, `alpha ${weights[0]}`, weights[0]);
+    say(form.elements.alpha, `alpha ${alpha}`, alpha);
     const trained = ratios[r] === layout.trained_mask_ratio ? ", as in training" : "";
     const ratio = `${ratios[r].toFixed(2)}${trained}`;
     say(form.elements.ratio, `mask ratio ${ratio}`, ratio);
@@ -101,7 +102,7 @@ for (const section of document.querySelectorAll(".explorer")) {
       canvas.setAttribute("aria-label", label);
       return canvas;
     };
-    const parts = both.map((branch, s) => `${weights[s]} of ${branch} ${labels[s]}`);
+    const parts = sources.map((branch, s) => `${weights[s].toFixed(2)} of ${branch} ${labels[s]}`);
     draw(picture(form, "mixture", `Mixture: ${parts.join(", ")}`), mixture(pair, a));
     const seen = picture(form, "masked", `The mixture the model sees: ${state}`);
     drawMasked(seen, mixture(pair, a), mask);
