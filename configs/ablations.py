@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs.study_parts import (
+    MORE_BRANCHES,
     ROW,
     arm,
     by_branch,
@@ -151,3 +152,26 @@ def teacher_input(config: ConfigDict, dataset: str, runlocal: str) -> None:
     labels = {"image": "each image alone", "mixture": "the mixture"}
     changes = {k: (label, dict(teacher=dict(input=k))) for k, label in labels.items()}
     over_students(config, changes)
+
+
+def sources(config: ConfigDict, dataset: str, runlocal: str) -> None:
+    """Two, three and four images in a mixture, each beside its controls. All: ours.
+
+    The same teacher, epochs, masks and alpha 0.3. An epoch has as many mixtures in each
+    arm, since every image is once in each role.
+    """
+    separation_columns(config, branches=MORE_BRANCHES)
+    # A multiple of 2, 3 and 4: the preset's, rounded down.
+    config.runs.imae.train.batch_size = config.runs.imae.train.batch_size // 12 * 12
+    controls = {
+        "": "i-MAE",
+        "mae_on_mixture": "MAE, shown the mixture",
+        "random": "random weights",
+    }
+    for control, label in controls.items():
+        row = f"baselines/{control}/" if control else ""
+        for count, word in ((2, "two"), (3, "three"), (4, "four")):
+            roles = dict(teacher=role("teacher"))
+            roles["imae"] = role("imae", mix=dict(sources=count))
+            name = f"{control or 'imae'}_{count}"
+            arm(config, name, f"{label}: {word} images", row, **roles)

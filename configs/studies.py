@@ -255,6 +255,7 @@ STUDIES: dict[str, Callable[[ConfigDict, str, str], None]] = {
     "separability_vs_probe": separability_vs_probe,
     "mix": ablations.mix,
     "size": ablations.size,
+    "sources": ablations.sources,
     "decoder": ablations.decoder,
     "branches": ablations.branches,
     "teacher_input": ablations.teacher_input,

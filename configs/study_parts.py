@@ -7,6 +7,13 @@ from configs import transfer
 # Stand in a metric for an arm's row in an evaluator's table, and for whose latents tell.
 ROW, WHOSE = "{row}", "{whose}"
 BRANCHES = {"subordinate": "sub.", "dominant": "dom."}
+# Of up to four images.
+MORE_BRANCHES = {
+    "subordinate": "sub.",
+    "middle_1": "mid. 1",
+    "middle_2": "mid. 2",
+    "dominant": "dom.",
+}
 
 
 def ordered() -> ConfigDict:
@@ -46,9 +53,16 @@ def column(config: ConfigDict, name: str, label: str, run: str, metric: str) -> 
     config.columns[name].metric = metric  # the number, by its name in eval.json
 
 
-def by_branch(config: ConfigDict, name: str, label: str, run: str, metric: str) -> None:
+def by_branch(
+    config: ConfigDict,
+    name: str,
+    label: str,
+    run: str,
+    metric: str,
+    branches: dict[str, str] = BRANCHES,
+) -> None:
     """Adds a column for each branch; `metric` has `{branch}`."""
-    for branch, short in BRANCHES.items():
+    for branch, short in branches.items():
         full = metric.replace("{branch}", branch)
         column(config, f"{name}_{branch}", f"{label}, {short}", run, full)
 
@@ -79,21 +93,24 @@ def mae_student(config: ConfigDict, name: str) -> None:
     run.evals.probes = config.runs.imae.evals.probes
 
 
-def separation_columns(config: ConfigDict, run: str = "imae") -> None:
+def separation_columns(
+    config: ConfigDict, run: str = "imae", branches: dict[str, str] = BRANCHES
+) -> None:
     """Adds columns of separation: of latents, pixels and classes."""
-    latents, classes = f"separability/{ROW}", f"semantics/{ROW}"
+    latents, ratio = f"separability/{ROW}", f"reconstruction/{ROW}{{branch}}/ratio"
     column(config, "gain", "gain", run, latents + "gain")
-    by_branch(config, "r2", "R2", run, latents + "{branch}/r2")
-    by_branch(config, "excess", "excess", run, latents + "{branch}/excess")
-    by_branch(
-        config, "component_r2", "by component", run, latents + "{branch}/component_r2"
-    )
-    by_branch(config, "cross_r2", "cross R2", run, latents + "{branch}/cross_r2")
+    for name, label, metric in (
+        ("r2", "R2", latents + "{branch}/r2"),
+        ("excess", "excess", latents + "{branch}/excess"),
+        ("component_r2", "by component", latents + "{branch}/component_r2"),
+        ("cross_r2", "cross R2", latents + "{branch}/cross_r2"),
+    ):
+        by_branch(config, name, label, run, metric, branches)
     metric = latents + "assignment_accuracy"
     column(config, "assignment", "assignment accuracy", run, metric)
-    metric = f"reconstruction/{ROW}{{branch}}/ratio"
-    by_branch(config, "error", "error", run, metric)
-    by_branch(config, "class", "class", run, classes + "{branch}/accuracy")
+    by_branch(config, "error", "error", run, ratio, branches)
+    metric = f"semantics/{ROW}{{branch}}/accuracy"
+    by_branch(config, "class", "class", run, metric, branches)
 
 
 def probe_columns(config: ConfigDict, run: str) -> None:

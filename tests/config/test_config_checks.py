@@ -46,6 +46,9 @@ BAD_VALUES = [
     ("mask.ratio", 0.0, "mask.ratio=0.0: .* mask at least one"),
     ("mix.alpha", 0.0, r"mix.alpha=0.0: .* \(0, 0.5\]"),
     ("mix.alpha", 0.7, "mix.alpha=0.7"),
+    ("mix.sources", 1, "mix.sources=1: must be 2, 3 or 4"),
+    ("mix.sources", 5, "mix.sources=5: must be 2, 3 or 4"),
+    ("mix.sources", 3, "batch_size=32: must be a multiple of 3: .* groups of 3"),
     ("mix.clean_fraction", 1.0, r"mix.clean_fraction=1.0: .* in \[0, 1\)"),
     ("mix.clean_fraction", 0.99, "one of a batch's 16 pairs mixed"),
     ("teacher.input", "images", "teacher.input='images': .* 'image' or 'mixture'"),
@@ -288,6 +291,33 @@ def test_terms_between_images_need_whole_batches_and_two_roles(
     put(config, f"loss.{weight}_weight", 0.1)
     put(config, key, value)
     assert_refused(config, f"invalid {key}{message}", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "train.batch_size",
+            34,
+            "=34: must be a multiple of 3: images are fed in groups of 3",
+        ),
+        ("train.batch_size", 27, "=27: must be divisible by 24: whole groups of 3 on each"),
+        ("train.accumulate", 3, "divisible by 72: .* in each of 3 parts"),
+        ("mix.same_class_rate", 0.5, "=0.5: must be unset with mix.sources=3"),
+        ("mix.clean_fraction", 0.99, "one of a batch's 16 groups of 3 mixed"),
+        ("loss.branches", "subordinate", "must be 'both', which is all 3 of mix.sources=3"),
+        ("loss.contrast_weight", 0.1, "=0.1: must be 0 with mix.sources=3"),
+        ("explorer.pairs", 22, "explorer.pairs=22: must be 1 to 21: one batch holds them"),
+    ],
+)
+def test_three_images_refuse_what_is_of_pairs(
+    key, value, message, imae_config, tmp_path, monkeypatch
+):
+    config = imae_config()
+    put(config, "mix.sources", 3)
+    put(config, "train.batch_size", 48)
+    put(config, key, value)
+    assert_refused(config, message, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

@@ -8,27 +8,34 @@ from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 
 
-@given(num_examples=st.integers(2, 60), seed=st.integers(0, 9), epoch=st.integers(0, 9))
-def test_an_epoch_takes_every_image_once(num_examples, seed, epoch):
-    indices = group_sampler.epoch_groups(num_examples, seed, epoch).reshape(-1)
-    assert len(indices) == num_examples // 2 * 2
+@given(
+    num_examples=st.integers(4, 60),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 9),
+    size=st.integers(2, 4),
+)
+def test_an_epoch_takes_every_image_once(num_examples, seed, epoch, size):
+    groups = group_sampler.epoch_groups(num_examples, seed, epoch, size)
+    assert groups.shape == (num_examples // size, size)
+    indices = groups.reshape(-1)
     assert len(set(indices.tolist())) == len(indices)  # so no image meets itself
     assert indices.min() >= 0 and indices.max() < num_examples
 
 
 @given(
-    num_examples=st.integers(2, 30),
-    half_batch=st.integers(1, 20),
+    num_examples=st.integers(4, 30),
+    per_step=st.integers(1, 20),
     seed=st.integers(0, 9),
+    size=st.integers(2, 4),
 )
-def test_batches_follow_the_epochs_without_a_gap(num_examples, half_batch, seed):
-    batch_size = 2 * half_batch
-    per_epoch = num_examples // 2 * 2
+def test_batches_follow_the_epochs_without_a_gap(num_examples, per_step, seed, size):
+    batch_size = size * per_step
+    per_epoch = num_examples // size * size
     steps = -(-2 * per_epoch // batch_size)
-    stream = group_sampler.Groups(np.zeros(num_examples), seed)
+    stream = group_sampler.Groups(np.zeros(num_examples), seed, size=size)
     indices = np.concatenate([stream.batch(step, batch_size) for step in range(steps)])
     for epoch in range(2):
-        expected = group_sampler.epoch_groups(num_examples, seed, epoch).reshape(-1)
+        expected = group_sampler.epoch_groups(num_examples, seed, epoch, size).reshape(-1)
         found = indices[epoch * per_epoch : (epoch + 1) * per_epoch]
         np.testing.assert_array_equal(found, expected)
 
@@ -129,6 +136,9 @@ def test_without_a_rate_or_classes():
     assert stream.same_class_rate(0) is None
     with pytest.raises(UserError, match="1 training images make no pair"):
         group_sampler.Groups(np.zeros(1), 0)
+    with pytest.raises(UserError, match="2 training images make no group of 3"):
+        group_sampler.Groups(np.zeros(2), 0, size=3)
+    assert group_sampler.Groups(np.array([1, 1, 1, 2]), 0, size=4).same_class_rate(0) == 0
 
 
 @given(

@@ -13,20 +13,26 @@ from imae_jax.evaluators.separability_scores import (
     Latents,
     assignments,
     component_scores,
+    count_own,
     measure,
 )
+from imae_jax.models.branches import branch_names
+from imae_jax.objectives.mixing import weights_at
 from imae_jax.probing.ridge import AffineMap, Moments, fit
+from imae_jax.probing.superposition import gain
 
 TOKENS, WIDTH, ALPHA = 3, 4, 0.3
 SEEDS = {"train": 0, "validation": 1, "test": 2}
 
 
-def made(make_features, *, make_targets=None, batches=(700, 299, 1), splits=SEEDS):
-    """The scores of latents made from both images' targets [B, S, T, E]."""
+def made(
+    make_features, *, make_targets=None, batches=(700, 299, 1), splits=SEEDS, sources=2
+):
+    """The scores of latents made from all images' targets [B, S, T, E]."""
 
     def stream(split):
         random = np.random.default_rng(splits[split])
-        size = (sum(batches), 2, TOKENS, WIDTH)
+        size = (sum(batches), sources, TOKENS, WIDTH)
         targets = (make_targets or random.normal)(size=size)
         features = make_features(targets, random)
         ends = np.cumsum(batches)[:-1]
@@ -69,6 +75,80 @@ def test_a_planted_mixture_gives_the_analytic_value():
     for branch in ("subordinate", "dominant"):
         excess = found[f"{branch}/r2"] - found[f"{branch}/r2_null"]
         assert found[f"{branch}/excess"] == pytest.approx(excess)
+
+
+@pytest.mark.parametrize("sources", [3, 4])
+def test_a_planted_mixture_of_more_images_gives_the_null_of_each(sources):
+    weights = weights_at(ALPHA, sources)
+    null = weights**2 / np.sum(weights**2)
+
+    def mixture(h, random):
+        return np.stack([np.einsum("s,bste->bte", weights, h)] * sources, axis=1)
+
+    found = made(mixture, sources=sources)
+    for s, branch in enumerate(branch_names(sources)):
+        assert found[f"{branch}/r2_null"] == pytest.approx(null[s])
+        assert found[f"{branch}/r2"] == pytest.approx(null[s], abs=0.03)
+        # Of the other images, the one that shows most in the latents.
+        other = max(np.delete(null, s))
+        assert found[f"{branch}/cross_r2"] == pytest.approx(other, abs=0.03)
+    assert found["gain"] == pytest.approx(0, abs=0.02)
+
+
+def test_the_gain_of_three_is_the_sum_of_r2_less_one_halved():
+    whole = made(lambda h, random: h, sources=3)
+    assert whole["gain"] == pytest.approx(1, abs=1e-3)
+    assert whole["assignment_accuracy"] == 1
+    assert abs(whole["middle_1/cross_r2"]) < 0.03
+    # Two of three images whole, nothing of the third: (2 - 1) / 2.
+    two = made(lambda h, random: h * np.array([0, 1, 1])[:, None, None], sources=3)
+    assert two["gain"] == pytest.approx(0.5, abs=0.02)
+    assert gain([0.2, 0.5, 0.9]) == pytest.approx(0.3)
+    assert gain([0.2, 0.9]) == pytest.approx(0.1)
+
+
+def test_noise_of_three_images_through_a_linear_encoder_has_the_null():
+    noise = np.random.default_rng(0).normal(size=(6000, 4, 4, 1))
+    found = mixture_separability(flat, noise[:4000], noise[4000:], sources=3)
+    weights = np.array([0.2, 1 / 3, 0.7 * 2 / 3])
+    null = weights**2 / np.sum(weights**2)
+    for branch, value in zip(branch_names(3), null, strict=True):
+        assert found[f"{branch}/r2"] == pytest.approx(value, abs=0.02)
+        assert found[f"{branch}/r2_null"] == pytest.approx(value)
+    assert found["gain"] == pytest.approx(0, abs=0.01)
+
+
+def test_branches_of_three_images_and_their_number():
+    given = dict(branches=True, target=flat, sources=3)
+
+    def heads(x):
+        return np.stack([flat(x)] * 3, axis=1)
+
+    found = mixture_separability(heads, images(90, 0), images(60, 1), **given)
+    assert "middle_1/raw_r2" in found and "middle_2/r2" not in found
+    with pytest.raises(UserError, match="subordinate, middle_1 and dominant: 3, or 1"):
+        mixture_separability(
+            lambda x: heads(x)[:, :2], images(90, 0), images(60, 1), **given
+        )
+    with pytest.raises(UserError, match="invalid sources=5: must be 2, 3 or 4"):
+        mixture_separability(flat, images(90, 0), images(60, 1), sources=5)
+
+
+def test_assignments_are_the_best_of_all_permutations():
+    """Of distances [S, S, B] by hand, and for two images as swapped or not."""
+    own = np.array([[0, 5, 5], [5, 0, 5], [5, 5, 0]])
+    # Each alone would have its own, but the three together have less in a circle.
+    circle = np.array([[2, 1, 9], [9, 2, 1], [1, 9, 2]])
+    swapped = np.array([[3, 1, 9], [1, 3, 9], [9, 9, 0]])
+    tie = np.array([[1, 1, 9], [1, 1, 9], [9, 9, 0]])
+    even = np.ones((3, 3))
+    for distance, expected in ((own, 1), (circle, 0), (swapped, 0), (tie, 1 / 2)):
+        assert count_own(distance[..., None].astype(float)) == expected
+    assert count_own(even[..., None]) == pytest.approx(1 / 6)
+    two = np.random.default_rng(0).integers(0, 3, (2, 2, 50)).astype(float)
+    straight, exchanged = two[0, 0] + two[1, 1], two[0, 1] + two[1, 0]
+    expected = (straight < exchanged).sum() + 0.5 * (straight == exchanged).sum()
+    assert count_own(two) == expected
 
 
 def test_gain_is_one_for_both_whole_and_zero_for_one_at_the_others_cost():

@@ -69,10 +69,12 @@ def config_of(mae_config, imae_config, transfer_config):
             config.mask.update(dict(kind="content", content_weight=1.0))
         if option == "contrast":
             config.loss.contrast_weight = config.loss.uniformity_weight = 1.0
+        if option == "three":
+            config.mix.sources = 3
         if option == "cross":
             config.model.decoder.attention = "cross"
             config.loss.predict_fraction = 0.5
-        config.train.batch_size = 32
+        config.train.batch_size = 48 if option == "three" else 32
         return config
 
     return make
@@ -104,6 +106,8 @@ def on_one(tmp_path_factory):
         ("imae_clean", 4, 2, 2),
         ("imae_contrast", 8, 1, 1),
         ("imae_contrast", 4, 2, 1),
+        ("imae_three", 8, 1, 1),
+        ("imae_three", 4, 2, 2),
         ("imae_cross", 8, -1, 1),
         ("imae_cross", 4, 2, 2),
         ("finetune", 8, 4, 2),
@@ -251,6 +255,7 @@ KNOBS = {
     "model.decoder.depth": 2,
     "model.decoder.heads": 4,
     "model.decoder.attention": "cross",
+    "mix.sources": 4,
     "mix.alpha": 0.3,
     "mix.per_batch": True,
     "mix.shared_mask": True,
