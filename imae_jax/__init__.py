@@ -33,7 +33,7 @@ in this list (tests/test_imports.py):
 
 Shape key, used in every docstring:
 
-    B  batch              S  the two sources: 0 subordinate, 1 dominant
+    B  batch              S  the sources: 0 subordinate, ..., dominant
     H W C  image          L  patches of an image      K  visible (kept) patches
     P  pixel values of a patch, p * p * C             D  encoder width   E  decoder width
 """

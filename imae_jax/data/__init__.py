@@ -6,7 +6,7 @@
 * `tfds_records`, `builders`   data sets prepared by TFDS or by a builder of ours
 * `encoded_images`, `image_io`, `pixel_formats`   encoded files -> pixels
 * `disk_cache`                 cache of decoded arrays on disk
-* `group_sampler`              pairs of images as a function of seed and step
+* `group_sampler`              pairs or groups of images as a function of seed and step
 * `input_pipeline`             batches on the devices
 * `augment`, `randaugment`     augmentation on the devices
 * `eval_splits`                train, validation and test splits for evaluation

@@ -31,6 +31,11 @@ RULES = {
 }
 
 
+def images_mixed(model: MAE | IMAE | Classifier) -> int:
+    """Returns the number of images in the mixtures that a network is measured on."""
+    return model.sources if isinstance(model, IMAE) else PAIR
+
+
 def check_evals(
     config: ConfigDict,
     model: MAE | IMAE | Classifier,
@@ -48,10 +53,11 @@ def check_evals(
       UserError: naming the key, its value and what is allowed.
     """
     parts = part_indices(sizes, config.data.evaluate_on)
+    least = images_mixed(model)
     for part, (split, indices) in parts.items():
-        if len(indices) < 2:
+        if len(indices) < least:
             raise UserError(
-                f"evaluation needs at least 2 images to be its {part} part, but "
+                f"evaluation needs at least {least} images to be its {part} part, but "
                 f"{split} gives {len(indices)}"
             )
     published = {part: split for part, (split, _) in parts.items()}
@@ -133,7 +139,7 @@ def check_explorer(
     """
     hold(options, RULES, "explorer.")
     check_batch(options.batch_size, "explorer.batch_size", num_devices)
-    most = options.batch_size // (model.sources if model.is_fed_mixtures else PAIR)
+    most = options.batch_size // images_mixed(model)
     allowed = f"1 to {most}: one batch holds them all"
     require(1 <= options.pairs <= most, "explorer.pairs", options.pairs, allowed)
     for key in ("alphas", "mask_ratios"):

@@ -116,6 +116,10 @@ def check(section: ConfigDict, key: str, model: MAE | IMAE) -> None:
     fewest = f"at least the {section.neighbours} neighbours"
     enough = section.fit_images >= section.neighbours
     require(enough, f"{key}.fit_images", section.fit_images, fewest)
+    if isinstance(model, IMAE):
+        least, scored = model.sources, section.score_images
+        allowed = f"at least {least}, as many as are mixed"
+        require(scored >= least, f"{key}.score_images", scored, allowed)
 
 
 RULES = {

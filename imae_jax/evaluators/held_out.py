@@ -21,7 +21,7 @@ from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import Mask, random_mask
-from imae_jax.models.patches import Array
+from imae_jax.models.patches import Array, patchify
 from imae_jax.objectives.base import PAIR
 from imae_jax.objectives.mixing import fixed_alpha, mix, rotate
 from imae_jax.objectives.select import group_size
@@ -81,6 +81,18 @@ def latents_of_images(
         for s in range(batch.num_sources)
     ]
     return np.stack(found, axis=1)
+
+
+def visible_pixels(mixture: np.ndarray, batch: Batch, patch_size: int) -> np.ndarray:
+    """Returns the visible patches of mixtures [B, H, W, C] as features [B, 1 + K, P].
+
+    In the class token's place stands their mean.
+    """
+    patches = np.asarray(patchify(mixture, patch_size))
+    visible = np.take_along_axis(
+        patches, np.asarray(batch.mask.ids_keep)[..., None], axis=1
+    )
+    return np.concatenate([visible.mean(axis=1, keepdims=True), visible], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,12 @@ from ml_collections import ConfigDict
 from imae_jax.config.rules import above, count_from, one_of, some_of, text, within
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.evaluator import Evaluator
-from imae_jax.evaluators.held_out import Batch, HeldOut, latents_of_images
+from imae_jax.evaluators.held_out import (
+    Batch,
+    HeldOut,
+    latents_of_images,
+    visible_pixels,
+)
 from imae_jax.evaluators.metric_names import at
 from imae_jax.evaluators.mixture_separability import mixture_separability
 from imae_jax.evaluators.mlp_separability import measure_mlp
@@ -35,7 +40,6 @@ from imae_jax.evaluators.tables import (
 )
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.models.patches import patchify
 from imae_jax.probing.linear_separability import linear_separability
 
 __all__ = ["EVALUATOR", "linear_separability", "mixture_separability"]
@@ -56,20 +60,14 @@ RULES = {
 # At 0.5 the two images are exchangeable: no ordered R2 can pass 0.5.
 ALPHA = within("(0, 0.5)")
 
+# Ends the table's note where a mixture has more than two images.
+OF_MORE = (
+    " Gain of S images: all excesses together, over S - 1; cross: the largest of the other "
+    "images'; exchanged: in any other order."
+)
+
 # Metrics that are too many to be repeated at every alpha of the sweep.
 NOT_SWEPT = "/component_r2/"
-
-
-def visible_pixels(mixture: np.ndarray, batch: Batch, patch_size: int) -> np.ndarray:
-    """Returns the visible patches of mixtures [B, H, W, C] as features [B, 1 + K, P].
-
-    In the class token's place stands their mean.
-    """
-    patches = np.asarray(patchify(mixture, patch_size))
-    visible = np.take_along_axis(
-        patches, np.asarray(batch.mask.ids_keep)[..., None], axis=1
-    )
-    return np.concatenate([visible.mean(axis=1, keepdims=True), visible], axis=1)
 
 
 def rows(
@@ -226,7 +224,8 @@ def _main_table(numbers: Numbers, run: str) -> Table:
         "both excesses together. A gain of 0 is superposition, or one image at the cost "
         "of the other. Cross: the same for the other image, where a branch that keeps to "
         "its own scores 0. Assignment: fraction of mixtures whose two latents are "
-        "nearer to their own images' than exchanged; high for raw pixels, too.",
+        "nearer to their own images' than exchanged; high for raw pixels, too."
+        + (OF_MORE if len(branches) > 2 else ""),
         list(columns.values()),
         _null_row(numbers, list(columns)) + network_rows(numbers, run, keys),
         run=run,

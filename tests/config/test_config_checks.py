@@ -307,6 +307,7 @@ def test_terms_between_images_need_whole_batches_and_two_roles(
         ("mix.clean_fraction", 0.99, "one of a batch's 16 groups of 3 mixed"),
         ("loss.branches", "subordinate", "must be 'both', which is all 3 of mix.sources=3"),
         ("loss.contrast_weight", 0.1, "=0.1: must be 0 with mix.sources=3"),
+        ("evals.during_training.score_images", 2, "score_images=2: must be at least 3, as"),
         ("explorer.pairs", 22, "explorer.pairs=22: must be 1 to 21: one batch holds them"),
     ],
 )
