@@ -197,8 +197,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     config.loss.predict_fraction = 1.0
 
     config.train = ConfigDict()
-    # Images in a training step, even: they come in pairs (a multiple of mix.sources where
-    # more are mixed). Set by each data set's preset.
+    # Images in a training step, even: they come in pairs; of more images in a mixture, a
+    # multiple of mix.sources. Set by each data set's preset.
     config.train.batch_size = placeholder(int)
     # Length of the run: of steps, examples and epochs, the first that is set counts.
     config.train.update(duration("total"))

@@ -7,7 +7,7 @@ from imae_jax.evaluators.networks import Network
 from imae_jax.models.patches import patchify
 
 
-def held_out(dataset, *, mask_ratio=0.5, norm_pix=False):
+def held_out(dataset, *, mask_ratio=0.5, norm_pix=False, num_sources=2):
     """Mixtures of 8x8 digits in 2x2 patches."""
     return HeldOut(
         dataset=dataset,
@@ -15,6 +15,7 @@ def held_out(dataset, *, mask_ratio=0.5, norm_pix=False):
         num_patches=16,
         mask_ratio=mask_ratio,
         norm_pix=norm_pix,
+        num_sources=num_sources,
     )
 
 

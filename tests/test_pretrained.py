@@ -10,6 +10,7 @@ from imae_jax.data import augment
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
 from imae_jax.interop import export_weights
+from imae_jax.interop.imae_release import export_release
 from imae_jax.models import masking, patches
 from imae_jax.models.forward import forward
 from imae_jax.models.layers import Compute
@@ -133,6 +134,15 @@ def test_other_kinds_of_models(teacher, imae_config, transfer_config, tmp_path):
     train(config, tmp_path / "subordinate")
     separated = imae_jax.load(tmp_path / "subordinate").separate(IMAGES[0], IMAGES[1])
     assert separated.dominant is None and separated.subordinate.shape == (8, 8, 1)
+    config.loss.branches, config.mix.sources, config.train.batch_size = "both", 3, 24
+    train(config, tmp_path / "three")
+    three = imae_jax.load(tmp_path / "three")
+    assert three.forward(x, mask.ids_keep, mask.ids_restore)["pred"].shape == (3, 3, 16, 4)
+    with pytest.raises(UserError, match="this i-MAE separates 3 images"):
+        three.separate(IMAGES[0], IMAGES[1])
+    run = trained_run.load_run(tmp_path / "three", "workdir", sharding.make_mesh())
+    with pytest.raises(UserError, match="mix.sources=3: must be 2 for --format=imae_torch"):
+        export_release(run, tmp_path / "three.pth")
     train(transfer_config("finetune"), tmp_path / "finetune")
     finetuned = imae_jax.load(tmp_path / "finetune")
     assert finetuned.encode(IMAGES).shape == (3, 17, 32)

@@ -17,6 +17,7 @@ from imae_jax.evaluators import (
     probes,
     quality,
     recognition,
+    reconstruction,
     representation,
     semantics,
     separability,
@@ -66,13 +67,15 @@ def different_classes(made):
     return int(sum(batch.different_classes.sum() for batch in batches))
 
 
+def flat(images, mask):
+    """A network whose every token is all pixels of what it is shown."""
+    pixels = np.asarray(images).reshape(len(images), -1)
+    latents = np.stack([pixels] * (mask.ids_keep.shape[1] + 1), axis=1)
+    return {"latents": latents, "tokens": latents}
+
+
 def test_separability_of_latents_that_are_the_images_themselves(dataset):
     """z = 2 h + 1 for the student; the teacher's latents are pixels, of mixtures too."""
-
-    def flat(images, mask):
-        pixels = np.asarray(images).reshape(len(images), -1)
-        latents = np.stack([pixels] * (mask.ids_keep.shape[1] + 1), axis=1)
-        return {"latents": latents, "tokens": latents}
 
     def twice(sources, labels):
         return 2 * sources.reshape(*sources.shape[:2], -1) + 1
@@ -101,6 +104,45 @@ def test_separability_of_latents_that_are_the_images_themselves(dataset):
     assert found["assignment_accuracy"] == 1
     assert "alpha_0.30/subordinate/r2" not in found
     assert "position_only/dominant/r2_uncentred" in found
+
+
+def test_three_images_are_measured_as_two_are(dataset):
+    """An oracle's latents are the images; a MAE's, shown the mixture, their sum."""
+    made = oracle.held_out(dataset, num_sources=3)
+    assert made.count("test") == 120
+    latents = {"latents": lambda sources, _: sources.reshape(*sources.shape[:2], -1)}
+    networks = {"student": oracle.student(made, (0.3,), **latents)}
+    networks["teacher"] = Network(predict=flat, embed=None)
+    options = dict(alpha=0.3, **COMMON)
+    found = dict(separability.evaluate(networks, made, alphas=(), **options))
+    nulls = np.square([0.2, 1 / 3, 0.7 * 2 / 3])
+    nulls /= nulls.sum()
+    for branch, null in zip(("subordinate", "middle_1", "dominant"), nulls, strict=True):
+        assert found[f"{branch}/r2_null"] == pytest.approx(null)
+        row = f"baselines/mae_on_mixture/{branch}/r2"
+        assert found[row] == pytest.approx(null, abs=0.08)
+        assert found[f"{branch}/r2"] > 0.999
+    assert found["assignment_accuracy"] == 1 and found["gain"] > 0.99
+    errors = dict(reconstruction.evaluate(networks, made, **options))
+    assert [errors[f"{x}/mse"] for x in ("subordinate", "middle_1", "dominant")] == [0] * 3
+
+
+def test_batches_of_three_may_cut_through_groups(dataset):
+    made = oracle.held_out(dataset, num_sources=3)
+    (whole,) = made.batches("test", batch_size=120, seed=0)
+    parts = list(made.batches("test", batch_size=50, seed=0))
+    for name in ("sources", "labels"):
+        found = np.concatenate([getattr(part, name) for part in parts])[:120]
+        np.testing.assert_array_equal(found, getattr(whole, name))
+    # Every image has every role once.
+    tiles = whole.sources.reshape(120, 3, -1)
+    for s in (1, 2):
+        np.testing.assert_array_equal(
+            np.unique(tiles[:, s], axis=0), np.unique(tiles[:, 0], axis=0)
+        )
+    differ = [len(set(labels)) == 3 for labels in whole.labels.tolist()]
+    np.testing.assert_array_equal(whole.different_classes, differ)
+    assert 0 < sum(differ) < 120
 
 
 @pytest.mark.slow

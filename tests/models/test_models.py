@@ -30,7 +30,7 @@ PARAMETERS = {
 }
 
 
-def make(name, variant="mu/2", branches="both", attention="self"):
+def make(name, variant="mu/2", branches="both", attention="self", sources=2):
     image_shape, decoder = SHAPES[variant]
     return build_autoencoder(
         name=name,
@@ -39,6 +39,7 @@ def make(name, variant="mu/2", branches="both", attention="self"):
         decoder=decoder | dict(attention=attention),
         image_shape=image_shape,
         branches=branches,
+        sources=sources,
         compute=Compute(),
     )
 
@@ -114,6 +115,24 @@ def test_swapping_the_heads_swaps_the_branches_exactly():
     for name in ("latents", "pred"):
         np.testing.assert_array_equal(other[name], out[name][:, ::-1])
         assert not np.allclose(out[name], out[name][:, ::-1])
+
+
+@pytest.mark.parametrize("sources", [3, 4])
+def test_more_images_have_a_head_each_between_the_first_and_the_last(sources):
+    network = make("imae", sources=sources)
+    params = init_params(network, 0)
+    heads = [name for name in params if name.startswith("disentangle_")]
+    middle = [f"disentangle_middle_{n}" for n in range(1, sources - 1)]
+    assert network.heads == ["disentangle_subordinate", *middle, "disentangle_dominant"]
+    assert sorted(heads) == sorted(network.heads)
+    images, mask = inputs()
+    out = forward(network, params, images, mask)
+    assert out["latents"].shape == (4, sources, 9, network.decoder_size.width)
+    assert out["pred"].shape == (4, sources, 16, 4)
+    for s, head in enumerate(network.heads):
+        one = params | {head: jax.tree.map(jnp.zeros_like, params[head])}
+        changed = forward(network, one, images, mask)["latents"] != out["latents"]
+        np.testing.assert_array_equal(changed.any(axis=(0, 2, 3)), np.arange(sources) == s)
 
 
 @pytest.mark.slow

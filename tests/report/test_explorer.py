@@ -86,6 +86,21 @@ def test_tiles_are_the_pairs_pixels(held_out, tmp_path):
             assert layout["masks"][pair][r] == "".join(str(int(x)) for x in removed[pair])
 
 
+def test_tiles_of_three_images(held_out, tmp_path):
+    three = dataclasses.replace(held_out, num_sources=3)
+    explorer.write(constant(0.0, branches=3), three, tmp_path, **OPTIONS)
+    layout = json.loads((tmp_path / "explorer.json").read_text())
+    assert (
+        layout["sources"] == layout["branches"] == ["subordinate", "middle_1", "dominant"]
+    )
+    assert [len(labels) for labels in layout["labels"]] == [3] * 3
+    np.testing.assert_allclose(layout["weights"][1], [0.2, 1 / 3, 0.7 * 2 / 3])
+    batch = batch_at(three, 0.5)
+    names = held_out.dataset.class_names
+    assert layout["labels"][1] == [names[s] for s in batch.labels[3]]
+    assert np.shape(layout["mse"]) == (3, 3, 2, 3)
+
+
 def test_what_was_rebuilt_stands_in_the_order_ratio_alpha_branch(held_out, tmp_path):
     """Each state has a grey of its own, told by what the network is shown."""
     sources_seen = batch_at(held_out, 0.5).sources

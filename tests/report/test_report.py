@@ -12,6 +12,7 @@ from imae_jax.evaluators.tables import Table
 from imae_jax.report import (
     charts,
     figures,
+    headlines,
     panels,
     questions,
     summary,
@@ -264,6 +265,41 @@ def test_headlines_in_plain_words():
     lacking = {k: v for k, v in NUMBERS.items() if k.endswith(("y/gain", "/r2_null"))}
     assert "separability/gain" in lacking and say(lacking) == ""
     assert say({}) == ""
+
+
+def test_the_numbers_of_three_images():
+    numbers = {"separability/gain": 0.25, "separability/assignment_accuracy": 0.6}
+    for n, branch in enumerate(("subordinate", "middle_1", "dominant"), start=1):
+        numbers[f"separability/{branch}/r2"] = 0.2 * n
+        numbers[f"separability/{branch}/r2_null"] = 0.1 * n
+        numbers[f"separability/{branch}/cross_r2"] = 0.05 * n
+        numbers[f"separability/alpha_0.30/{branch}/r2"] = 0.2 * n
+        numbers[f"reconstruction/{branch}/mse"] = 0.3 * n
+        numbers[f"reconstruction/{branch}/ratio"] = 0.9
+    for row in ("raw_pixels", "random"):
+        numbers[f"separability/baselines/{row}/assignment_accuracy"] = 0.5
+    texts = [*headlines.separated(numbers), *headlines.told_apart(numbers)]
+    said = " ".join([*texts, *headlines.reconstructed(numbers)])
+    said = said.replace("\N{NO-BREAK SPACE}", " ")
+    assert "hold all 3 images better than their sum does by a gain of +0.25" in said
+    assert "subordinate 20 % (10 %), middle 1 40 % (20 %), dominant 60 % (30 %)." in said
+    assert (
+        "In 60 % of the mixtures the latents are nearer to their own images' than" in said
+    )
+    assert "middle 1 0.90 times" in said
+    both = {"three": numbers, "mine": NUMBERS}
+    tables = {table.title: table for table in summary.all_tables(both, {})}
+    found = tables["Linear separability (three)"]
+    assert found.columns[1::2][:3] == ["R2, sub.", "R2, mid. 1", "R2, dom."]
+    null, own = (dict(zip(found.columns, row, strict=True)) for _, row in found.rows[:2])
+    assert null["cross, sub."] == null["cross, mid. 1"] == "0.300"
+    assert null["cross, dom."] == "0.200" and own["R2, mid. 1"] == "0.400"
+    assert "over S - 1" in found.note
+    assert "over S - 1" not in tables["Linear separability (mine)"].note
+    titles = [title for title in tables if title.startswith("Reconstruction of")]
+    assert len(titles) == 2 and "Reconstruction of all 3 images from" in titles[1]
+    (panel, *_) = charts.separability(numbers, "three")
+    assert "middle_1" in {table.title for table in panel.tables}
 
 
 def test_charts_show_the_sweep_and_its_numbers():
