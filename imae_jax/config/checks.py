@@ -5,9 +5,9 @@ from ml_collections import ConfigDict
 from imae_jax.config.rules import RULES, hold
 from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError, require
+from imae_jax.models.branches import PAIR
 from imae_jax.models.patches import grid_size
 from imae_jax.models.transformer import check_size, decode_variant
-from imae_jax.objectives.base import PAIR
 from imae_jax.objectives.select import OBJECTIVES, group_size
 from imae_jax.optim import run_steps
 from imae_jax.storage import pytrees

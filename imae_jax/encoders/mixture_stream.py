@@ -11,7 +11,7 @@ from imae_jax.encoders.encoder import Encoder
 from imae_jax.errors import UserError
 from imae_jax.evaluators import external_encoder
 from imae_jax.evaluators.separability_scores import Latents
-from imae_jax.objectives.base import PAIR
+from imae_jax.models.branches import PAIR
 from imae_jax.objectives.mixing import mix, rotate
 
 FEATURES = ("pooled", "tokens")

@@ -13,8 +13,7 @@ from imae_jax.encoders.result import Row, Score, Separability
 from imae_jax.encoders.spec import open_encoder
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.separability_scores import Latents, targets_of
-from imae_jax.models.branches import branch_names
-from imae_jax.objectives.base import PAIR
+from imae_jax.models.branches import PAIR, branch_names
 from imae_jax.probing import ridge
 from imae_jax.probing.arrays import as_count, as_images, as_number
 from imae_jax.probing.linear_separability import VALIDATION_SHARE

@@ -17,10 +17,10 @@ from imae_jax.evaluators.sweep_checks import (
     check_mask_ratios,
     check_names_differ,
 )
+from imae_jax.models.branches import PAIR
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
-from imae_jax.objectives.base import PAIR
 
 # Rules for the options shared by several evaluators.
 RULES = {

@@ -9,8 +9,7 @@ import numpy as np
 from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.errors import UserError, one_line
 from imae_jax.evaluators.separability_scores import Latents
-from imae_jax.models.branches import branch_names
-from imae_jax.objectives.base import PAIR
+from imae_jax.models.branches import PAIR, branch_names
 from imae_jax.objectives.mixing import fixed_alpha, mix, rotate
 from imae_jax.probing.arrays import ROUNDING, as_array, as_features, as_text
 

@@ -17,12 +17,12 @@ from imae_jax.data.group_sampler import epoch_groups
 from imae_jax.data.load import Dataset
 from imae_jax.evaluators.factor_targets import all_differ
 from imae_jax.evaluators.networks import Network
+from imae_jax.models.branches import PAIR
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.imae import IMAE
 from imae_jax.models.mae import MAE
 from imae_jax.models.masking import Mask, random_mask
 from imae_jax.models.patches import Array, patchify
-from imae_jax.objectives.base import PAIR
 from imae_jax.objectives.mixing import fixed_alpha, mix, rotate
 from imae_jax.objectives.select import group_size
 

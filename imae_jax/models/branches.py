@@ -1,7 +1,8 @@
 """Names along axis S: the images of a mixture, by rising weight."""
 
-# Numbers of images that a mixture may have.
+# Numbers of images that a mixture may have, and the usual one: images are fed in pairs.
 NUM_SOURCES = (2, 3, 4)
+PAIR = NUM_SOURCES[0]
 
 
 def branch_names(count: int) -> tuple[str, ...]:

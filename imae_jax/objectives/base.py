@@ -15,13 +15,11 @@ from ml_collections import ConfigDict
 from imae_jax import optim
 from imae_jax.data import augment
 from imae_jax.data.dataset import Dataset
+from imae_jax.models.branches import PAIR
 from imae_jax.models.mae import MAE
 from imae_jax.storage import pytrees
 
 Metrics = dict[str, jax.Array]
-
-# Images are fed in pairs, except to an i-MAE of more than two sources.
-PAIR = 2
 
 
 def named_keys(key: jax.Array, *names: str) -> dict[str, jax.Array]:

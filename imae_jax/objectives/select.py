@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from imae_jax.objectives.base import PAIR, Objective
+from imae_jax.models.branches import PAIR
+from imae_jax.objectives.base import Objective
 from imae_jax.objectives.classification import ClassificationObjective
 from imae_jax.objectives.imae import IMAEObjective
 from imae_jax.objectives.mae import MAEObjective

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from imae_jax.errors import UserError
 from imae_jax.evaluators.tables import branches_of
+from imae_jax.models.branches import PAIR
 from imae_jax.report import (
     charts,
     explorer,
@@ -165,6 +166,7 @@ def write_report(workdir: str | Path) -> Path:
         },
         runs=described,
         broken=broken,
+        most_sources=max((len(branches_of(x)) for x in results.values()), default=PAIR),
         has_mixtures=any(
             run["settings"]["model.name"] == "imae" for run in described.values()
         ),

@@ -102,14 +102,14 @@ for (const section of document.querySelectorAll(".explorer")) {
       canvas.setAttribute("aria-label", label);
       return canvas;
     };
-    const parts = sources.map((branch, s) => `${weights[s].toFixed(2)} of ${branch} ${labels[s]}`);
+    const parts = sources.map((branch, s) => `${weights[s].toFixed(2)} of ${branch.replace("_", " ")} ${labels[s]}`);
     draw(picture(form, "mixture", `Mixture: ${parts.join(", ")}`), mixture(pair, a));
     const seen = picture(form, "masked", `The mixture the model sees: ${state}`);
     drawMasked(seen, mixture(pair, a), mask);
 
     const words = branches.map((branch, s) => {
       const row = form.querySelector(`[data-branch=${branch}]`);
-      const who = `${branch} ${labels[s]}`;
+      const who = `${branch.replace("_", " ")} ${labels[s]}`;
       const tiles = [rebuilt(pair, r, a, s), target(pair, s)];
       row.querySelector(".label").textContent = labels[s];
       draw(picture(row, "rebuilt", `Reconstruction of ${who}: ${state}`), tiles[0]);
@@ -118,11 +118,11 @@ for (const section of document.querySelectorAll(".explorer")) {
       drawDifference(picture(row, "difference", where), ...tiles);
 
       const { error, share, average } = measure(pair, r, a, s);
-      const all = layout.labels.length;
+      const all = `${layout.labels.length} ${sources.length > 2 ? "groups" : "pairs"}`;
       row.querySelector("strong").textContent = `${share.toFixed(2)}×`;
       row.querySelector(".bar i").style.width = `${100 * Math.min(1, share)}%`;
       row.querySelector("small").textContent =
-        `error ${error}; all ${all} pairs together ${average.toFixed(2)}×`;
+        `error ${error}; all ${all} together ${average.toFixed(2)}×`;
       return `${who} is reconstructed with ${share.toFixed(2)} times the error of the mean image`;
     });
     form.querySelector(".words").textContent =
