@@ -34,6 +34,7 @@ def test_batches_follow_the_epochs_without_a_gap(num_examples, per_step, seed, s
     steps = -(-2 * per_epoch // batch_size)
     stream = group_sampler.Groups(np.zeros(num_examples), seed, size=size)
     indices = np.concatenate([stream.batch(step, batch_size) for step in range(steps)])
+    assert len(indices) == steps * batch_size
     for epoch in range(2):
         expected = group_sampler.epoch_groups(num_examples, seed, epoch, size).reshape(-1)
         found = indices[epoch * per_epoch : (epoch + 1) * per_epoch]
