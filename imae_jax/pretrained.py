@@ -150,11 +150,8 @@ class Pretrained:
         if not self.network.is_fed_mixtures:
             kind = OBJECTIVES[self.config.model.name].title
             raise UserError(f"this is {kind}; only an i-MAE separates two images")
-        if self.config.mix.sources != 2:
-            raise UserError(
-                f"this i-MAE separates {self.config.mix.sources} images (mix.sources); "
-                "`separate` mixes two, `forward` takes mixtures of any number"
-            )
+        if (count := self.config.mix.sources) != 2:
+            raise UserError(f"this i-MAE separates {count} images; `separate` mixes two")
         if self.config.loss.norm_pix:
             raise UserError(
                 "this i-MAE was trained with loss.norm_pix: it predicts patches without "
