@@ -237,6 +237,11 @@ def answer(arguments: list[str]) -> int:
     return 0
 
 
+def terminate(*_: object) -> None:
+    """Ends a command on SIGTERM, but for a training, which first saves its state."""
+    raise Terminated
+
+
 def main() -> int:
     """Runs the command line, and turns errors into messages; returns the exit status."""
     runtime.print_any_text()
@@ -249,7 +254,8 @@ def main() -> int:
         print(f"error: {failures.explain(error, sys.argv)}", file=sys.stderr)
         return 1
     except Terminated as end:
-        print(f"terminated; {end}; rerun the same command to resume", file=sys.stderr)
+        said = "; ".join(("terminated", *end.args, "rerun the same command to resume"))
+        print(said, file=sys.stderr)
         return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted; rerun the same command to resume", file=sys.stderr)
@@ -257,4 +263,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main())

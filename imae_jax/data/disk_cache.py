@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,9 +27,6 @@ logger = logging.getLogger(__name__)
 # Version of the cached content: increase it when the computation changes.
 FORMAT = 4
 INDEX_FILE = "index.json"
-UNFINISHED = ".writing-"  # prefix of an entry that is being written
-# Seconds after which one that has not changed was left by a process that was killed.
-ABANDONED = 24 * 3600
 
 
 def cached(
@@ -82,8 +78,8 @@ def _read(place: Path, key: str) -> dict[str, np.ndarray]:
 def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
     """Writes an entry as one folder, atomically; one that is there is kept."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(place.parent)
-    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=UNFINISHED))
+    atomic_files.remove_abandoned(place.parent, atomic_files.UNFINISHED)
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=atomic_files.UNFINISHED))
     try:
         checksums = {}
         for name, array in arrays.items():
@@ -103,14 +99,6 @@ def _write(arrays: Mapping[str, np.ndarray], place: Path, key: str) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes entries that killed processes left unfinished."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        with contextlib.suppress(OSError):  # another process was first
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                shutil.rmtree(path)
 
 
 def _checksum(file: IO[bytes]) -> int:

@@ -7,11 +7,13 @@ them, and atomically where the system can rename; what is lacking is logged once
 import contextlib
 import errno
 import functools
+import glob
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,12 @@ UNSUPPORTED = {
     getattr(errno, name)
     for name in ("EPERM", "EACCES", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOTTY")
 } | {errno.ENOLCK, errno.EXDEV}
+
+# In the name of what is being written, before random letters.
+UNFINISHED = ".writing-"
+# Seconds after which such a file or folder that has not changed was left by a process that
+# was killed.
+ABANDONED = 24 * 3600
 
 # Files of a workdir beside its checkpoints.
 CONFIG_FILE = "config.json"
@@ -46,7 +54,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    prefix = f".{path.name}{UNFINISHED}"
+    remove_abandoned(path.parent, prefix)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -57,6 +67,14 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def remove_abandoned(folder: Path, prefix: str) -> None:
+    """Removes files and folders of this prefix that killed processes left half written."""
+    for path in folder.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError):  # another process was first
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                _remove(path)
 
 
 @contextlib.contextmanager
@@ -154,7 +172,9 @@ def read_json(path: Path) -> Any:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Context with a temporary folder, renamed to `path` on success, else deleted."""
-    temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
+    parent, prefix = path.absolute().parent, f".{path.name}{UNFINISHED}"
+    remove_abandoned(parent, prefix)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     try:
         yield temporary
         set_mode(temporary, 0o755)
