@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from imae_jax import runtime
 from imae_jax.data.builders.download import FromArchive
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.label_maps import decode
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +69,23 @@ def prepare(name: str, data_dir: Path) -> Path:
 
 
 @contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turns errors of damaged files into a UserError."""
+def reading(folder: Path, is_prepared_here: bool) -> Iterator[None]:
+    """Turns errors of damaged files into a UserError.
+
+    Nothing is deleted: a folder of this name may also be a user's own, or TFDS's.
+    """
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-        first = str(error).strip().split("\n")[0][:120]
-        raise UserError(
-            f"{folder} is damaged ({first}): delete it and run again"
-        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # TFDS raises errors of any class
+        reason = one_line(error)[:120]
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise UserError(f"{folder} cannot be read: {reason}") from error
+        remedy = "copy it here again, or prepare it again with TFDS"
+        if is_prepared_here:
+            remedy = "delete it and run again, which prepares it anew"
+        raise UserError(f"{folder} is damaged ({reason}): {remedy}") from error
 
 
 def versions(folder: Path) -> dict[tfds.core.Version, Path]:
@@ -154,7 +163,8 @@ class Records:
           UserError: if its files are not array_record, or its image feature is missing or
             ambiguous.
         """
-        with reading(folder):
+        self._is_prepared_here = is_ours and folder.parent.name in BUILDERS
+        with reading(folder, self._is_prepared_here):
             info = json.loads((folder / INFO_FILE).read_text("utf-8"))
         kind = info.get("fileFormat", "tfrecord")
         if kind != "array_record":
@@ -163,7 +173,7 @@ class Records:
                 "another data.dir, or prepare it with file_format='array_record'"
             )
         self.folder = folder
-        with reading(folder):
+        with reading(folder, self._is_prepared_here):
             self._builder = tfds.builder_from_directory(folder)
         features = self._builder.info.features
         self._label: str | None
@@ -179,6 +189,8 @@ class Records:
         has_label_maps = is_ours and LABEL_MAP in features
         self.pixel_classes = tuple(features[LABEL_MAP].names) if has_label_maps else ()
         self.splits = tuple(self._builder.info.splits)
+        with reading(folder, self._is_prepared_here):
+            self._check_form()
         self._factors = [
             name
             for name, feature in sorted(features.items())
@@ -187,6 +199,27 @@ class Records:
             and feature.shape == ()
             and np.issubdtype(feature.np_dtype, np.number)
         ]
+
+    def _check_form(self) -> None:
+        """Raises ValueError if a data set that is prepared here has another form."""
+        if not self._is_prepared_here:
+            return
+        if "train" not in self.splits:
+            raise ValueError(f"its splits are {', '.join(self.splits)}")
+        shape, most, _ = BUILDERS[self.folder.parent.name].FORM
+        if self.image_shape != shape:
+            raise ValueError(f"its images are of {self.image_shape}, not {shape}")
+        if len(self.class_names) > most:
+            raise ValueError(f"its classes are {len(self.class_names)}, not {most}")
+
+    def _check_size(self, split: str) -> None:
+        """Raises ValueError if the files have another number of records than is said."""
+        paths = [Path(path) for path in self._builder.info.splits[split].filepaths]
+        with ArrayRecordDataSource(paths) as source:
+            count = len(source)
+        if count != self.size(split):
+            said = f"{INFO_FILE} says {self.size(split)}"
+            raise ValueError(f"{split} has {count} records, and {said}")
 
     def _read(self, split: str, names: Sequence[str]) -> tuple[Any, Callable]:
         """Returns a sequence of raw examples and a parser of the features `names`.
@@ -211,11 +244,11 @@ class Records:
         Raises:
           UserError: here or in that function, if the files are damaged.
         """
-        with reading(self.folder):
+        with reading(self.folder, self._is_prepared_here):
             source, parse = self._read(split, [self._image])
 
         def read(index: int) -> bytes:
-            with reading(self.folder):
+            with reading(self.folder, self._is_prepared_here):
                 return parse(source[index])[self._image]
 
         return read
@@ -242,11 +275,13 @@ class Records:
         Raises:
           UserError: if a label is outside the classes, or the files are damaged.
         """
+        with reading(self.folder, self._is_prepared_here):
+            self._check_size(split)
         if self._label is None:
             return {"label": np.full(self.size(split), -1)}
         names = (self._label, *self._factors)
         rows = []
-        with reading(self.folder):
+        with reading(self.folder, self._is_prepared_here):
             source, parse = self._read(split, names)
             for start in range(0, len(source), 1000):
                 part = range(start, min(start + 1000, len(source)))

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -197,6 +198,19 @@ def test_main_explains_a_defect(tmp_path):
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"error: {failures.DEFECT}: KeyError: 'x'" in done.stderr
     assert "KeyError" in next(tmp_path.glob("*.log")).read_text("utf-8")
+
+
+def test_terminated_at_any_time():
+    program = (
+        "import os, runpy, signal, sys; from imae_jax.commands import command_line\n"
+        "command_line.find_command = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['main.py', 'eval']; runpy.run_path('main.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr == "terminated; rerun the same command to resume\n"
 
 
 def test_slips_through_main(tmp_path):

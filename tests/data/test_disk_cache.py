@@ -15,6 +15,7 @@ from mutations import mutated
 from imae_jax import runtime
 from imae_jax.data import disk_cache
 from imae_jax.data.load import load
+from imae_jax.storage import atomic_files
 
 ROOT = Path(__file__).parents[2]
 ARRAYS = {
@@ -56,7 +57,7 @@ def assert_same(found, expected=ARRAYS):
 
 
 def test_what_killed_processes_left_is_removed_after_a_day(cache):
-    names = {f"{disk_cache.UNFINISHED}{age}": age for age in (25, 1)}  # hours
+    names = {f"{atomic_files.UNFINISHED}{age}": age for age in (25, 1)}  # hours
     for name, age in names.items():
         (cache / name).mkdir()
         (cache / name / "train.image.npy").write_bytes(b"half")
@@ -65,7 +66,7 @@ def test_what_killed_processes_left_is_removed_after_a_day(cache):
     assert_same(disk_cache.cached(["key"], lambda: pytest.fail("made again")))
     disk_cache.cached(["another key"], lambda: ARRAYS)
     left = {path.name for path in cache.iterdir() if path.name in names}
-    assert left == {f"{disk_cache.UNFINISHED}1"}
+    assert left == {f"{atomic_files.UNFINISHED}1"}
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Four images of classes that a test may change."""
 
     VERSION = tfds.core.Version("1.0.0")
+    FORM = ((2, 2, 1), 2, 4)
     labels = (0, 1, 1, 0)
 
     def _info(self):
@@ -99,10 +101,86 @@ def test_a_damaged_copy_is_named(odd):
     file = next(folder.glob("*train*.array_record*"))
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="odd/1.0.0 is damaged .* delete it and run again"):
+    said = "odd/1.0.0 is damaged .*: delete it and run again, which prepares it anew"
+    with pytest.raises(UserError, match=said):
         load()
     (folder / "dataset_info.json").write_text('{"fileF')
     with pytest.raises(UserError, match="odd/1.0.0 is damaged"):
+        load()
+
+
+@pytest.mark.parametrize("name", ["record", "dataset_info.json", "features.json"])
+def test_a_flipped_bit_is_noticed_or_changes_nothing(name, odd, tmp_path, monkeypatch):
+    load, folder = odd
+    expected = load().splits
+    (file, *_) = (path for path in sorted(folder.iterdir()) if name in path.name)
+    data, random, refused = file.read_bytes(), np.random.default_rng(0), 0
+    for number in range(40):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache{number}"))
+        flipped = bytearray(data)
+        place = random.choice(np.flatnonzero(np.frombuffer(data, np.uint8)))
+        flipped[place] ^= 1 << random.integers(7)  # ASCII remains so
+        file.write_bytes(flipped)
+        try:
+            found = load().splits
+        except UserError as error:
+            assert str(folder) in str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        for split, images in expected.items():
+            np.testing.assert_array_equal(found[split].images, images.images)
+            np.testing.assert_array_equal(found[split].labels, images.labels)
+    assert refused >= 20
+
+
+@pytest.mark.parametrize(
+    "file,text,other,said",
+    [
+        ("dataset_info.json", '"4"', '"3"', "train has 4 records, and .* says 3"),
+        ("dataset_info.json", '"train"', '"dev"', "its splits are dev, test"),
+        (
+            "features.json",
+            '"numClasses": "2"',
+            '"numClasses": "3"',
+            "its classes are 3, not 2",
+        ),
+    ],
+)
+def test_json_that_says_another_thing(file, text, other, said, odd):
+    """It would be another data set, without a word."""
+    load, folder = odd
+    path = folder / file
+    assert text in path.read_text()
+    path.write_text(path.read_text().replace(text, other, 1))
+    with pytest.raises(UserError, match=f"odd/1.0.0 is damaged .{said}"):
+        load()
+
+
+def test_a_copy_of_tfds_that_says_another_size(named):
+    prepare, load, folder = named
+    prepare()
+    path = folder / "pets/2.0.0/dataset_info.json"
+    path.write_text(path.read_text().replace('"30"', '"29"'))
+    with pytest.raises(UserError, match="train has 30 records, .* says 29.*copy it here"):
+        load()
+
+
+def test_a_copy_that_may_not_be_read_is_not_called_damaged(odd, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    load, folder = odd
+    monkeypatch.setattr(tfds_records.tfds, "builder_from_directory", refuse)
+    with pytest.raises(UserError, match="odd/1.0.0 cannot be read: .*Permission denied"):
+        load()
+
+
+def test_a_damaged_copy_of_tfds_is_to_be_made_by_it(named):
+    prepare, load, folder = named
+    prepare()
+    load()
+    (folder / "pets/2.0.0/features.json").write_text("{")
+    with pytest.raises(UserError, match="damaged .*: copy it here again, or prepare it"):
         load()
 
 

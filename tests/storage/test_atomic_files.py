@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -46,6 +47,21 @@ def warnings(caplog):
 def log(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("imae_jax"), "propagate", True)
     return caplog
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
+    left = [".a.json.writing-x1", ".a.writing-x2", ".a.json.writing-new", ".a.json.mine"]
+    for name in left:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("")
+        age = 3600 * (1 if "new" in name else 25)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    atomic_files.write_json(tmp_path / "a.json", 1)
+    assert not (tmp_path / left[0]).exists()
+    assert all((tmp_path / name).exists() for name in left[1:])
+    with atomic_files.new_folder(tmp_path / "a"):
+        pass
+    assert {x.name for x in tmp_path.iterdir()} == {"a", "a.json", *left[2:]}
 
 
 @pytest.mark.parametrize("number", REFUSALS)
