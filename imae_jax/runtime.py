@@ -6,8 +6,10 @@ import logging
 import os
 import platform
 import sys
+import threading
 from pathlib import Path
 
+import absl.logging
 from tqdm import tqdm
 
 from imae_jax.errors import UserError, one_line
@@ -78,6 +80,16 @@ def show_log(level: int = logging.INFO) -> None:
     package.setLevel(level)
     package.propagate = False  # absl's handler of the root would show all a second time
     package.handlers = [_Terminal()]
+    # Libraries' threads print tracebacks of what the main thread raises as well, such as
+    # that of a full disk, and not in its order.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    threading.excepthook = _log_thread
+    sys.unraisablehook = _log_thread
+
+
+def _log_thread(error: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None:
+    logging.getLogger("imae_jax").debug("in the background: %r", error.exc_value)
 
 
 def print_any_text() -> None:

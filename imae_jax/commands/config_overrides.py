@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 from imae_jax.commands.command_line import CONFIG, FLAG, FLAG_ERRORS, best_first, message
 from imae_jax.errors import UserError, one_line
@@ -73,7 +74,10 @@ def _check_key(
     word: str,
     presets: Callable[[], Mapping[str, ConfigDict]],
 ) -> None:
-    """Raises UserError naming the sibling keys if the config does not have the key."""
+    """Raises UserError naming the sibling keys if the config does not have the key.
+
+    If it has, the value there can be overridden afterwards.
+    """
     section, path = config, ""
     for name in key.split("."):
         if not isinstance(section, ConfigDict):
@@ -89,6 +93,10 @@ def _check_key(
             raise UserError(
                 f"{word}: {where} has no key {plain!r}; {hint}its keys: {', '.join(names)}"
             )
+        if section[plain] is None and section.get_type(plain) is type(None):
+            # A stored config does not know which type an unset value may have.
+            with section.ignore_type():
+                section[plain] = placeholder(object)
         section, path = section[plain], f"{path}.{name}".lstrip(".")
         if plain != name and isinstance(section, ConfigDict):
             raise UserError(f"{word}: {plain} is a section, which has no index")

@@ -61,9 +61,9 @@ def prepare(name: str, data_dir: Path) -> Path:
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
             builder.download_and_prepare()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter of array_record, of a full disk
         if not (base / name / version / INFO_FILE).exists():  # nor by another process
-            message = f"data.dir={str(data_dir)!r} cannot be used: {error}"
+            message = f"data.dir={str(data_dir)!r} cannot be used: {one_line(error)[:300]}"
             raise UserError(message) from error
     return base / name / version
 

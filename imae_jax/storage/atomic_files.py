@@ -49,7 +49,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     The first process writes; all return when the file is there.
     """
     if processes.is_first():
-        _replace(path, data)
+        with naming(path):
+            _replace(path, data)
     processes.wait(f"write {path}")
 
 
@@ -67,6 +68,17 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Context whose errors of a disk name the file; those of a write name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove_abandoned(folder: Path, prefix: str) -> None:
@@ -174,11 +186,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Context with a temporary folder, renamed to `path` on success, else deleted."""
     parent, prefix = path.absolute().parent, f".{path.name}{UNFINISHED}"
     remove_abandoned(parent, prefix)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-    try:
-        yield temporary
-        set_mode(temporary, 0o755)
-        replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with naming(path):
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            yield temporary
+            set_mode(temporary, 0o755)
+            replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise

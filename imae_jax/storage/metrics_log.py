@@ -14,7 +14,7 @@ from typing import Self
 from tqdm import tqdm
 
 from imae_jax.distributed import processes
-from imae_jax.storage.atomic_files import write_text
+from imae_jax.storage import atomic_files
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +49,23 @@ class MetricWriter:
         kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
         self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_text(workdir / METRICS_FILE, text)
-        is_first = processes.is_first()
-        path = workdir / METRICS_FILE if is_first else os.devnull
+        self._path = workdir / METRICS_FILE
+        atomic_files.write_text(self._path, text)
+        path = self._path if processes.is_first() else os.devnull
         self._file = open(path, "a", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._file.close()
+        with atomic_files.naming(self._path):
+            self._file.close()
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Writes one line; `metrics` must hold `step`."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
+        with atomic_files.naming(self._path):
+            self._file.write(json.dumps(metrics) + "\n")
+            self._file.flush()
 
 
 class Throughput:

@@ -42,22 +42,26 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: Path, first_step: int, config: Mapping[str, Any]):
-        folder = str(workdir / "tensorboard")
-        self._events = _summary_writer()(folder, purge_step=first_step + 1)
+        self._folder = workdir / "tensorboard"
+        with atomic_files.naming(self._folder):
+            self._events = _summary_writer()(str(self._folder), purge_step=first_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `Tracker`."""
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        with atomic_files.naming(self._folder):
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
 
     def draw(self, step: int, name: str, picture: Image.Image) -> None:
         """See `Tracker`."""
         pixels = np.asarray(picture.convert("RGB"))
-        self._events.add_image(name, pixels, step, dataformats="HWC")
+        with atomic_files.naming(self._folder):
+            self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """See `Tracker`."""
-        self._events.close()
+        with atomic_files.naming(self._folder):
+            self._events.close()
 
 
 def _summary_writer() -> type:

@@ -88,7 +88,7 @@ def test_what_is_broken_ends_in_an_error(name, number, refuse, tmp_path):
     path = tmp_path / "a.json"
     atomic_files.write_json(path, "old")
     refuse(name, number)
-    with pytest.raises(OSError, match=os.strerror(number)):
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '{path}'$"):
         atomic_files.write_json(path, "new")
     assert atomic_files.read_json(path) == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
