@@ -230,6 +230,7 @@ def answer(arguments: list[str]) -> int:
         return 0
     given = read(command, arguments[1:])
     runtime.show_log()
+    runtime.quiet_threads()
     if command.name == "config":
         command.run(given)
     else:

@@ -80,12 +80,16 @@ def show_log(level: int = logging.INFO) -> None:
     package.setLevel(level)
     package.propagate = False  # absl's handler of the root would show all a second time
     package.handlers = [_Terminal()]
-    # Libraries' threads print tracebacks of what the main thread raises as well, such as
-    # that of a full disk, and not in its order.
+
+
+def quiet_threads() -> None:
+    """Keeps libraries from printing errors of their threads, as `main.py` does.
+
+    The main thread raises what matters of them, such as that a disk is full, in one line.
+    """
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    threading.excepthook = _log_thread
-    sys.unraisablehook = _log_thread
+    threading.excepthook = sys.unraisablehook = _log_thread
 
 
 def _log_thread(error: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None:

@@ -9,8 +9,10 @@ import pytest
 import imae_jax
 import main
 from imae_jax.commands import command_line
+from imae_jax.commands.config_overrides import override
 from imae_jax.errors import UserError
 from imae_jax.interop import export_weights, native_format
+from imae_jax.storage import workdir
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {command.name: command for command in main.COMMANDS}
@@ -178,6 +180,15 @@ def test_overrides_that_cannot_be_used(words, message, capsys):
     arguments = ["train", f"--config={CONFIG}", "--workdir=x", *words]
     status, _, (line,) = answered(arguments, capsys)
     assert status == 1 and message in line
+
+
+def test_an_unset_value_of_a_stored_config_can_be_set():
+    """It has no type there."""
+    for text, value in (("64", 64), ("None", None), ("many", "many")):
+        config = workdir.config_of({"data": {"evaluate_on": {"train": None}}}).lock()
+        override(config, [f"--config.data.evaluate_on.train={text}"])
+        assert config.data.evaluate_on.train == value
+        assert workdir.as_json(config) == {"data": {"evaluate_on": {"train": value}}}
 
 
 def test_overrides_in_every_form():

@@ -213,6 +213,19 @@ def test_terminated_at_any_time():
     assert done.stderr == "terminated; rerun the same command to resume\n"
 
 
+def test_errors_of_threads_are_not_printed():
+    program = (
+        "import asyncio, threading, absl.logging; from imae_jax import runtime\n"
+        "runtime.show_log(); runtime.quiet_threads()\n"
+        "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
+        "absl.logging.error('of a thread'); import atexit; atexit.register(lambda: 1 / 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_slips_through_main(tmp_path):
     train = "train", f"--workdir={tmp_path}/x"
     assert "SyntaxError" in fails(*train, "--config=README.md")

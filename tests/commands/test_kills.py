@@ -187,9 +187,7 @@ def disturb(call, arguments, whole, folder, seed):
         assert resumed.status == 0, (moment, number, resumed.said)
         assert not half_written(disturbed)
         yield disturbed
-        print(
-            f"{number.name} after {moment:.1f} s of {whole.seconds:.1f} s: as if undisturbed"
-        )
+        print(f"{number.name} at {moment:.1f} of {whole.seconds:.1f} s: as if undisturbed")
     print("signals:", dict(outcomes))
     assert sum(outcomes.values()) == NUM_MOMENTS
 

@@ -184,6 +184,19 @@ def test_a_damaged_copy_of_tfds_is_to_be_made_by_it(named):
         load()
 
 
+def test_a_disk_that_is_full_while_it_is_prepared(tmp_path, monkeypatch):
+    """The library of the records has its own class of errors."""
+
+    def full(self):
+        raise RuntimeError("write() failed:\nNo space left on device")
+
+    monkeypatch.setitem(BUILDERS, "odd", Odd)
+    monkeypatch.setattr(Odd, "download_and_prepare", full)
+    said = f"data.dir='{tmp_path}' cannot be used: write.. failed: No space left on device$"
+    with pytest.raises(UserError, match=said):
+        tfds_records.prepare("odd", tmp_path)
+
+
 def test_a_damaged_cache_is_made_again(odd, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load, _ = odd

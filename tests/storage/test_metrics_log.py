@@ -1,6 +1,17 @@
 import json
+import os
+import re
 
-from imae_jax.storage.metrics_log import MetricWriter, Progress, Throughput, read_metrics
+import pytest
+
+from imae_jax.storage import metrics_log
+from imae_jax.storage.metrics_log import (
+    METRICS_FILE,
+    MetricWriter,
+    Progress,
+    Throughput,
+    read_metrics,
+)
 
 
 def test_metrics_are_lines_of_json_and_survive_a_cut_line(tmp_path):
@@ -53,3 +64,18 @@ def test_the_time_left_is_that_of_the_steps_after_the_first(capsys, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     # 10 steps in 20 s, then 50 in 120 s.
     assert [line.split("  ")[1:] for line in lines] == [[""], ["left 98 s"], ["left 22 s"]]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full, on which no write succeeds")
+    (tmp_path / METRICS_FILE).symlink_to("/dev/full")
+    said = f"No space left on device: '{tmp_path / METRICS_FILE}'"
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(OSError, match=re.escape(said)),
+    ):
+        patched.setattr(metrics_log, "read_metrics", lambda workdir: [])
+        patched.setattr(metrics_log.atomic_files, "write_text", lambda path, text: None)
+        with MetricWriter(tmp_path, 0) as writer:
+            writer.write({"step": 1})

@@ -1,5 +1,6 @@
 """Numbers sent to TensorBoard and to services, whose packages are stood in for."""
 
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -103,6 +104,18 @@ def test_tensorboard_needs_no_pytorch(parity):
         "assert 'torch' not in sys.modules; import torch"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_full_disk_names_the_events(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "tensorboard"
+    with pytest.raises(OSError, match=f"No space left on device: '{folder}'"):
+        with trackers.tracking(["tensorboard"], tmp_path, 0, {}) as track:
+            with monkeypatch.context() as patched:
+                patched.setattr(track.trackers[0]._events, "add_scalar", full)
+                track.write(1, {"a": 1.0})
 
 
 def test_tensorboard_hides_what_an_interrupted_run_wrote(tmp_path):
