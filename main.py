@@ -195,7 +195,8 @@ def read(command: Command, arguments: list[str]) -> SimpleNamespace:
 
 def run(command: Command, given: SimpleNamespace) -> None:
     """Runs a command, possibly as one of several processes."""
-    # Imported late: help and errors appear at once, without loading JAX.
+    # Late: help and errors appear at once, without loading JAX.
+    runtime.check_environment()
     from imae_jax.distributed import processes
 
     runtime.tune_malloc()

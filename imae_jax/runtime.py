@@ -1,6 +1,7 @@
 """Process settings: malloc, log output, compilation cache, TPU compiler."""
 
 import ctypes
+import importlib
 import io
 import logging
 import os
@@ -97,10 +98,29 @@ def _log_thread(error: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> N
 
 
 def print_any_text() -> None:
-    """Has characters that the console's encoding lacks printed as escapes."""
+    """Has characters that the console's encoding lacks printed as escapes.
+
+    Text for a stream that the caller closed is dropped.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def check_environment() -> None:
+    """Loads JAX; raises UserError if a variable of the environment has a wrong value.
+
+    That of Matplotlib is set to draw into files, whatever a notebook has left there.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        importlib.import_module("jax")
+    except ValueError as error:  # of a setting of JAX
+        variables = ", ".join(sorted(x for x in os.environ if x.startswith("JAX_")))
+        raise UserError(f"JAX does not start: {error}; set here: {variables}") from None
 
 
 def check_devices() -> None:

@@ -73,6 +73,18 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path):
     assert run("-c", COMPILE, **settings).split() == ["0", other]
 
 
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty"])
+def test_a_damaged_program_is_compiled_again(harm, tmp_path):
+    settings = dict(JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    assert run("-c", COMPILE, **settings).split()[0] == "0"
+    for path in tmp_path.iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        kept = {"flipped": len(data), "cut": len(data) // 2, "empty": 0}[harm]
+        path.write_bytes(data[:kept])
+    assert run("-c", COMPILE, **settings).split()[0] == "0"
+
+
 @pytest.mark.slow
 def test_a_second_training_run_compiles_nothing_new(data_dir, tmp_path):
     def train(name):

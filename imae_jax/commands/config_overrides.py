@@ -5,7 +5,7 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from imae_jax.commands.command_line import CONFIG, FLAG, FLAG_ERRORS, best_first, message
@@ -26,13 +26,17 @@ def load(file: str) -> ConfigDict:
         if "get_config" not in made:
             raise ValueError("it has no function get_config")
         config = made["get_config"](*argument)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = one_line(error)
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UserError(f"--{CONFIG}={file}: {kind}{said}") from None
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         kind = type(config).__name__
         raise UserError(f"--{CONFIG}={file}: get_config returns no ConfigDict, but {kind}")
+    try:
+        config.to_json(sort_keys=True)
+    except TypeError as error:  # a value or a key of a type that JSON lacks
+        raise UserError(f"--{CONFIG}={file}: {one_line(error)}") from None
     return config.lock()
 
 

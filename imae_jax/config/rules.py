@@ -116,6 +116,7 @@ def _is_size(value: Any) -> bool:
 
 flag = one_of(True, False)
 text = Rule(lambda x: isinstance(x, str), "text")
+folder = Rule(lambda x: isinstance(x, str) and x != "", "a folder; '.' is the current one")
 fraction = within("[0, 1]")
 _box = two_numbers("0 < low <= high <= 1", lambda low, high: 0 < low <= high <= 1)
 _colour = "a colour, such as 'white', '#8080ff' or 'rgb(128, 128, 255)'"
@@ -143,7 +144,7 @@ RULES = {
     "compute.dtype": one_of(AUTO, *DTYPES),
     "compute.remat": one_of(*REMATS),
     "compute.scan": flag,
-    "data.dir": text,
+    "data.dir": folder,
     "data.evaluate_on.test": unset_or(count_from(2)),
     "data.evaluate_on.train": unset_or(count_from(2)),
     "data.evaluate_on.validation": unset_or(count_from(2)),

@@ -217,6 +217,9 @@ def _read_zip(path: Path) -> FileContents:
         RuntimeError,
         ValueError,
     ) as error:
+        if "allow_pickle" in str(error):  # NumPy's words
+            text = "it has arrays of Python objects, which are not loaded"
+            raise UserError(f"{path} is no checkpoint: {text}") from None
         raise UserError(f"{path} is no whole ZIP archive: {error}") from None
     return _read_torch(path)
 

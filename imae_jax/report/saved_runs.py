@@ -10,7 +10,7 @@ from imae_jax.errors import UserError, describe
 from imae_jax.storage import atomic_files, pytrees
 from imae_jax.storage.atomic_files import CONFIG_FILE, EVAL_FILE, LEFT_OUT, SETTINGS_FILE
 from imae_jax.storage.checkpoint import newest_meta
-from imae_jax.storage.metrics_log import METRICS_FILE, read_metrics
+from imae_jax.storage.metrics_log import METRICS_FILE, is_line, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,8 @@ def _read(folder: Path, workdir: Path) -> SavedRun:
             _require(isinstance(value, kind), folder / file, f"{key} is {value!r}")
     metrics = read_metrics(folder)
     for line in metrics:
-        _require(
-            "step" in line and "epoch" in line, folder / METRICS_FILE, f"a line is {line!r}"
-        )
+        is_good = is_line(line) and "epoch" in line
+        _require(is_good, folder / METRICS_FILE, f"a line is {line!r}")
     try:
         for path in folder.glob("checkpoints/*/meta/metadata"):
             _inside(path, workdir)

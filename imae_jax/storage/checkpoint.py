@@ -281,7 +281,7 @@ def newest_meta(workdir: Path) -> tuple[int, dict] | None:
             meta = json.loads(steps[step].read_text("utf-8"))
             if _is_whole(meta):
                 return int(step), meta
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
     return None
 

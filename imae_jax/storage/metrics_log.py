@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -26,27 +26,35 @@ SHOWN = re.compile(r"(?:loss|during_training)/(\w+)")
 def read_metrics(workdir: Path) -> list[dict]:
     """Reads a run's metrics.jsonl; skips incomplete lines, left by a killed run."""
     path = workdir / METRICS_FILE
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
     metrics = []
     for line in lines:
         try:
             metrics.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return metrics
+
+
+def is_line(line: Any) -> bool:
+    """True for numbers by name, among them the step: a line as `MetricWriter` writes it."""
+    is_mapping = isinstance(line, dict) and "step" in line
+    return is_mapping and all(isinstance(value, int | float) for value in line.values())
 
 
 class MetricWriter:
     """Appends to metrics.jsonl, from `first_step` on.
 
-    Lines that an interrupted run wrote after its last checkpoint are removed first.
+    Lines that an interrupted run wrote after its last checkpoint are removed first, and
+    those that are damaged.
 
     Attributes:
       seconds: duration of the run so far, according to the remaining lines.
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+        lines = filter(is_line, read_metrics(workdir))
+        kept = [line for line in lines if line["step"] <= first_step]
         self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         text = "".join(json.dumps(line) + "\n" for line in kept)
         self._path = workdir / METRICS_FILE

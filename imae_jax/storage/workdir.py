@@ -112,7 +112,8 @@ def config_of(found: Mapping) -> ConfigDict:
         *sections, key = known.split(".")
         section = config
         for name in sections:
-            section = section.get(name) or ConfigDict()
+            section = section.get(name)
+            section = section if isinstance(section, ConfigDict) else ConfigDict()
         for name, value in added.items():
             if key in section and name not in section:
                 section[name] = value

@@ -5,6 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -38,6 +39,21 @@ def refusal(function, *arguments):
         (
             "def get_config(a=''):\n    return 3\n",
             "get_config returns no ConfigDict, but int",
+        ),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3"),
+        (
+            "from ml_collections import FrozenConfigDict as F\nget_config = F\n",
+            "get_config returns no ConfigDict, but FrozenConfigDict",
+        ),
+        (
+            "from ml_collections import ConfigDict as C\n"
+            "def get_config(): return C({'a': {1, 2}})\n",
+            "<class 'set'> is not JSON serializable",
+        ),
+        (
+            "from ml_collections import ConfigDict as C\n"
+            "def get_config(): return C({'a': 1, 3: 1})\n",
+            "'<' not supported between instances of",
         ),
     ],
 )
@@ -127,6 +143,48 @@ def test_user_without_home(monkeypatch):
     assert "set HOME or XDG_CACHE_HOME" in refusal(runtime.folder)
 
 
+@pytest.mark.parametrize(
+    "name,value,said",
+    [
+        ("JAX_ENABLE_X64", "maybe", "invalid truth value 'maybe'"),
+        ("JAX_DEFAULT_PRNG_IMPL", "nosuch", 'Invalid value "nosuch"'),
+        ("MPLBACKEND", "nosuch", ""),
+    ],
+)
+def test_variables_with_wrong_values(name, value, said):
+    program = (
+        "from imae_jax import errors, runtime\n"
+        "try: runtime.check_environment(); import matplotlib; print()\n"
+        "except errors.UserError as error: print(error)"
+    )
+    env = environment() | {name: value}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert not said or (
+        done.stdout.startswith("JAX does not start") and name in done.stdout
+    )
+
+
+def test_closed_streams_take_any_text():
+    program = (
+        "import sys; from imae_jax import runtime; runtime.print_any_text()\n"
+        "print('x', flush=True); print('x', file=sys.stderr, flush=True); sys.exit(3)"
+    )
+    shell = f'{sys.executable} -c "$0" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", shell, program], cwd=ROOT).returncode == 3
+
+
+def test_main_prepares_the_console():
+    """A name that the console cannot print; the message shows it as an escape."""
+    env = environment() | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(
+        command("\u4e00"), env=env, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1 and "'\\u4e00'" in done.stderr
+
+
 def test_console_that_is_not_utf8():
     env = environment() | {"PYTHONIOENCODING": "ascii"}
     arguments = command("config", "--config=configs/imae.py:digits")
@@ -138,6 +196,16 @@ def test_console_that_is_not_utf8():
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, cwd=ROOT
     )
     assert (done.stdout, done.stderr) == ("\\xb1\n", "\\u4e00\n")
+
+
+def test_nothing_compiled_is_kept_without_home(monkeypatch):
+    def nowhere():
+        raise UserError("no home")
+
+    monkeypatch.setattr(runtime, "folder", nowhere)
+    config = SimpleNamespace(jax_compilation_cache_dir=None)  # and no function `update`
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(config=config))
+    runtime.enable_compilation_cache()
 
 
 def test_text_files_name_their_encoding():
@@ -176,6 +244,12 @@ def test_defect_on_a_full_disk(monkeypatch):
     except AssertionError as error:
         said = failures.explain(error, [])
     assert "no log could be written" in said and "test_failures.py:" in said
+
+
+def test_errors_of_several_lines_get_one():
+    assert failures.explain(UserError("invalid x:\n    must be 1"), []) == (
+        "invalid x: must be 1"
+    )
 
 
 def test_out_of_memory():

@@ -155,6 +155,17 @@ def broken(name, measure):
     return run
 
 
+def test_a_process_of_several_leaves_out_what_all_leave_out(monkeypatch):
+    """They would wait for one that goes on after an error of its own."""
+    monkeypatch.setattr(evaluation.jax, "process_count", lambda: 2)
+    failed = {}
+    with evaluation._collecting(failed, "a"):
+        raise UserError("too few rows")
+    with pytest.raises(ZeroDivisionError), evaluation._collecting(failed, "b"):
+        raise ZeroDivisionError
+    assert failed.keys() == {"a"}
+
+
 @pytest.mark.slow
 def test_one_that_cannot_run_is_left_out(config, imae_config, tmp_path, monkeypatch):
     """The others are measured; with none of them, an older evaluation stays."""

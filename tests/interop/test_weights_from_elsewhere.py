@@ -384,6 +384,11 @@ def test_files_that_are_no_weights(save, arrays, tmp_path):
             take(path)
     with pytest.raises(UserError, match="holds no weights.* dict of epoch"):
         take(save({"epoch": 3}))
+    np.savez(tmp_path / "objects.npz", a=np.array([{"a": 1}], object))
+    with pytest.raises(
+        UserError, match="npz is no checkpoint: it has arrays of Python obj"
+    ):
+        take(tmp_path / "objects.npz")
 
 
 @pytest.mark.parametrize("where", range(8))

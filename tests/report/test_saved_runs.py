@@ -44,8 +44,10 @@ def make_run(mae_config):
         ("config.json", ""),
         ("config.json", "{}"),
         ("config.json", '{"data": 3}'),
+        ("config.json", '{"a":' * 5000),
         ("metrics.jsonl", "3"),
         ("metrics.jsonl", "{}"),
+        ("metrics.jsonl", '{"step": 1, "epoch": 1, "seconds": "x"}'),
     ],
 )
 def test_broken_run_is_named_and_the_others_shown(file, text, make_run, tmp_path):

@@ -296,6 +296,19 @@ def test_keys_that_compute_nothing_are_read_from_the_file(damaged, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_config_of_other_sections(damaged, config):
+    sections = atomic_files.read_json(damaged / "config.json")
+    atomic_files.write_json(damaged / "config.json", {name: "x" for name in sections})
+    with pytest.raises(UserError, match="another config: .*augment is 'x' there"):
+        train(config, damaged)
+
+
+def test_a_config_without_end(damaged):
+    (damaged / "config.json").write_text('{"a":' * 5000)
+    with pytest.raises(UserError, match="config.json cannot be read: maximum recursion"):
+        trained_run.load_run(damaged, "workdir", sharding.make_mesh())
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "[[]]"])
 def test_a_config_that_is_none(text, damaged):
     (damaged / "config.json").write_text(text)

@@ -28,6 +28,17 @@ def test_metrics_are_lines_of_json_and_survive_a_cut_line(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+def test_damaged_lines_are_removed_when_the_run_goes_on(tmp_path):
+    good = [{"step": 1, "seconds": 2.0}, {"step": 2, "seconds": 3.0}]
+    odd = [[1], 3, None, {}, {"step": "x"}, {"step": 1, "seconds": "x"}]
+    lines = [json.dumps(line).encode() for line in (good[0], *odd, good[1])]
+    deep = b'{"step": ' + b"[" * 10**5
+    (tmp_path / METRICS_FILE).write_bytes(b"\n".join([b"\xff\xfe\0", deep, *lines]))
+    with MetricWriter(tmp_path, 2) as writer:
+        assert writer.seconds == 3.0
+    assert read_metrics(tmp_path) == good
+
+
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path) == []
 
