@@ -94,6 +94,14 @@ def test_what_is_broken_ends_in_an_error(name, number, refuse, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match=f"No space left.*: '{tmp_path / 'out'}'"):
+        with atomic_files.new_folder(tmp_path / "out") as folder:
+            (folder / "half").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
 def test_full_disk_while_copying(refuse, tmp_path):
     """Without renames, too, nothing half written is left."""
     path = tmp_path / "a.json"
