@@ -261,7 +261,7 @@ class Records:
             are damaged.
         """
         found = np.empty((self.size(split), *self.image_shape[:2]), np.uint8)
-        with reading(self.folder):
+        with reading(self.folder, self._is_prepared_here):
             source, parse = self._read(split, [LABEL_MAP])
             for index in range(len(source)):
                 data = parse(source[index])[LABEL_MAP]
