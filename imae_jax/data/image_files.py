@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imae_jax.data import disk_cache, folder_layouts, label_maps, tfds_records
+from imae_jax.data import (
+    disk_cache,
+    folder_layouts,
+    label_maps,
+    prepared_folders,
+    tfds_records,
+)
 from imae_jax.data.dataset import Split
 from imae_jax.data.encoded_images import EncodedImages, parse_size
 from imae_jax.data.image_folder import (
@@ -69,7 +75,7 @@ def open_files(name: str, root: Path, files: Mapping[str, Any], min_side: int) -
     if name.startswith(TFDS):
         copy = find_named(name, root)
     elif name != "folder":
-        copy = tfds_records.find_copy(name, root)
+        copy = prepared_folders.find_copy(name, root)
     if copy is None:
         return _with_label_maps(_list(name, root), form, maps)
     require(not maps, label_maps.KEY, maps, f"empty: {name} is not read from image files")
@@ -177,15 +183,15 @@ def find_named(name: str, data_dir: Path) -> Path:
     folder = data_dir / parts["name"]
     if parts["config"]:
         folder = folder / parts["config"]
-    found = tfds_records.versions(folder)
+    found = prepared_folders.versions(folder)
     if not found and not parts["config"]:
         configs = [
-            path for path in sorted(folder.glob("*/")) if tfds_records.versions(path)
+            path for path in sorted(folder.glob("*/")) if prepared_folders.versions(path)
         ]
         if len(configs) > 1:
             known = ", ".join(f"{TFDS}{parts['name']}/{path.name}" for path in configs)
             raise UserError(f"{folder} holds several configs: name one of {known}")
-        found = tfds_records.versions(configs[0]) if configs else {}
+        found = prepared_folders.versions(configs[0]) if configs else {}
     if not found:
         raise UserError(
             f"data.dir={str(data_dir)!r} holds no {folder.relative_to(data_dir)} that is "

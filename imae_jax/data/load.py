@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imae_jax.data import disk_cache, image_files, tfds_records
+from imae_jax.data import disk_cache, image_files, prepared_folders, tfds_records
 from imae_jax.data.builders.registry import BUILDERS, SYMMETRY
 from imae_jax.data.dataset import Dataset, Split
 from imae_jax.data.encoded_images import NUM_THREADS, EncodedImages, decode_all
@@ -62,7 +62,7 @@ def load(
     check_known(name, files)
     root = local_path(data_dir, "data.dir")
     if name in BUILDERS:
-        return _in_memory(name, tfds_records.prepare(name, root), on_bad_image)
+        return _in_memory(name, prepared_folders.prepare(name, root), on_bad_image)
     assert files is not None, "see `check_known`"
     return of_files(image_files.open_files(name, root, files, min_side), on_bad_image)
 

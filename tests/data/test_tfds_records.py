@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from small_inputs import encoded
 
 from imae_jax import runtime
-from imae_jax.data import disk_cache, tfds_records
+from imae_jax.data import disk_cache, prepared_folders, tfds_records
 from imae_jax.data import load as loading
 from imae_jax.data.builders.registry import BUILDERS
 from imae_jax.data.image_io import png
@@ -58,7 +58,7 @@ def odd(tmp_path, monkeypatch):
     def load(**options):
         return loading.load("odd", str(tmp_path), **options)
 
-    folder = tfds_records.prepare("odd", tmp_path)
+    folder = prepared_folders.prepare("odd", tmp_path)
     features = json.loads((folder / "features.json").read_text())
     label = features["featuresDict"]["features"]["label"]
     label.clear()
@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_while_it_is_prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(Odd, "download_and_prepare", full)
     said = f"data.dir='{tmp_path}' cannot be used: write.. failed: No space left on device$"
     with pytest.raises(UserError, match=said):
-        tfds_records.prepare("odd", tmp_path)
+        prepared_folders.prepare("odd", tmp_path)
 
 
 def test_a_damaged_cache_is_made_again(odd, tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
         raise OSError("Cannot rename: destination exists")
 
     monkeypatch.setattr(Odd, "download_and_prepare", second)
-    assert (tfds_records.prepare("odd", tmp_path) / "dataset_info.json").exists()
+    assert (prepared_folders.prepare("odd", tmp_path) / "dataset_info.json").exists()
 
 
 class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -570,7 +570,7 @@ def test_the_real_cifar10_as_the_command_shows_it():
     folder = mock_archives.REAL / "tfds"
     if not (folder / "cifar10").exists():
         pytest.skip(f"no CIFAR-10 in {folder}")
-    records = tfds_records.Records(tfds_records.prepare("cifar10", folder))
+    records = tfds_records.Records(prepared_folders.prepare("cifar10", folder))
     sizes = {split: records.size(split) for split in records.splits}
     assert sizes == {"train": 50_000, "test": 10_000}
     assert records.class_names[3] == "cat" and records.image_shape == (32, 32, 3)
