@@ -177,12 +177,13 @@ def test_closed_streams_take_any_text():
 
 
 def test_main_prepares_the_console():
-    """A name that the console cannot print; the message shows it as an escape."""
-    env = environment() | {"PYTHONIOENCODING": "ascii:strict"}
-    done = subprocess.run(
-        command("\u4e00"), env=env, capture_output=True, text=True, cwd=ROOT
+    """A value that the console cannot print is shown as an escape."""
+    arguments = command(
+        "config", "--config=configs/mae.py:digits", "--config.data.dir=\xe9"
     )
-    assert done.returncode == 1 and "'\\u4e00'" in done.stderr
+    env = environment() | {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "1"}
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "\\xe9" in done.stdout, done.stderr
 
 
 def test_console_that_is_not_utf8():

@@ -50,12 +50,13 @@ def make_run(mae_config):
         ("metrics.jsonl", '{"step": 1, "epoch": 1, "seconds": "x"}'),
     ],
 )
-def test_broken_run_is_named_and_the_others_shown(file, text, make_run, tmp_path):
+def test_broken_run_is_named_and_the_others_shown(file, text, make_run, tmp_path, capsys):
     make_run(tmp_path / "good")
     broken = make_run(tmp_path / "broken") / file
     broken.write_bytes(text if isinstance(text, bytes) else text.encode())
     found, reasons = read_runs(tmp_path)
     assert list(found) == ["good"] and list(reasons) == ["broken"]
+    assert f"broken is left out: {reasons['broken']}" in capsys.readouterr().err
     assert file in reasons["broken"] or "Error" in reasons["broken"]
     html = page.write_report(tmp_path).read_text("utf-8")
     assert "broken is left out: " in html and "good: digits" in html
