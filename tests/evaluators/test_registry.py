@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from imae_jax import evaluation, evaluators
 from imae_jax.commands import actions
@@ -164,6 +165,23 @@ def test_a_process_of_several_leaves_out_what_all_leave_out(monkeypatch):
     with pytest.raises(ZeroDivisionError), evaluation._collecting(failed, "b"):
         raise ZeroDivisionError
     assert failed.keys() == {"a"}
+
+
+def test_what_was_measured_is_kept_where_a_picture_cannot_be_drawn(tmp_path, monkeypatch):
+    def draw(run):
+        raise ZeroDivisionError
+
+    config = ConfigDict({"log": {"to": ()}})
+    run = SimpleNamespace(config=config, workdir=tmp_path, step=1)
+    measured = {"a/x": 1.0}, {"a/x": {}}, {}, {}
+    monkeypatch.setattr(evaluation, "open_run", lambda config, workdir: run)
+    monkeypatch.setattr(evaluation, "_measure_all", lambda run: measured)
+    monkeypatch.setattr(evaluation, "draw", draw)
+    with pytest.raises(ZeroDivisionError):
+        evaluation.evaluate(config, tmp_path)
+    assert atomic_files.read_json(tmp_path / "eval.json") == {"a/x": 1.0}
+    settings = atomic_files.read_json(tmp_path / "eval_settings.json")
+    assert settings[atomic_files.LEFT_OUT].keys() == {"figures"}
 
 
 @pytest.mark.slow

@@ -86,6 +86,16 @@ def test_damaged_checkpoint_is_left_out(make_run, tmp_path):
     assert "2 steps" in page.write_report(tmp_path).read_text("utf-8")
 
 
+def test_metadata_with_another_checksum_is_left_out(tmp_path):
+    for step, sha256 in ((8, None), (16, "of something else")):
+        path = tmp_path / "checkpoints" / str(step) / "meta" / "metadata"
+        path.parent.mkdir(parents=True)
+        path.write_text(
+            json.dumps({"device": "x"} | ({"sha256": sha256} if sha256 else {}))
+        )
+    assert newest_meta(tmp_path) == (8, {"device": "x"})
+
+
 def test_metadata_is_what_orbax_reads(teacher):
     with Checkpoints(teacher) as checkpoints:
         assert newest_meta(teacher) == checkpoints.newest(checkpoints.meta)

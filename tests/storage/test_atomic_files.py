@@ -102,14 +102,20 @@ def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_while_copying(refuse, tmp_path):
+def test_full_disk_while_copying(refuse, tmp_path, monkeypatch):
     """Without renames, too, nothing half written is left."""
-    path = tmp_path / "a.json"
+    path, synced = tmp_path / "a.json", []
+
+    def sync(file):
+        synced.append(file.name)
+        if len(synced) == 2:  # the first is the temporary file
+            raise OSError(errno.ENOSPC, "No space left on device")
+
     refuse("replace", errno.ENOSYS)
-    refuse("sync", errno.ENOSPC, atomic_files)
+    monkeypatch.setattr(atomic_files, "sync", sync)
     with pytest.raises(OSError, match="No space"):
         atomic_files.write_json(path, "new")
-    assert not list(tmp_path.iterdir())
+    assert len(synced) == 2 and not list(tmp_path.iterdir())
 
 
 def test_refused_copy_keeps_the_file(refuse, tmp_path, monkeypatch):
