@@ -164,6 +164,7 @@ def group_mask(
     return jax.tree.map(lambda x: jnp.repeat(x, shared_by, axis=0), mask)
 
 
+# Keyword options: the `mix` section of a config, mostly.
 def draw_mixtures(
     key: jax.Array,
     batch_size: int,
