@@ -98,31 +98,41 @@ def coverage(factors: dict) -> np.ndarray:
     return shape_outlines.coverage(vertices, SIDE)
 
 
-def draw_label_map(factors: dict) -> np.ndarray:
-    """Draws the label map of the picture of these factors.
+def draw_label_map(covered: np.ndarray, label: int) -> np.ndarray:
+    """Draws a label map: a pixel is the object's if the object covers half of it or more.
 
+    Args:
+      covered: [SIDE, SIDE], see `coverage`.
+      label: the object's class.
     Returns:
-      [SIDE, SIDE] uint8, indices into `PIXEL_CLASSES`: a pixel is the object's if the
-      object covers half of it or more, else the background's.
+      [SIDE, SIDE] uint8, indices into `PIXEL_CLASSES`.
     """
-    return np.where(coverage(factors) >= 0.5, 1 + factors["label"], 0).astype(np.uint8)
+    return np.where(covered >= 0.5, 1 + label, 0).astype(np.uint8)
 
 
-def draw(index: int) -> tuple[np.ndarray, dict]:
-    """Draws picture `index` of the endless series that splits are taken from.
+def draw_scene(index: int) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Draws scene `index` of the endless series that splits are taken from.
 
     Returns:
-      The picture, [SIDE, SIDE, 3] uint8, and its factors, see `draw_factors`.
+      The picture, [SIDE, SIDE, 3] uint8, its label map, see `draw_label_map`, and its
+      factors, see `draw_factors`.
     """
     # Philox: every index has its own stream. RandomState: its draws are frozen across NumPy
     # versions.
     random = np.random.RandomState(np.random.Philox(key=index))
     factors = draw_factors(random)
     picture = draw_background(random, factors["background"])
-    covered = coverage(factors)[:, :, None]
+    covered = coverage(factors)
     colour = list(COLOURS.values())[factors["colour"]]
-    picture += covered * (np.array(colour) - picture)
-    return np.round(picture).astype(np.uint8), factors
+    picture += covered[:, :, None] * (np.array(colour) - picture)
+    label_map = draw_label_map(covered, factors["label"])
+    return np.round(picture).astype(np.uint8), label_map, factors
+
+
+def draw(index: int) -> tuple[np.ndarray, dict]:
+    """Returns the picture and the factors of `draw_scene`."""
+    picture, _, factors = draw_scene(index)
+    return picture, factors
 
 
 def indices(split: str) -> range:
@@ -183,6 +193,5 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         self, pictures: Iterable[int]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in pictures:
-            picture, factors = draw(index)
-            label_map = png(draw_label_map(factors))
-            yield index, {"image": png(picture), "label_map": label_map, **factors}
+            picture, label_map, factors = draw_scene(index)
+            yield index, {"image": png(picture), "label_map": png(label_map), **factors}

@@ -123,11 +123,10 @@ def test_the_object_is_what_the_factors_say(index, monkeypatch):
 
 @pytest.mark.parametrize("index", range(100, 130))
 def test_label_maps_are_where_the_object_is_seen(index, monkeypatch):
-    picture, factors = shapes.draw(index)
+    picture, label_map, factors = shapes.draw_scene(index)
     with monkeypatch.context() as patch:
         patch.setattr(shape_outlines, "coverage", lambda _, side: np.zeros((side, side)))
         empty = shapes.draw(index)[0].astype(float)
-    label_map = shapes.draw_label_map(factors)
     assert label_map.dtype == np.uint8 and label_map.shape == (32, 32)
     assert set(np.unique(label_map)) == {0, 1 + factors["label"]}
     assert shapes.PIXEL_CLASSES[label_map.max()] == shapes.CLASSES[factors["label"]]
@@ -235,13 +234,13 @@ def test_the_builder_stores_what_is_drawn(tmp_path, monkeypatch):
         stored = list(builder.as_data_source(split))
         assert len(stored) == size
         drawn = {
-            picture.tobytes(): factors
-            for picture, factors in map(shapes.draw, shapes.indices(split))
+            picture.tobytes(): (label_map, factors)
+            for picture, label_map, factors in map(shapes.draw_scene, shapes.indices(split))
         }
         for example in stored:
-            factors = drawn.pop(example.pop("image").tobytes())
+            label_map, factors = drawn.pop(example.pop("image").tobytes())
             stored_map = example.pop("label_map")[..., 0]
-            np.testing.assert_array_equal(stored_map, shapes.draw_label_map(factors))
+            np.testing.assert_array_equal(stored_map, label_map)
             assert example == pytest.approx(factors, rel=1e-6)
         assert not drawn
 
@@ -291,7 +290,7 @@ def test_a_copy_of_before_label_maps_is_not_read(tmp_path, monkeypatch):
 def test_a_label_map_that_is_damaged_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SPLITS", {"train": 4, "validation": 3, "test": 4})
     monkeypatch.setattr(
-        shapes, "draw_label_map", lambda factors: np.full((32, 32), 11, np.uint8)
+        shapes, "draw_label_map", lambda *_: np.full((32, 32), 11, np.uint8)
     )
     with pytest.raises(UserError, match="1.1.0 is damaged .*label map .* holds 11"):
         load("shapes", str(tmp_path))
