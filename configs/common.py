@@ -110,7 +110,7 @@ def segmentation() -> ConfigDict:
     section = evaluator()
     del section.seed  # nothing is drawn
     # Number of images of each split that patches are fitted, chosen and scored on, at most.
-    section.images = 1000
+    section.max_images = 1000
     return section
 
 

@@ -69,7 +69,7 @@ def evaluate(
     *,
     split: str,
     batch_size: int,
-    images: int,
+    max_images: int,
 ) -> Iterator[tuple[str, float]]:
     """Scores a linear classifier of each network's patch tokens.
 
@@ -79,7 +79,7 @@ def evaluate(
       split: the split to score; classifiers are fitted on `train`, their strength is chosen
         on `validation`.
       batch_size: images per batch.
-      images: largest number of images of each split.
+      max_images: largest number of images of each split.
     Yields:
       `mean_iou`, `pixel_accuracy` and the chosen `l2`; baselines under `baselines/<row>/`,
       among them the pixels of each patch (`raw_pixels`) and their mean (`mean_colour`).
@@ -87,7 +87,7 @@ def evaluate(
       `iou/<class>` of each class, of the student. `count`: number of images scored.
     """
     parts = ("train", "validation", split)
-    held_out = few(held_out, parts, images)
+    held_out = few(held_out, parts, max_images)
     dataset = held_out.dataset
     grid = grid_size(dataset.image_shape[:2], held_out.patch_size)
     label_maps = [np.asarray(dataset.splits[part].label_maps) for part in parts]
@@ -141,7 +141,7 @@ def tables(results: Results) -> Iterator[Table]:
 
 EVALUATOR = Evaluator(
     evaluate,
-    {"images": count_from(2)},
+    {"max_images": count_from(2)},
     tables=tables,
     needs_label_maps=True,
     chooses_on_validation=True,

@@ -61,7 +61,7 @@ def blind(images):
 
 def measure(made, split="test", batch_size=16, images=1000, **networks):
     networks = {"student": Network(encode=reader)} | networks
-    options = dict(split=split, batch_size=batch_size, images=images)
+    options = dict(split=split, batch_size=batch_size, max_images=images)
     return dict(EVALUATOR.evaluate(networks, made, **options))
 
 
