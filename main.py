@@ -266,4 +266,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, terminate)
+    os.environ["MPLBACKEND"] = "agg"  # files are drawn, whatever a notebook has left there
     sys.exit(main())

@@ -120,6 +120,7 @@ def make_step(work: Work, size: str, batch_size: int | None):
             per_batch=False,
             shared_mask=work.shared_mask,
             clean_fraction=0.0,
+            sources=2,
             teacher=networks["mae"],
             teacher_input="image",
             distill_weight=1.0,

@@ -111,11 +111,7 @@ def print_any_text() -> None:
 
 
 def check_environment() -> None:
-    """Loads JAX; raises UserError if a variable of the environment has a wrong value.
-
-    That of Matplotlib is set to draw into files, whatever a notebook has left there.
-    """
-    os.environ["MPLBACKEND"] = "agg"
+    """Loads JAX; raises UserError if a variable of the environment has a wrong value."""
     try:
         importlib.import_module("jax")
     except ValueError as error:  # of a setting of JAX

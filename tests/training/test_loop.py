@@ -294,7 +294,7 @@ def without_a_loss(monkeypatch, bad_steps):
             total, found = whole.loss(params, batch_stats, teacher_params, examples)
             return total * jnp.where(is_bad[0], jnp.nan, 1), found
 
-        return SimpleNamespace(draw=draw, loss=loss)
+        return SimpleNamespace(draw=draw, loss=loss, group_size=2)
 
     monkeypatch.setattr(loop, "make_objective", make)
 

@@ -173,7 +173,7 @@ def test_after_too_many_bad_steps_nothing_changes_any_more(looped, mae_config, t
     schedule = optim.learning_rate(1e-2, 32, 1, 10)
     optimizer = optim.adamw(schedule, (0.9, 0.95), 0.05)
     step = make_train_step(
-        SimpleNamespace(draw=draw, loss=loss),
+        SimpleNamespace(draw=draw, loss=loss, group_size=2),
         optimizer,
         setup.mesh,
         feed.get_batch,
