@@ -1,6 +1,7 @@
 """Label maps of image folders: read beside the images, and refused where they are wrong."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from imae_jax.data.eval_splits import decoded, parts_of
 from imae_jax.data.image_io import BadImageError
 from imae_jax.data.label_maps import IGNORED, decode, nearest
 from imae_jax.data.load import load
+from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
+from imae_jax.training import setup
 
 FILES = dict(image_size="8x6", channels=3, centre=1.0, background="white")
 CLASSES = "background\nant\nbee\n"
@@ -188,6 +191,17 @@ def test_a_folder_among_the_images_and_one_of_other_data_is_refused(folder):
         opened(folder, label_maps="gs://maps")
     with pytest.raises(UserError, match="label_maps='.*nowhere': it must hold classes.txt"):
         opened(folder, label_maps=str(folder / "nowhere"))
+
+
+def test_training_reads_none(folder):
+    config = mae.get_config("folder_small")
+    (folder / "maps/train/ant/1.png").write_bytes(b"")
+    split = opened(folder).splits["train"]
+    run = SimpleNamespace(
+        config=config, train_split=split, is_resident=True, mesh=sharding.make_mesh()
+    )
+    with setup.make_feed(run) as feed:
+        assert feed.num_skipped == 0
 
 
 def test_evaluation_gets_the_maps_of_its_images(folder):
