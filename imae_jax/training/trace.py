@@ -1,12 +1,13 @@
 """Trace of some training steps, which XProf and Perfetto open."""
 
+import sys
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 
 from imae_jax.distributed import processes
-from imae_jax.errors import require
+from imae_jax.errors import UserError, require
 
 FOLDER = "profile"
 STEP = "train"  # name of a step in the trace
@@ -36,7 +37,7 @@ class Trace:
         return (self.steps[0] - 1, self.steps[1]) if self.steps else ()
 
     def check(self, done: int, last_step: int) -> None:
-        """Raises UserError unless the run still has to make these steps.
+        """Raises UserError unless the run still has to make these steps, and can trace.
 
         Args:
           done: number of steps made so far.
@@ -47,6 +48,13 @@ class Trace:
             allowed = f"steps that this run makes, {done + 1} to {last_step}"
             given = f"{first}:{last}"
             require(done < first and last <= last_step, "profile", given, allowed)
+            # JAX loads it where it is installed, and its part in a trace ends the process.
+            if "libtpu" in sys.modules and jax.default_backend() != "tpu":
+                raise UserError(
+                    f"cannot trace steps {given}: the TPU compiler (libtpu) is installed, "
+                    "and without a TPU it crashes JAX's profiler: set "
+                    f"JAX_PLATFORMS={jax.default_backend()}"
+                )
 
     def before(self, step: int) -> jax.profiler.StepTraceAnnotation:
         """Starts before the first of the steps.

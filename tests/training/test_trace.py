@@ -1,5 +1,6 @@
 import gzip
 import json
+import sys
 
 import pytest
 from running import call
@@ -49,6 +50,13 @@ def test_steps_that_the_run_does_not_make_are_refused(mae_config, tmp_path):
     for steps in ((3, 5), (0, 1)):
         with pytest.raises(UserError, match="invalid profile='.*': .* makes, 1 to 4"):
             train(mae_config(), tmp_path, profile=steps)
+    assert not (tmp_path / "profile").exists()
+
+
+def test_a_compiler_that_crashes_the_profiler_is_refused(mae_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(UserError, match="cannot trace steps 1:2: .* set JAX_PLATFORMS=cpu"):
+        train(mae_config(), tmp_path, profile=(1, 2))
     assert not (tmp_path / "profile").exists()
 
 
