@@ -19,8 +19,6 @@ from imae_jax.commands import command_line, config_overrides
 from imae_jax.interop import export_weights, import_weights
 from imae_jax.pretrained import Pretrained
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WEIGHTS = ROOT / "weights" / "README.md"
@@ -75,6 +73,7 @@ def test_readme_and_docs_have_commands_for_photographs():
     assert any(word.endswith(":folder_small") for word in first)
 
 
+@pytest.mark.slow
 def test_commands_for_photographs_run(photographs):
     shown = [tuple(words) for page in PAGES for words in commands_of(page)]
     for words in dict.fromkeys(shown):  # each once, in the pages' order
@@ -97,6 +96,7 @@ def test_every_block_is_run():
     assert len(MEASURING) + len(LOADING) == len(BLOCKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page,block", MEASURING, ids=lambda x: getattr(x, "name", ""))
 def test_python_blocks_run(page, block, capsys, parity):
     if "import torch" in block:
@@ -106,6 +106,7 @@ def test_python_blocks_run(page, block, capsys, parity):
     assert numbers and all(-1 < number < 2 for number in numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page,block", LOADING, ids=lambda x: getattr(x, "name", ""))
 def test_blocks_that_load_a_model_run(page, block, student, tmp_path, monkeypatch):
     (tmp_path / "runs" / "c10").mkdir(parents=True)
@@ -132,6 +133,7 @@ def test_every_public_name_has_an_example():
     assert {*named, *methods} <= words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks_of(API), ids=lambda block: block.split("\n")[-2])
 def test_examples_of_the_api_print_what_they_say(
     block, student, data_dir, tmp_path, monkeypatch, capsys
@@ -147,6 +149,7 @@ def test_examples_of_the_api_print_what_they_say(
     assert said and [line for line in lines if line in said] == said
 
 
+@pytest.mark.slow
 def test_the_theory_prints_what_it_says(capsys):
     """Each line of output against the numbers in the comment of its `print`."""
     page = ROOT / "docs" / "theory.md"
@@ -163,6 +166,7 @@ def test_the_theory_prints_what_it_says(capsys):
             assert float(number) == pytest.approx(float(text), abs=0.6 * 10**-digits)
 
 
+@pytest.mark.slow
 def test_the_readme_measures_any_encoder_in_ten_lines(capsys):
     (block,) = (block for page, block in MEASURING if page.name == "README.md")
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
