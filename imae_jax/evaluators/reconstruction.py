@@ -98,13 +98,15 @@ def _table(results: Results, title: str, targets: Mapping[str, str]) -> Table:
       targets: metric prefix -> column head.
     """
     rows: list[tuple[str, list[str]]] = []
+    last = None
     for run, numbers in results.items():
-        if not rows:
-            means = [numbers.get(f"reconstruction/{x}mse_train_mean") for x in targets]
-            if any(mean is not None for mean in means):
-                pairs = [(mean, None if mean is None else 1.0) for mean in means]
-                cells = [cell(value) for pair in pairs for value in pair]
-                rows.append(("the mean training image", cells))
+        means = [numbers.get(f"reconstruction/{x}mse_train_mean") for x in targets]
+        # Before the runs that are relative to it.
+        if any(mean is not None for mean in means) and means != last:
+            pairs = [(mean, None if mean is None else 1.0) for mean in means]
+            cells = [cell(value) for pair in pairs for value in pair]
+            rows.append(("the mean training image", cells))
+            last = means
         keys = [f"reconstruction/{x}{name}" for x in targets for name in ("mse", "ratio")]
         rows += labelled_rows(numbers, {run: keys})
     return Table(

@@ -7,7 +7,7 @@ of one run.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from imae_jax.models.branches import branch_names
+from imae_jax.models.branches import NUM_SOURCES, branch_names
 
 Numbers = Mapping[str, float]
 Results = Mapping[str, Numbers]
@@ -50,10 +50,15 @@ class Table:
     example: str = ""
 
 
+# Branches of the largest mixture that are neither the weakest image's nor the strongest's.
+MIDDLE = branch_names(max(NUM_SOURCES))[1:-1]
+
+
 def branches_of(numbers: Numbers) -> tuple[str, ...]:
     """Returns the names of the branches that a run's metrics are of, two or more."""
-    parts = {part for key in numbers for part in key.split("/")}
-    return branch_names(2 + sum(part.startswith("middle_") for part in parts))
+    # A class or a factor may have such a name, too, but stands last.
+    parts = {part for key in numbers for part in key.split("/")[:-1]}
+    return branch_names(2 + len(parts & set(MIDDLE)))
 
 
 def short(branch: str) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from imae_jax.evaluators.tables import Numbers, branches_of
 
+# Networks that have learned almost nothing may have a gain up to this (docs/theory.md).
+NOTHING = 0.05
+
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
@@ -33,6 +36,12 @@ def _listed(numbers: Numbers, texts: Sequence[str]) -> str:
     return ", ".join(f"{branch.replace('_', ' ')} {text}" for branch, text in named)
 
 
+def _shows_separation(numbers: Numbers) -> bool:
+    """True if the gain is above what chance gives, and that of the untrained network."""
+    untrained = numbers.get("separability/baselines/random/gain", 0.0)
+    return numbers["separability/gain"] > max(untrained, 0.0) + NOTHING
+
+
 def lead(numbers: Numbers, who: str) -> str:
     """The main result in one line: the gain, beside that of pure superposition.
 
@@ -45,7 +54,11 @@ def lead(numbers: Numbers, who: str) -> str:
     if gain is None:
         return ""
     images = _images(numbers)
-    found = f"hold {images}" if gain > 0 else f"hold no more than the sum of {images}"
+    found = f"hold no more than the sum of {images}"
+    if _shows_separation(numbers):
+        found = f"hold {images}"
+    elif gain > 0:
+        found = f"show no separation of {images}"
     return f"The {who}'s latents {found}: gain {gain:+.2f} (superposition: 0)"
 
 
@@ -71,13 +84,21 @@ def separated(numbers: Numbers) -> Iterator[str]:
     if gain is None or own is None or null is None:
         return
     images = _images(numbers)
-    said = (
-        f"The latents of a mixture hold {images} better than their sum does by a gain "
-        f"of {gain:+.2f}"
-        if gain > 0
-        else f"The latents of a mixture hold no more of {images} than their sum (gain "
-        f"{gain:+.2f})"
-    )
+    if _shows_separation(numbers):
+        said = (
+            f"The latents of a mixture hold {images} better than their sum does by a gain "
+            f"of {gain:+.2f}"
+        )
+    elif gain > 0:
+        said = (
+            f"The latents of a mixture show no separation of {images}: a gain of "
+            f"{gain:+.2f} is no more than networks may have that learned nothing"
+        )
+    else:
+        said = (
+            f"The latents of a mixture hold no more of {images} than their sum (gain "
+            f"{gain:+.2f})"
+        )
     others = other_gains(numbers)
     yield (
         f"{said}, where pure superposition has 0" + "".join(f"; {x}" for x in others) + "."

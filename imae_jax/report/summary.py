@@ -25,18 +25,25 @@ Settings = Mapping[str, Mapping[str, Mapping]]
 
 
 def measured_on(example: str, settings: Settings) -> str:
-    """Describes the data that a metric was measured on; empty if unknown."""
-    for run in settings.values():
-        if example in run:
-            found = run[example]
-            what = "images" if found["alpha"] is None else "mixtures"
-            words = [f"{found['count']} {what} of the {found['split']} split"]
-            if found["alpha"] is not None:
-                words.append(f"alpha {found['alpha']:g}")
-            if found["mask_ratio"] is not None:
-                words.append(f"mask ratio {found['mask_ratio']:g}")
-            return f" Measured on {', '.join(words)}."
-    return ""
+    """Describes the data that a metric was measured on, run by run where runs differ."""
+    runs: dict[str, list[str]] = {}
+    for run, found in settings.items():
+        if example in found:
+            runs.setdefault(_conditions(found[example]), []).append(run)
+    if len(runs) < 2:
+        return "".join(f" Measured on {conditions}." for conditions in runs)
+    each = (f"{', '.join(names)}: on {conditions}" for conditions, names in runs.items())
+    return f" Runs were measured differently: {'; '.join(each)}."
+
+
+def _conditions(found: Mapping) -> str:
+    what = "images" if found["alpha"] is None else "mixtures"
+    words = [f"{found['count']} {what} of the {found['split']} split"]
+    if found["alpha"] is not None:
+        words.append(f"alpha {found['alpha']:g}")
+    if found["mask_ratio"] is not None:
+        words.append(f"mask ratio {found['mask_ratio']:g}")
+    return ", ".join(words)
 
 
 def all_tables(results: Results, settings: Settings) -> list[Table]:

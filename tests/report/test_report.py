@@ -8,7 +8,8 @@ import pytest
 
 from imae_jax import evaluation
 from imae_jax.errors import UserError
-from imae_jax.evaluators.tables import Table
+from imae_jax.evaluators import reconstruction
+from imae_jax.evaluators.tables import Table, branches_of
 from imae_jax.report import (
     charts,
     figures,
@@ -193,6 +194,18 @@ def test_tables_say_what_they_were_measured_on():
         "Measured on 299 images of the test split."
     )
     assert "Measured" not in notes["Reconstruction of both images from their mixture"]
+    key = "reconstruction/subordinate/mse"
+    differing = {
+        run: {key: common | dict(count=count, alpha=0.1, mask_ratio=0.5)}
+        for run, count in (("mine", 300), ("his", 9), ("hers", 9))
+    }
+    found = summary.all_tables(dict.fromkeys(differing, NUMBERS), differing)
+    (note,) = (table.note for table in found if table.title.startswith("Reconstruction"))
+    assert note.endswith(
+        "Runs were measured differently: mine: on 300 mixtures of the test split, alpha "
+        "0.1, mask ratio 0.5; his, hers: on 9 mixtures of the test split, alpha 0.1, mask "
+        "ratio 0.5."
+    )
     assert measured_at(settings["mine"]) == "alpha 0.45, mask ratio 0.5"
 
 
@@ -332,6 +345,39 @@ def test_charts_show_the_sweep_and_its_numbers():
     assert set(re.findall(r'\bid="(.*?)_', svg)) == {"here"}
     assert set(re.findall(r"(?:href=\"#|url\(#)(\w+?)_", svg)) == {"here"}
     assert drawn({}) == {}
+
+
+def test_every_run_stands_below_the_mean_image_that_it_is_relative_to():
+    other = NUMBERS | {"reconstruction/subordinate/mse_train_mean": 0.25}
+    found = reconstruction.tables({"a": NUMBERS, "b": NUMBERS, "c": other})
+    table = [*found][1]
+    mean = "the mean training image"
+    assert [label for label, _ in table.rows] == [mean, "a", "b", mean, "c"]
+
+
+@pytest.mark.parametrize(
+    "gain,untrained,said",
+    [
+        (0.12, -0.51, "hold both images: gain +0.12"),
+        (0.03, -0.51, "show no separation of both images: gain +0.03"),
+        (0.12, 0.1, "show no separation of both images: gain +0.12"),
+        (-0.03, -0.51, "hold no more than the sum of both images: gain -0.03"),
+    ],
+)
+def test_a_small_gain_is_not_called_separation(gain, untrained, said):
+    changed = {"separability/gain": gain, "separability/baselines/random/gain": untrained}
+    assert said in headlines.lead(NUMBERS | changed, "i-MAE")
+    (first, *_) = headlines.separated(NUMBERS | changed)
+    assert ("better than their sum" in first) == ("hold both" in said)
+    assert ("show no separation" in first) == ("show no separation" in said)
+
+
+def test_a_class_may_be_called_as_a_branch_is():
+    numbers = NUMBERS | {
+        "segmentation/iou/middle_1": 0.5,
+        "segmentation/iou/middle_lobe": 0.5,
+    }
+    assert branches_of(numbers) == ("subordinate", "dominant")
 
 
 def test_the_page_begins_with_the_gain_and_its_null(imae_config, tmp_path):
