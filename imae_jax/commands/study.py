@@ -15,6 +15,7 @@ from imae_jax.config.checks import check_keys
 from imae_jax.errors import UserError, describe, naming
 from imae_jax.report import study_statistics, study_tables
 from imae_jax.storage import atomic_files
+from imae_jax.storage.checkpoint import newest_meta
 from imae_jax.storage.local_paths import check_paths
 from imae_jax.storage.workdir import as_json, open_workdir, settle_dtype
 from imae_jax.training import setup
@@ -147,6 +148,13 @@ def collect(study: ConfigDict, grid: Grid, workdir: Path) -> dict:
     return rows
 
 
+def devices(cells: Iterable[Cell], workdir: Path) -> str:
+    """Names the devices that the runs were trained on, not those that write the table."""
+    metas = (newest_meta(cell.folder(workdir)) for cell in cells)
+    found = {meta.get("device", "unknown") for _, meta in filter(None, metas)}
+    return ", ".join(sorted(found)) or "no device"
+
+
 def study(config: ConfigDict, workdir: str | Path) -> Path:
     """Runs or resumes a study and writes its table.
 
@@ -177,7 +185,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "name": config.name,
         "data": some.data.name,
         "seeds": list(config.seeds),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": devices(cells, workdir),
         "training": training(config),
         "columns": {name: column.label for name, column in config.columns.items()},
         "primary": config.primary,

@@ -52,14 +52,16 @@ def points(study: Mapping, names: Sequence[str]) -> dict[str, tuple[float, float
 
 
 def correlate(study: Mapping, names: Sequence[str]) -> dict | None:
-    """Returns the rank correlation of two columns over arms; None for under 4 arms.
+    """Returns the rank correlation of two columns over arms, if there is one.
+
+    None for under 4 arms, and where a column is the same in all of them.
 
     Returns:
       `columns`, `n` arms, Spearman's `rho`, and `low` and `high`, the 95 % interval of
       10,000 bootstrap samples of the arms (those of one point alone are left out).
     """
     found = np.array(list(points(study, names).values()))
-    if len(found) < 4:
+    if len(found) < 4 or not np.ptp(found, axis=0).all():
         return None
     random = np.random.default_rng(0)
     drawn = found[random.integers(len(found), size=(10_000, len(found)))]

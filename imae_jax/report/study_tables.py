@@ -76,8 +76,8 @@ def tables(study: Mapping) -> list[Table]:
     if len(rows) > 1:
         note = (
             f"Each arm less “{rows[0][0]}” with the same seed: mean ± half of its 95 % "
-            "interval over seeds (Student's t). If it includes 0, the seeds show no difference. "
-            + finding(study)
+            "interval over seeds (Student's t). If it includes 0, the seeds show no "
+            "difference. " + finding(study)
         )
         differ = f"{title}: differences"
         made.append(Table(differ, note, columns, apart[1:], is_control=True))

@@ -1,10 +1,12 @@
 """Which runs a study consists of, and which of them are the same."""
 
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
 from configs import datasets, studies
-from imae_jax.commands import study_grid
+from imae_jax.commands import study, study_grid
 from imae_jax.errors import UserError
 
 
@@ -55,6 +57,29 @@ def test_a_cell_is_known_by_what_is_trained_and_what_is_measured():
     elsewhere.runs.imae.data.dir = "elsewhere"
     elsewhere.runs.imae.log.every_steps = 7
     assert cell(elsewhere).evaluation == known.evaluation
+
+
+def test_new_label_maps_are_measured_anew():
+    def with_maps(path):
+        config = studies.get_config("distillation,folder_small")
+        config.runs.imae.data.files.label_maps = path
+        return cell(config)
+
+    without, here, there = map(with_maps, ("", "here", "there"))
+    assert without.training == here.training == there.training
+    assert len({found.evaluation for found in (without, here, there)}) == 3
+
+
+def test_a_table_names_the_devices_that_runs_were_trained_on(tmp_path):
+    grid = study_grid.make_grid(make())
+    cells = {found.training: found for found in grid.values()}
+    for number, found in enumerate(cells.values()):
+        path = found.folder(tmp_path) / "checkpoints" / "4" / "meta" / "metadata"
+        path.parent.mkdir(parents=True)
+        meta = {"device": "8 x TPU v5e" if number else "1 x cpu"}
+        path.write_text(json.dumps(meta))
+    assert study.devices(grid.values(), tmp_path) == "1 x cpu, 8 x TPU v5e"
+    assert study.devices(grid.values(), tmp_path / "elsewhere") == "no device"
 
 
 def test_what_a_cell_starts_from_is_part_of_it():

@@ -111,6 +111,7 @@ def test_rank_correlation_over_arms():
     assert found["rho"] == pytest.approx(spearmanr(range(7), ys).statistic)
     assert found["n"] == 7 and found["low"] < found["rho"] <= found["high"] <= 1
     assert study_statistics.correlate(correlated([1.0, 2.0, 3.0]), ("r2", "class")) is None
+    assert correlated([1.0] * 5)["correlation"] is None  # as where an accuracy saturates
 
 
 def test_a_correlation_is_drawn_and_stated_without_a_cause(tmp_path):
