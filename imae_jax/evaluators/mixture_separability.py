@@ -61,8 +61,8 @@ def mixture_separability(
       `mlp_separability.measure_mlp`.
     Raises:
       UserError: for numbers out of range, for images or features of a wrong shape or type
-        or that are not finite, for fewer than 10 images, for an encoder that is not as
-        described, and for constant targets.
+        or that are not finite, for fewer than five images for each of a mixture, for an
+        encoder that is not as described, and for constant targets.
     """
     allowed = "in (0, 0.5): at 0.5 nothing tells which image is which"
     alpha = as_number(alpha, "alpha", allowed, lambda alpha: 0 < alpha < 0.5)
@@ -71,7 +71,7 @@ def mixture_separability(
     if sources not in NUM_SOURCES:
         raise UserError(f"invalid sources={sources!r}: must be 2, 3 or 4")
     batch_size, seed = as_count(batch_size, "batch_size", 1), as_count(seed, "seed", 0)
-    train, test = _image_splits(train_images, test_images)
+    train, test = _image_splits(train_images, test_images, 5 * sources)
     _check_branches(branches, target)
     order = np.random.default_rng(seed).permutation(len(train))
     first = round(len(train) * (1 - VALIDATION_SHARE))
@@ -99,7 +99,9 @@ def _check_branches(branches: Any, target: Any) -> None:
         raise UserError("branches=True needs target: what an image alone should be told as")
 
 
-def _image_splits(train_images: Any, test_images: Any) -> tuple[np.ndarray, np.ndarray]:
+def _image_splits(
+    train_images: Any, test_images: Any, fewest: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns both as [N, H, W, C], checked for equal image shapes and for size."""
     train = as_images(train_images, "train_images")
     test = as_images(test_images, "test_images")
@@ -108,9 +110,9 @@ def _image_splits(train_images: Any, test_images: Any) -> tuple[np.ndarray, np.n
             f"train_images is {as_text(train)}, test_images {as_text(test)}; the images "
             "must be of one shape"
         )
-    if min(len(train), len(test)) < 10:
+    if min(len(train), len(test)) < fewest:
         raise UserError(
             f"{len(train)} train_images and {len(test)} test_images are too few: at least "
-            "10 of each are needed"
+            f"{fewest} of each are needed"
         )
     return train, test

@@ -139,6 +139,17 @@ def as_images(given: Any, name: str) -> np.ndarray:
     return array
 
 
+def as_pixels(given: Any, name: str) -> np.ndarray:
+    """Returns images [N, H, W, C] in 0..255, checked for floats in 0..1."""
+    array = as_images(given, name)
+    least, most = array.min(), array.max()
+    if least < 0 or most > 255 or (array.dtype.kind == "f" and 0 < most <= 1):
+        raise UserError(
+            f"{name} holds values from {least:.3g} to {most:.3g}; they must be in 0..255"
+        )
+    return array
+
+
 def check_columns(array: np.ndarray, name: str, like: np.ndarray, others: str) -> None:
     """Raises UserError unless both have the same number of columns."""
     if array.shape[1] != like.shape[1]:

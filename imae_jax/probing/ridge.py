@@ -154,6 +154,16 @@ def check_positions(position: np.ndarray, count: int, num_positions: int) -> Non
         raise UserError(f"position must hold integers from 0 to {num_positions - 1}")
 
 
+def check_seen(moments: Moments, seen: np.ndarray, what: str) -> None:
+    """Raises UserError for tokens at positions that were not seen, which have no means."""
+    unseen = np.count_nonzero((moments.count > 0) & ~seen)
+    if unseen:
+        raise UserError(
+            f"{what}: tokens at {unseen} of {len(seen)} positions are in none of the "
+            "images that it is fitted on: more of these are needed"
+        )
+
+
 def solve_ridge(
     moments: Moments, ridges: Sequence[float], floor: float
 ) -> dict[float, np.ndarray]:
@@ -179,12 +189,14 @@ class AffineMap:
       weights: W, [D, E].
       mean_z, mean_h: [positions, D] and [positions, E].
       ridge: strength used in the fit.
+      seen: [positions] bool, where the fit had tokens, so that there are means.
     """
 
     weights: np.ndarray
     mean_z: np.ndarray
     mean_h: np.ndarray
     ridge: float
+    seen: np.ndarray
 
     def __call__(self, z: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Maps [N, D] inputs at positions [N] to [N, E].
@@ -202,11 +214,12 @@ class AffineMap:
         """Returns `mse`, and `r2` = 1 - mse / Var(h), with the variance about `mean_h`.
 
         Raises:
-          UserError: if there are no tokens, if the targets are constant, or for values that
-            are not finite.
+          UserError: if there are no tokens, or some at a position that the fit had none at;
+            if the targets are constant; and for values that are not finite.
         """
         if not test.count.sum():
             raise UserError("the linear map: there are no test tokens")
+        check_seen(test, self.seen, "the linear map")
         test.check_finite("the linear map")
         centred = test.centred(self.mean_z, self.mean_h)
         error, variance = centred.error(self.weights), centred.variance()
@@ -229,8 +242,8 @@ def fit(
       ridges: strengths, relative to the inputs' mean variance, at least 0.
       what: name of the fit, for messages.
     Raises:
-      UserError: for too few tokens, for invalid strengths, and for values that are not
-        finite.
+      UserError: for too few tokens, for validation tokens at positions that training lacks,
+        for invalid strengths, and for values that are not finite.
     """
     ridges = as_strengths(ridges, "ridges", zero=True)
     count, width = int(train.count.sum()), len(train.zz)
@@ -247,6 +260,8 @@ def fit(
             f"{what}: invalid ridges={ridges}: 0 has no one answer for {width} "
             f"inputs and {count} training tokens; it must be above 0"
         )
+    seen = train.count > 0
+    check_seen(validation, seen, what)
     for moments in (train, validation):
         moments.check_finite(what)
     means = train.position_means()
@@ -255,4 +270,4 @@ def fit(
     floor = 1e-12 * np.trace(train.zz) / width + np.finfo(np.float64).tiny
     maps = solve_ridge(centred, ridges, floor)
     ridge = min(maps, key=lambda ridge: held.error(maps[ridge]))
-    return AffineMap(maps[ridge], *means, ridge)
+    return AffineMap(maps[ridge], *means, ridge, seen)

@@ -7,6 +7,8 @@ from imae_jax.probing.arrays import as_features, as_numbers, as_text, centred, c
 
 # Tolerance for symmetry and eigenvalues, relative to the covariance's size (float32).
 TOLERANCE = 1e-5
+# Largest rounding of a covariance, in its largest eigenvalue, that leaves a rank.
+MOST_ROUNDING = 0.05
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
@@ -65,8 +67,9 @@ def effective_rank(covariance: np.ndarray) -> float:
     centred features; RankMe's own are not centred, give `features.T @ features` for those.
 
     Raises:
-      UserError: for values that are not finite, and for a matrix that is not a covariance:
-        not square and symmetric, with negative eigenvalues, or zero.
+      UserError: for values that are not finite, for a matrix that is not a covariance (not
+        square and symmetric, with negative eigenvalues, or zero), and for one that is too
+        wide for its type.
     """
     given = as_numbers(covariance, "covariance")
     matrix = given.astype(np.float64)
@@ -86,6 +89,11 @@ def effective_rank(covariance: np.ndarray) -> float:
         )
     # Roots would make much of the rounding errors of eigenvalues that are 0.
     rounding = len(values) * np.finfo(_type_of(given)).eps
+    if rounding > MOST_ROUNDING:
+        raise UserError(
+            f"covariance is {as_text(given)}, whose rounding hides small eigenvalues; it "
+            "must be float32 or float64"
+        )
     singular = np.sqrt(values[values > rounding * values[-1]])
     fractions = singular / singular.sum()
     return float(np.exp(-np.sum(fractions * np.log(fractions))))

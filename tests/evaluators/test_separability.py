@@ -275,7 +275,8 @@ def test_two_random_heads_of_an_even_mixture_cannot_tell_which_is_which():
 def test_latents_that_say_nothing_are_a_tie():
     h = np.random.default_rng(0).normal(size=(9, 2, TOKENS, WIDTH))
     position = np.broadcast_to(np.arange(TOKENS), (9, TOKENS))
-    nothing = AffineMap(np.zeros((WIDTH, WIDTH)), *np.zeros((2, TOKENS, WIDTH)), ridge=1.0)
+    weights, means = np.zeros((WIDTH, WIDTH)), np.zeros((2, TOKENS, WIDTH))
+    nothing = AffineMap(weights, *means, ridge=1.0, seen=np.ones(TOKENS, bool))
     row = (ALPHA, "")
     maps = {(row, 0): nothing, (row, 1): nothing}
     assert assignments(Latents({row: 0 * h}, h, position), maps) == {row: 4.5}

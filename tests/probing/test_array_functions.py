@@ -503,6 +503,13 @@ def u_centred(x):
     return kernel
 
 
+def test_a_rank_that_the_type_cannot_tell_is_refused():
+    white = np.eye(2048)
+    assert effective_rank(white.astype(np.float32)) == pytest.approx(2048)
+    with pytest.raises(UserError, match="covariance is .*float16, whose rounding hides"):
+        effective_rank(white.astype(np.float16))
+
+
 @settings(max_examples=60)
 @given(table(6, 3), table(6, 2), st.integers(1, 6).flatmap(lambda n: table(n, n)))
 def test_what_is_measured_of_numbers_at_random_is_numpys(x, y, root):

@@ -41,6 +41,18 @@ def noise(z, position, random):
     return random.normal(size=(len(z), 4))
 
 
+def test_tokens_where_the_fit_had_none_are_refused():
+    z, position = tokens(0)
+    whole, part = (
+        moments(z[kept], z[kept], position[kept]) for kept in (position >= 0, position > 0)
+    )
+    with pytest.raises(UserError, match="tokens at 1 of 5 positions are in none of the im"):
+        fit(part, whole)
+    with pytest.raises(UserError, match="tokens at 1 of 5 positions are in none of the im"):
+        fit(part, part).score(whole)
+    assert fit(whole, part).score(part)["r2"] > 0.9999
+
+
 def test_exactly_linear_targets_are_found():
     assert score(lambda z, position, random: z @ WEIGHTS + 3)["r2"] > 0.9999
 
