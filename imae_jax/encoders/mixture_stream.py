@@ -73,28 +73,46 @@ class Features:
         return found
 
 
-def patch_pixels(images: np.ndarray, num_tokens: int, num_prefix: int) -> np.ndarray | None:
+def patch_pixels(
+    images: np.ndarray, num_tokens: int, num_prefix: int, size: tuple[int, int] | None
+) -> np.ndarray | None:
     """Returns the pixels of each token's patch, smaller; None without a grid.
 
     Args:
       images: [B, H, W, C].
       num_tokens: T; with 1, the whole image is one patch.
       num_prefix: number of tokens before the patches', which get the patches' mean.
+      size: height and width that the encoder sees, which its grid has the proportions of;
+        None: those of the images.
     Returns:
       [B, T, P] float32.
     """
     prefix = num_prefix if num_tokens > 1 else 0
-    grid = math.isqrt(num_tokens - prefix)
-    if grid**2 != num_tokens - prefix:
+    grid = _grid(num_tokens - prefix, size or images.shape[1:3])
+    if grid is None:
         return None
-    side = WHOLE_SIDE if grid == 1 else PATCH_SIDE
-    axes = [_averaging(size, grid, side) for size in images.shape[1:3]]
+    side = WHOLE_SIDE if grid == (1, 1) else PATCH_SIDE
+    axes = [_averaging(n, m, side) for n, m in zip(images.shape[1:3], grid, strict=True)]
     small = np.einsum("ih,jw,bhwc->bijc", *axes, images, optimize=True)
-    rows, columns = (len(axis) // grid for axis in axes)
-    small = small.reshape(len(images), grid, rows, grid, columns, -1)
-    patches = small.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), grid**2, -1)
+    rows, columns = (len(axis) // m for axis, m in zip(axes, grid, strict=True))
+    small = small.reshape(len(images), grid[0], rows, grid[1], columns, -1)
+    patches = small.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), math.prod(grid), -1)
     before = np.repeat(patches.mean(axis=1, keepdims=True), prefix, axis=1)
     return np.concatenate([before, patches], axis=1).astype(np.float32)
+
+
+def _grid(count: int, size: Sequence[int]) -> tuple[int, int] | None:
+    """Returns rows and columns of `count` square patches of an image; None if none fit.
+
+    One patch is the whole image, whatever its proportions.
+    """
+    height, width = size
+    rows = math.isqrt(count * height // width)
+    if count == 1:
+        return 1, 1
+    if rows and count % rows == 0 and rows * width == count // rows * height:
+        return rows, count // rows
+    return None
 
 
 def _averaging(size: int, grid: int, side: int) -> np.ndarray:
@@ -177,7 +195,7 @@ class MixtureStream:
         if not self.controls:
             return rows
         num_tokens, width = rows[""].shape[2:]
-        pixels = patch_pixels(mixtures, num_tokens, self.encode.encoder.num_prefix)
+        pixels = self._patch_pixels(mixtures, num_tokens)
         if pixels is not None:
             rows[RAW] = pixels[:, None]
             rows[RANDOM] = random_features(pixels, width)[:, None]
@@ -189,11 +207,11 @@ class MixtureStream:
         """Encodes single images, pairs adjacent: [B, S, T, E]."""
         name = self.encode.encoder.name
         if self.target is None:
-            found = patch_pixels(images, num_tokens, self.encode.encoder.num_prefix)
+            found = self._patch_pixels(images, num_tokens)
             if found is None:
                 raise UserError(
-                    f"target=pixels: the {num_tokens} tokens of {name} form no square "
-                    "grid; take features=pooled"
+                    f"target=pixels: the {num_tokens} tokens of {name} form no grid "
+                    "of square patches; take features=pooled"
                 )
         else:
             found = self.target(images)
@@ -205,6 +223,12 @@ class MixtureStream:
                 )
         found = self._less(found, "target")
         return np.stack([found, rotate(found, PAIR, 1)], axis=1)
+
+    def _patch_pixels(self, images: np.ndarray, num_tokens: int) -> np.ndarray | None:
+        """Returns `patch_pixels` of the patches that the encoder's tokens are of."""
+        encoder = self.encode.encoder
+        size = encoder.preprocessing.size
+        return patch_pixels(images, num_tokens, encoder.num_prefix, size)
 
     def _less(self, features: np.ndarray, row: str) -> np.ndarray:
         """Subtracts the first batch's mean."""

@@ -1,6 +1,7 @@
 """Separability of mixtures by any encoder: `imae_jax.separability`."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -8,18 +9,26 @@ from typing import Any
 import numpy as np
 
 from imae_jax.encoders.encoder import Encoder
-from imae_jax.encoders.mixture_stream import FEATURES, Features, LazyImages, MixtureStream
+from imae_jax.encoders.mixture_stream import (
+    FEATURES,
+    RAW,
+    Features,
+    LazyImages,
+    MixtureStream,
+)
 from imae_jax.encoders.result import Row, Score, Separability
 from imae_jax.encoders.spec import open_encoder
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.separability_scores import Latents, targets_of
 from imae_jax.models.branches import PAIR, branch_names
 from imae_jax.probing import ridge
-from imae_jax.probing.arrays import as_count, as_images, as_number
+from imae_jax.probing.arrays import as_count, as_number, as_pixels
 from imae_jax.probing.linear_separability import VALIDATION_SHARE
 from imae_jax.probing.ridge import AffineMap, Moments
 from imae_jax.probing.similarity import effective_rank
 from imae_jax.probing.superposition import gain
+
+logger = logging.getLogger(__name__)
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4)
 OWN, PIXELS = "own", "pixels"
@@ -152,7 +161,7 @@ def _splits(images: Images, test_images: Images | None, seed: int) -> dict[str, 
     """Returns the images of `train`, `validation` and `test`."""
 
     def checked(given: Any, name: str) -> Images:
-        return given if isinstance(given, LazyImages) else as_images(given, name)
+        return given if isinstance(given, LazyImages) else as_pixels(given, name)
 
     whole = checked(images, "images")
     order = np.random.default_rng(seed).permutation(len(whole))
@@ -201,6 +210,8 @@ def _measured(
         for key in latents.features:
             errors[key].append(_errors(latents, key, maps[key]))
     rows = []
+    if stream.controls and (alphas[0], RAW) not in maps:
+        logger.warning(f"{encoder.name}: no control of pixels: its tokens form no grid")
     for control in dict.fromkeys(name for _, name in maps):
         centred = train[alphas[0], control][0]
         centred = centred.centred(*centred.position_means())

@@ -15,7 +15,7 @@ import imae_jax
 import main
 from imae_jax.distributed import processes
 from imae_jax.encoders.encoder import Encoder, Preprocessing
-from imae_jax.encoders.mixture_stream import LazyImages
+from imae_jax.encoders.mixture_stream import LazyImages, patch_pixels
 from imae_jax.encoders.separability import _score as score_of
 from imae_jax.errors import UserError
 
@@ -362,6 +362,27 @@ def test_preprocessing_keeps_mixtures_and_repeats_grey():
         Preprocessing(channels=1)(noise(2))
 
 
+def test_pixels_of_patches_are_those_of_the_grid_that_the_encoder_sees():
+    image = np.arange(8.0)[:, None, None] * np.ones((1, 32, 1))  # a row's number
+    image = image + 100 * np.arange(32)[None, :, None]  # a column's, times 100
+    found = patch_pixels(image[None], 1 + 4, 1, None)[0]
+    # One row of four squares of 8 pixels, after the class token.
+    assert found.shape == (5, 64)
+    assert found[1:].mean(axis=1) == pytest.approx([353.5, 1153.5, 1953.5, 2753.5])
+    assert found[0].mean() == pytest.approx(image.mean())
+    # An encoder that sees it as a square has as many rows as columns.
+    squared = patch_pixels(image[None], 4, 0, (16, 16))[0]
+    assert squared.mean(axis=1) == pytest.approx([751.5, 2351.5, 755.5, 2355.5])
+    assert patch_pixels(image[None], 6, 0, None) is None
+    assert patch_pixels(image[None], 1, 0, None).shape == (1, 1, 8 * 16)
+
+
+@pytest.mark.parametrize("scale", [1 / 255, -1.0, 2.0])
+def test_images_of_another_range_are_refused(scale):
+    with pytest.raises(UserError, match="images holds values from .*; they must be in"):
+        imae_jax.separability(tokens(3), scale * noise(120).astype(np.float32))
+
+
 def tokens(count):
     """An encoder of as many tokens, each some of the image's numbers."""
     return lambda images: images.reshape(len(images), count, -1)
@@ -372,7 +393,7 @@ def tokens(count):
     [
         (dict(test_images=noise(60, side=4)), "the images must be of one shape"),
         (dict(target=lambda x: np.ones((len(x), 3))), "is constant|do not vary"),
-        (dict(target="pixels", features="tokens"), "3 tokens of net form no square grid"),
+        (dict(target="pixels", features="tokens"), "3 tokens of net form no grid"),
         (dict(target=tokens(4), features="tokens"), "net gave 3 tokens, target <lambda> 4"),
     ],
 )
