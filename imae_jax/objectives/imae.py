@@ -53,6 +53,22 @@ def check_terms_between_images(config: ConfigDict) -> None:
     require(not clean, "mix.clean_fraction", clean, allowed)
 
 
+def check_clean_fraction(config: ConfigDict) -> None:
+    """Raises UserError for a fraction that leaves no group mixed, or has no effect."""
+    mix = config.mix
+    fraction = mix.get("clean_fraction", 0.0)
+    if not fraction:
+        return
+    groups = config.train.batch_size // mix.sources
+    what = "pairs" if mix.sources == 2 else f"groups of {mix.sources}"
+    allowed = f"0, or a fraction of a batch's {groups} {what} that is one at least, not all"
+    is_some = 0 < num_clean_groups(groups, fraction) < groups
+    require(is_some, "mix.clean_fraction", fraction, allowed)
+    allowed = "0 with loss.branches='subordinate': an image shown alone is the dominant one"
+    is_learnt = config.loss.branches != "subordinate"
+    require(is_learnt, "mix.clean_fraction", fraction, allowed)
+
+
 def check_more_sources(config: ConfigDict) -> None:
     """Raises UserError for terms that more than two images in a mixture do not have."""
     count = config.mix.sources
@@ -197,14 +213,7 @@ class IMAEObjective(MAEObjective):
             mix.shared_mask,
             "False with mask.kind='content': the mixtures of a pair differ in content",
         )
-        groups = config.train.batch_size // mix.sources
-        what = "pairs" if mix.sources == 2 else f"groups of {mix.sources}"
-        require(
-            num_clean_groups(groups, mix.get("clean_fraction", 0.0)) < groups,
-            "mix.clean_fraction",
-            mix.get("clean_fraction"),
-            f"small enough to leave one of a batch's {groups} {what} mixed",
-        )
+        check_clean_fraction(config)
         check_more_sources(config)
         check_terms_between_images(config)
         if config.loss.distill_weight and not config.teacher.init:
