@@ -33,6 +33,10 @@ class Split:
         assert isinstance(self.images, np.ndarray), "the images are files"
         return self.images
 
+    def without_label_maps(self) -> "Split":
+        """Returns the split for what looks at images alone, so that no map is read."""
+        return dataclasses.replace(self, label_maps=None)
+
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`; images and label maps must be arrays."""
         factors = {name: values[indices] for name, values in self.factors.items()}

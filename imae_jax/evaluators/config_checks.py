@@ -69,9 +69,14 @@ def check_evals(
         _check_names(evaluator, key, section)
         hold(section, {**RULES, **evaluator.rules}, f"{key}.")
         _check_split(evaluator, key, section.split, published)
+        if evaluator.is_in_training and section.every_epochs:
+            count = len(parts[section.split][1])
+            allowed = f"of a part of at least {2 * least} images, not {count}: it is halved"
+            require(count >= 2 * least, f"{key}.split", section.split, allowed)
         _check_shared_options(section, key, model, num_devices)
         evaluator.check(section, key, model)
     if "explorer" in config:
+        _check_is_held_out("explorer.split", config.explorer.split, published)
         check_explorer(config.explorer, model, num_devices)
 
 
@@ -109,12 +114,17 @@ def _check_split(
       published: part -> the published split that it is taken from.
     """
     key = f"{key}.split"
-    if evaluator.needs_classifier:
-        allowed = "'test': this data set's validation part is taken from train"
-        require(published[split] != "train", key, split, allowed)
+    if not evaluator.is_in_training:
+        _check_is_held_out(key, split, published)
     if evaluator.chooses_on_validation:
         allowed = "another one: on validation, ridges and rates are chosen"
         require(split != "validation", key, split, allowed)
+
+
+def _check_is_held_out(key: str, split: str, published: Mapping[str, str]) -> None:
+    """Raises UserError if a run is trained on the split's images."""
+    allowed = "'test': this data set's validation part is taken from train"
+    require(published.get(split) != "train", key, split, allowed)
 
 
 def _check_shared_options(

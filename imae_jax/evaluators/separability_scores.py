@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from imae_jax.errors import UserError
 from imae_jax.models.branches import branch_names
 from imae_jax.objectives.mixing import weights_at
 from imae_jax.probing import ridge
@@ -95,10 +96,12 @@ class Sums:
 
     @classmethod
     def of(cls, stream: Iterator[Latents], num_positions: int) -> "Sums":
-        """Returns the sums over all batches of a stream."""
+        """Returns the sums over all batches of a stream; raises UserError without any."""
         sums = cls()
         for latents in stream:
             sums.add(latents, num_positions)
+        if not sums.rows:
+            raise UserError("separability: a part has too few images for a mixture")
         return sums
 
 

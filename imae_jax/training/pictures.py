@@ -28,7 +28,8 @@ def few_images(
     """Returns as many validation images as a picture has rows."""
     limits = {"train": None, "test": None, SPLIT: figures.NUM_ROWS}
     published, indices = part_indices(dataset.sizes, limits)[SPLIT]
-    images = decoded(dataset.splits[published], config.data.on_bad_image, indices)
+    split = dataset.splits[published].without_label_maps()
+    images = decoded(split, config.data.on_bad_image, indices)
     few = dataclasses.replace(dataset, splits={SPLIT: images})
     return HeldOut.of(config, model, few)
 

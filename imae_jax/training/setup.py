@@ -175,8 +175,7 @@ def make_feed(setup: Setup) -> Resident | Streaming:
     num_images = len(split.images)
     if setup.is_resident:
         # Training needs no label maps, so none is read, and a bad one costs no image.
-        split = dataclasses.replace(split, label_maps=None)
-        split = eval_splits.decoded(split, data.on_bad_image)
+        split = eval_splits.decoded(split.without_label_maps(), data.on_bad_image)
     rate = config.mix.same_class_rate if "mix" in config else None
     groups = Groups(split.labels, config.seed, rate, group_size(config))
     if rate is not None:

@@ -50,7 +50,8 @@ BAD_VALUES = [
     ("mix.sources", 5, "mix.sources=5: must be 2, 3 or 4"),
     ("mix.sources", 3, "batch_size=32: must be a multiple of 3: .* groups of 3"),
     ("mix.clean_fraction", 1.0, r"mix.clean_fraction=1.0: .* in \[0, 1\)"),
-    ("mix.clean_fraction", 0.99, "one of a batch's 16 pairs mixed"),
+    ("mix.clean_fraction", 0.99, "of a batch's 16 pairs that is one at least, not all"),
+    ("mix.clean_fraction", 0.03, "of a batch's 16 pairs that is one at least, not all"),
     ("teacher.input", "images", "teacher.input='images': .* 'image' or 'mixture'"),
     ("teacher.init", "", "teacher.init is empty"),
     ("teacher.init", "nowhere", "teacher.init='nowhere': there is no such folder"),
@@ -304,7 +305,7 @@ def test_terms_between_images_need_whole_batches_and_two_roles(
         ("train.batch_size", 27, "=27: must be divisible by 24: whole groups of 3 on each"),
         ("train.accumulate", 3, "divisible by 72: .* in each of 3 parts"),
         ("mix.same_class_rate", 0.5, "=0.5: must be unset with mix.sources=3"),
-        ("mix.clean_fraction", 0.99, "one of a batch's 16 groups of 3 mixed"),
+        ("mix.clean_fraction", 0.99, "a batch's 16 groups of 3 that is one at least"),
         ("loss.branches", "subordinate", "must be 'both', which is all 3 of mix.sources=3"),
         ("loss.contrast_weight", 0.1, "=0.1: must be 0 with mix.sources=3"),
         ("evals.during_training.score_images", 2, "score_images=2: must be at least 3, as"),
@@ -454,6 +455,20 @@ def test_a_classifier_needs_two_classes(folders, count, tmp_path):
     config = transfer.get_config("folder,scratch,runlocal")
     config.data.dir = str(tmp_path / "data")
     with pytest.raises(UserError, match=f"of {count} class; a classifier needs labels"):
+        train(config, tmp_path / "run")
+
+
+def test_images_of_train_are_not_scored_in_pretraining_either(tmp_path):
+    names = [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "ab" for i in range(30)]
+    make_folder(tmp_path / "data", *names)
+    config = mae.get_config("folder,runlocal")
+    config.data.dir = str(tmp_path / "data")
+    config.evals.during_training.every_epochs = 1.0
+    config.data.evaluate_on.validation = 1
+    with pytest.raises(UserError, match="training.split='validation': .* at least 2"):
+        train(config, tmp_path / "run")
+    config.evals.reconstruction.split = "validation"
+    with pytest.raises(UserError, match="reconstruction.split='validation': .* from train"):
         train(config, tmp_path / "run")
 
 

@@ -17,7 +17,9 @@ from imae_jax.data.label_maps import IGNORED, decode, nearest
 from imae_jax.data.load import load
 from imae_jax.distributed import sharding
 from imae_jax.errors import UserError
-from imae_jax.training import setup
+from imae_jax.evaluators import during_training
+from imae_jax.models.factory import build_model
+from imae_jax.training import pictures, setup
 
 FILES = dict(image_size="8x6", channels=3, centre=1.0, background="white")
 CLASSES = "background\nant\nbee\n"
@@ -202,6 +204,18 @@ def test_training_reads_none(folder):
     )
     with setup.make_feed(run) as feed:
         assert feed.num_skipped == 0
+
+
+def test_what_is_measured_and_drawn_in_training_reads_none(folder):
+    for name in NAMES:
+        (folder / "maps" / name).with_suffix(".png").write_bytes(b"")
+    dataset = opened(folder)
+    few = during_training.few_images(dataset, "validation", 2, 2, "raise")
+    assert [len(split.images) for split in few.splits.values()] == [2, 1, 1]
+    config = mae.get_config("folder_small")
+    config.model.variant = "mu/2"
+    model = build_model(config, dataset.image_shape, 1)
+    assert pictures.few_images(config, dataset, model).count("validation") == 2
 
 
 def test_evaluation_gets_the_maps_of_its_images(folder):

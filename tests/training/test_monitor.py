@@ -1,5 +1,6 @@
 """`evals.during_training`: numbers of a run while it trains."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -181,6 +182,18 @@ def test_images_to_choose_by_and_to_score_are_different(data_dir):
         known = {image.tobytes() for image in published}
         assert all(image.tobytes() in known for image in scored)
         assert len({image.tobytes() for image in scored}) == 20
+
+
+def test_both_halves_have_the_classes_of_a_folder_that_lists_class_by_class(data_dir):
+    dataset = load("digits", data_dir)
+    in_order = np.argsort(dataset.splits["validation"].labels)
+    split = dataset.splits["validation"].take(in_order)
+    sorted_too = dataclasses.replace(
+        dataset, splits={**dataset.splits, "validation": split}
+    )
+    few = during_training.few_images(sorted_too, "validation", 50, 50, "raise")
+    for part in ("validation", "test"):
+        assert len(set(few.splits[part].labels)) == 10
 
 
 @pytest.mark.parametrize(
