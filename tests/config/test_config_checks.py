@@ -459,14 +459,17 @@ def test_a_classifier_needs_two_classes(folders, count, tmp_path):
 
 
 def test_images_of_train_are_not_scored_in_pretraining_either(tmp_path):
-    names = [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "ab" for i in range(30)]
+    names = [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "ab" for i in range(15)]
     make_folder(tmp_path / "data", *names)
-    config = mae.get_config("folder,runlocal")
+    config = imae.get_config("folder,runlocal")
     config.data.dir = str(tmp_path / "data")
+    config.loss.distill_weight = 0.0
+    config.train.batch_size = 16
     config.evals.during_training.every_epochs = 1.0
-    config.data.evaluate_on.validation = 1
-    with pytest.raises(UserError, match="training.split='validation': .* at least 2"):
+    # A part of three images would be one to choose by, and two to score.
+    with pytest.raises(UserError, match="training.split='validation': .* at least 4 images"):
         train(config, tmp_path / "run")
+    config.evals.during_training.every_epochs = 0.0
     config.evals.reconstruction.split = "validation"
     with pytest.raises(UserError, match="reconstruction.split='validation': .* from train"):
         train(config, tmp_path / "run")

@@ -506,7 +506,7 @@ def u_centred(x):
 def test_a_rank_that_the_type_cannot_tell_is_refused():
     white = np.eye(2048)
     assert effective_rank(white.astype(np.float32)) == pytest.approx(2048)
-    with pytest.raises(UserError, match="covariance is .*float16, whose rounding hides"):
+    with pytest.raises(UserError, match="covariance is float16 .*, whose rounding hides"):
         effective_rank(white.astype(np.float16))
 
 
