@@ -467,7 +467,7 @@ def test_images_of_train_are_not_scored_in_pretraining_either(tmp_path):
     config.train.batch_size = 16
     config.evals.during_training.every_epochs = 1.0
     # A part of three images would be one to choose by, and two to score.
-    with pytest.raises(UserError, match="training.split='validation': .* at least 4 images"):
+    with pytest.raises(UserError, match="split='validation': .* at least 4 images"):
         train(config, tmp_path / "run")
     config.evals.during_training.every_epochs = 0.0
     config.evals.reconstruction.split = "validation"
