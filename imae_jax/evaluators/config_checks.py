@@ -69,12 +69,12 @@ def check_evals(
         _check_names(evaluator, key, section)
         hold(section, {**RULES, **evaluator.rules}, f"{key}.")
         _check_split(evaluator, key, section.split, published)
+        _check_shared_options(section, key, model, num_devices)
+        evaluator.check(section, key, model)
         if evaluator.is_in_training and section.every_epochs:
             count = len(parts[section.split][1])
             allowed = f"of a part of at least {2 * least} images, not {count}: it is halved"
             require(count >= 2 * least, f"{key}.split", section.split, allowed)
-        _check_shared_options(section, key, model, num_devices)
-        evaluator.check(section, key, model)
     if "explorer" in config:
         _check_is_held_out("explorer.split", config.explorer.split, published)
         check_explorer(config.explorer, model, num_devices)

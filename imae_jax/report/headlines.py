@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from imae_jax.evaluators.tables import Numbers, branches_of
 
 # Networks that have learned almost nothing may have a gain up to this (docs/theory.md).
-NOTHING = 0.05
+SMALL_GAIN = 0.05
 
 
 def _percent(value: float) -> str:
@@ -39,7 +39,7 @@ def _listed(numbers: Numbers, texts: Sequence[str]) -> str:
 def _shows_separation(numbers: Numbers) -> bool:
     """True if the gain is above what chance gives, and that of the untrained network."""
     untrained = numbers.get("separability/baselines/random/gain", 0.0)
-    return numbers["separability/gain"] > max(untrained, 0.0) + NOTHING
+    return numbers["separability/gain"] > max(untrained, 0.0) + SMALL_GAIN
 
 
 def lead(numbers: Numbers, who: str) -> str:
