@@ -43,7 +43,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_the_service(service, tmp_path)
     )
     run_id = (workdir / ".run_id").read_text()
     if service == "wandb":
-        files = sorted(workdir.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
+        files = sorted(workdir.glob(f"wandb/offline-run-*-{run_id}*/run-{run_id}.wandb"))
         assert len(files) == 2  # one a start, under the same ID
         for path in files:
             data = path.read_bytes()
