@@ -24,6 +24,9 @@ from imae_jax.training.stored_model import stored_model
 
 FORMAT = "imae_jax 1"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+# Keys that hold paths, beside `data.dir` (`init` may be "teacher", which is none).
+PATHS = ("init", "teacher.init", "evals.separability.teacher", "data.files.label_maps")
+BASELINE_RUNS = "evals.separability.baseline_runs."
 # Keys of the run's meta that are exported.
 META = ("image_shape", "mean", "std", "class_names", "sizes", "teacher", "step", "versions")
 
@@ -135,7 +138,6 @@ def without_paths(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.data.dir = "data"
     for key, value in pytrees.flatten(workdir.as_json(config)).items():
-        is_run = key in ("init", "teacher.init") or key.startswith("evals.separability.")
-        if is_run and isinstance(value, str) and value not in ("", "teacher", "test"):
+        if (key in PATHS or key.startswith(BASELINE_RUNS)) and value != "teacher":
             config.update_from_flattened_dict({key: ""})
     return config

@@ -65,6 +65,18 @@ def arrays(run):
     return state_dict.state_dict(run)
 
 
+def test_an_export_lacks_the_paths_of_its_machine_and_nothing_else():
+    config = imae.get_config("folder,runlocal")
+    known = config.to_dict()
+    config.data.dir = config.data.files.label_maps = "/home/me/photos"
+    config.teacher.init = config.init = "/home/me/runs/teacher"
+    config.evals.separability.teacher = "/home/me/runs/other"
+    config.evals.separability.baseline_runs.without_distillation = "/home/me/runs/third"
+    assert native_format.without_paths(config).to_dict() == known
+    config.init = "teacher"
+    assert native_format.without_paths(config).init == "teacher"
+
+
 @pytest.fixture
 def native(run, tmp_path):
     path = tmp_path / "w.safetensors"
