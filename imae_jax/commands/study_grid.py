@@ -18,12 +18,7 @@ CELLS = "cells"
 # "run:ROLE" in a config is replaced by the workdir of that role's run.
 REFERENCE = "run:"
 # Prefixes of keys that affect evaluation only; the others affect training.
-OF_EVALUATION = (
-    "evals.",
-    "explorer.",
-    "data.evaluate_on.",
-    "data.files.label_maps",
-)
+OF_EVALUATION = ("evals.", "explorer.", "data.evaluate_on.", "data.files.label_maps")
 # Keys of runs that a run is trained from; they are part of the training digest.
 STARTS = ("init", "teacher.init")
 

@@ -106,10 +106,10 @@ def _grid(count: int, size: Sequence[int]) -> tuple[int, int] | None:
 
     One patch is the whole image, whatever its proportions.
     """
-    height, width = size
-    rows = math.isqrt(count * height // width)
     if count == 1:
         return 1, 1
+    height, width = size
+    rows = math.isqrt(count * height // width)
     if rows and count % rows == 0 and rows * width == count // rows * height:
         return rows, count // rows
     return None
