@@ -172,7 +172,7 @@ class Pretrained:
         mixture = mix(sources, jnp.full(len(sources), alpha))
         key = jax.random.key(seed)
         mask = masking.random_mask(key, len(sources), self.network.num_patches, ratio)
-        mesh = sharding.make_mesh(jax.devices()[:1])
+        mesh = sharding.make_mesh(jax.local_devices()[:1])
         pred, _ = rebuild(
             make_network(self.network, self.params, mesh), np.asarray(mixture), mask
         )
@@ -271,7 +271,7 @@ def load(path: str | Path, *, step: int | Literal["best"] | None = None) -> Pret
     if path.is_dir():
         if (path / "config.json").exists() and not (path / "checkpoints").exists():
             raise UserError(f"{path} holds no checkpoints: {_IMPORT}")
-        mesh = sharding.make_mesh(jax.devices()[:1])
+        mesh = sharding.make_mesh(jax.local_devices()[:1])
         run = trained_run.load_run(path, "path", mesh, step)
         return _pretrained(run.config, run.params, run.meta)
     if not path.exists():
