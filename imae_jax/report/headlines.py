@@ -1,6 +1,6 @@
 """Main results of a run as plain sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from imae_jax.evaluators.tables import Numbers, branches_of
 
@@ -42,6 +42,19 @@ def _shows_separation(numbers: Numbers) -> bool:
     return numbers["separability/gain"] > max(untrained, 0.0) + SMALL_GAIN
 
 
+def _excesses(numbers: Numbers) -> dict[str, float]:
+    """Returns each branch's R2 less that of superposition; empty if not measured."""
+    own = _all(numbers, "separability/{}/r2") or ()
+    null = _all(numbers, "separability/{}/r2_null") or ()
+    names = (branch.replace("_", " ") for branch in branches_of(numbers))
+    return {name: x - y for name, x, y in zip(names, own, null, strict=False)}
+
+
+def _holds_all(excesses: Mapping[str, float]) -> bool:
+    """True if no image is held less than in superposition, but for what chance takes."""
+    return all(x >= -SMALL_GAIN / len(excesses) for x in excesses.values())
+
+
 def lead(numbers: Numbers, who: str) -> str:
     """The main result in one line: the gain, beside that of pure superposition.
 
@@ -57,6 +70,8 @@ def lead(numbers: Numbers, who: str) -> str:
     found = f"hold no more than the sum of {images}"
     if _shows_separation(numbers):
         found = f"hold {images}"
+        if not _holds_all(_excesses(numbers)):
+            found = f"hold more than the sum of {images}"
     elif gain > 0:
         found = f"show no separation of {images}"
     return f"The {who}'s latents {found}: gain {gain:+.2f} (superposition: 0)"
@@ -89,6 +104,13 @@ def separated(numbers: Numbers) -> Iterator[str]:
             f"The latents of a mixture hold {images} better than their sum does by a gain "
             f"of {gain:+.2f}"
         )
+        excesses = _excesses(numbers)
+        if not _holds_all(excesses):
+            gained = " and ".join(branch for branch, x in excesses.items() if x > 0)
+            said = (
+                f"The latents of a mixture hold more than the sum of {images} by a gain of "
+                f"{gain:+.2f}, all of it of the {gained} image"
+            )
     elif gain > 0:
         said = (
             f"The latents of a mixture show no separation of {images}: a gain of "

@@ -255,8 +255,11 @@ def test_headlines_in_plain_words():
             for text in section.sentences.get("mine", ())
         ).replace("\N{NO-BREAK SPACE}", " ")
 
+    whole = say(NUMBERS | {"separability/dominant/r2": 0.83})
+    assert "hold both images better than their sum does by a gain of +0.12" in whole
     said = say(NUMBERS)
-    assert "better than their sum does by a gain of +0.12, where pure" in said
+    assert "hold more than the sum of both images by a gain of +0.12, all of" in said
+    assert "it of the subordinate image, where pure" in said
     assert "superposition has 0; untrained -0.51; raw pixels -0.82." in said
     assert "explains 34 % of the teacher's latents of the subordinate image alone" in said
     assert "(superposition: 16 %) and 78 % of the dominant one's (84 %)" in said
@@ -358,7 +361,7 @@ def test_every_run_stands_below_the_mean_image_that_it_is_relative_to():
 @pytest.mark.parametrize(
     "gain,untrained,said",
     [
-        (0.12, -0.51, "hold both images: gain +0.12"),
+        (0.12, -0.51, "hold more than the sum of both images: gain +0.12"),
         (0.03, -0.51, "show no separation of both images: gain +0.03"),
         (0.12, 0.1, "show no separation of both images: gain +0.12"),
         (-0.03, -0.51, "hold no more than the sum of both images: gain -0.03"),
@@ -368,8 +371,18 @@ def test_a_small_gain_is_not_called_separation(gain, untrained, said):
     changed = {"separability/gain": gain, "separability/baselines/random/gain": untrained}
     assert said in headlines.lead(NUMBERS | changed, "i-MAE")
     (first, *_) = headlines.separated(NUMBERS | changed)
-    assert ("better than their sum" in first) == ("hold both" in said)
+    assert ("all of it of the subordinate" in first) == ("hold more" in said)
     assert ("show no separation" in first) == ("show no separation" in said)
+
+
+@pytest.mark.parametrize(
+    "dominant,said", [(0.85, "hold both"), (0.83, "hold both"), (0.81, "hold more than")]
+)
+def test_images_are_held_if_none_falls_below_superposition(dominant, said):
+    numbers = NUMBERS | {"separability/dominant/r2": dominant}
+    assert f"latents {said}" in headlines.lead(numbers, "i-MAE")
+    (first, *_) = headlines.separated(numbers)
+    assert f"mixture {said}" in first
 
 
 def test_a_class_may_be_called_as_a_branch_is():
@@ -384,7 +397,10 @@ def test_the_page_begins_with_the_gain_and_its_null(imae_config, tmp_path):
     folder = with_config(imae_config(), tmp_path / "run")
     atomic_files.write_json(folder / "eval.json", NUMBERS)
     page = html.unescape(write_report(folder).read_text())
-    assert "<h1>The i-MAE's latents hold both images: gain +0.12 (superposition: 0)" in page
+    assert (
+        "<h1>The i-MAE's latents hold more than the sum of both images: gain +0.12 ("
+        in page
+    )
     assert "For comparison: untrained -0.51; raw pixels -0.82." in page
     atomic_files.write_json(folder / "eval.json", NUMBERS | {"separability/gain": -0.03})
     page = write_report(folder).read_text()
