@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from imae_jax.errors import UserError
-from imae_jax.interop import big_vision, huggingface, mae_names, metadata
+from imae_jax.interop import (
+    attention_heads,
+    big_vision,
+    huggingface,
+    mae_names,
+    metadata,
+)
 from imae_jax.interop.imae_release import from_release
 from imae_jax.interop.metadata import WeightsMetadata
 from imae_jax.interop.read_files import FileContents
 from imae_jax.models.branches import branch_names
 from imae_jax.models.transformer import Size
-
-# Number of heads by width (ViT, DeiT; MAE's decoder), for files that do not state it.
-ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-DECODER_HEADS = {512: 16}
-RELEASE_DECODER_HEADS = {512: 16, 192: 6}  # i-MAE's release
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,9 @@ def detect(
         said = metadata.of_hugging_face(contents.config)
     source, arrays, said = _by_mae_names(contents.arrays, said)
     _check_is_vit(arrays)
-    arrays = {name: _as_float32(x, name) for name, x in arrays.items()}
+    # BatchNorm in a probe's head counts its batches, in integers.
+    used = {n: x for n, x in arrays.items() if not n.endswith(".num_batches_tracked")}
+    arrays = {name: _as_float32(x, name) for name, x in used.items()}
     width, channels, patch_size, _ = _shape(arrays, "patch_embed.proj.weight", 4)
     depth = _depth(arrays, "blocks")
     _check_sizes(
@@ -112,10 +115,12 @@ def detect(
         ("width", said.width, width),
         ("depth", said.depth, depth),
     )
-    heads = num_heads, said.num_heads, ENCODER_HEADS, width, "num_heads"
-    encoder = Size(width, depth, _heads(*heads))
+    heads, assumed = attention_heads.num_heads(
+        num_heads, said.num_heads, attention_heads.ENCODER_HEADS, width, "num_heads"
+    )
+    encoder, notes = Size(width, depth, heads), notes + assumed
     is_release = said.is_release or "decoder_embed1.weight" in arrays
-    decoder = _decoder(arrays, said, decoder_num_heads, is_release)
+    decoder, assumed = _decoder(arrays, said, decoder_num_heads, is_release)
     is_alone = decoder is None
     if is_alone and (decoder_num_heads, norm_pix) != (None, None):
         flag = "norm_pix" if decoder_num_heads is None else "decoder_num_heads"
@@ -142,7 +147,7 @@ def detect(
         mask_ratio=said.mask_ratio,
         mean=mean,
         std=std,
-        notes=(*notes, *found.notes, *note),
+        notes=(*notes, *assumed, *found.notes, *note),
     )
 
 
@@ -219,19 +224,23 @@ def _decoder(
     said: WeightsMetadata,
     num_heads: int | None,
     is_release: bool,
-) -> Size | None:
-    """Size of the decoder; None if there is none."""
+) -> tuple[Size | None, list[str]]:
+    """Size of the decoder, None if there is none; and notes."""
     if "mask_token" not in arrays:
-        return None
+        return None, []
     width = _shape(arrays, "mask_token", 3)[-1]
-    usual = RELEASE_DECODER_HEADS if is_release else DECODER_HEADS
+    usual = attention_heads.DECODER_HEADS
+    if is_release:
+        usual = attention_heads.RELEASE_DECODER_HEADS
     depth = _depth(arrays, "decoder_blocks")
     _check_sizes(
         ("decoder width", said.decoder_width, width),
         ("decoder depth", said.decoder_depth, depth),
     )
-    heads = num_heads, said.decoder_num_heads, usual, width
-    return Size(width, depth, _heads(*heads, "decoder_num_heads"))
+    heads, notes = attention_heads.num_heads(
+        num_heads, said.decoder_num_heads, usual, width, "decoder_num_heads"
+    )
+    return Size(width, depth, heads), notes
 
 
 def _as_float32(x: np.ndarray, name: str) -> np.ndarray:
@@ -262,19 +271,6 @@ def _depth(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
     if depth > len(arrays):  # avoids building an absurdly deep model
         raise UserError(f"unexpected {prefix}.{depth - 1}: {len(arrays)} arrays in all")
     return depth
-
-
-def _heads(
-    given: int | None, said: int | None, usual: Mapping[int, int], width: int, flag: str
-) -> int:
-    if given is not None:
-        return given
-    if said is None and width not in usual:
-        raise UserError(
-            f"no file says how many heads a model has, and a width of {width} has no usual "
-            f"number: give --{flag}"
-        )
-    return said or usual[width]
 
 
 def _image_size(

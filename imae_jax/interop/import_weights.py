@@ -165,6 +165,8 @@ def _params(found: DetectedModel, network: MAE | IMAE | Classifier) -> dict:
     for part, size in (("encoder", found.encoder), ("decoder", found.decoder)):
         if size and (name := mae_names.POSITIONS[part]) in positions:
             _check_positions(positions[name], name, found, size.width)
+        elif size:
+            logger.info(f"the file has no {name}: MAE's fixed one is assumed")
     flat = {n.ours: mae_names.to_ours(arrays[n.theirs], n.form) for n in found.names}
     return pytrees.nested(flat)
 

@@ -16,6 +16,7 @@ from configs import imae, mae, transfer
 from imae_jax.errors import UserError
 from imae_jax.interop import (
     architecture,
+    attention_heads,
     huggingface,
     import_weights,
     metadata,
@@ -211,6 +212,43 @@ def test_another_head_is_left_out_and_named(run, arrays, save):
     params, said = take(path, norm_pix=None, decoder_num_heads=None)
     assert_same(params, {"encoder": run.params["encoder"]})
     assert "a head is left out: head.1.weight" in said
+    # As MAE's linear probe writes it: BatchNorm counts its batches, in an integer.
+    head |= {"head.0.num_batches_tracked": np.array(7), "head.0.running_mean": np.ones(32)}
+    path = save(encoder_of(arrays) | head)
+    params, said = take(path, norm_pix=None, decoder_num_heads=None)
+    assert_same(params, {"encoder": run.params["encoder"]})
+    assert "a head is left out: head.0.running_mean, head.1.weight" in said
+
+
+def test_assumed_numbers_of_heads_are_said():
+    found = attention_heads.num_heads(None, None, {192: 3}, 192, "num_heads")
+    note = "3 heads are assumed, as usual for width 192: --num_heads says otherwise"
+    assert found == (3, [note])
+    for given, said in ((12, None), (None, 12), (12, 12)):
+        assert attention_heads.num_heads(given, said, {192: 3}, 192, "n") == (12, [])
+    with pytest.raises(UserError, match="a width of 64 has no usual number: give --n"):
+        attention_heads.num_heads(None, None, {192: 3}, 64, "n")
+    with pytest.raises(UserError, match="invalid n=6: the file says 12; leave it out"):
+        attention_heads.num_heads(6, 12, {192: 3}, 192, "n")
+
+
+def test_the_note_on_heads_is_among_those_of_the_file(save):
+    size = dict(encoder=dict(width=192, heads=3))
+    wide = make_run(mae.get_config("digits,runlocal"), model=size)
+    _, said = take(save(encoder_of(state_dict.state_dict(wide))), **ENCODER_ONLY)
+    assert "3 heads are assumed" in said
+
+
+def test_lacking_positions_are_said_to_be_assumed(arrays, save, caplog):
+    encoder = encoder_of(arrays)
+    del encoder["pos_embed"]
+    path = save(encoder)
+    options = dict(norm_pix=None, decoder_num_heads=None)
+    with pytest.raises(UserError, match="give --image_size"):
+        take(path, **options)
+    with caplog.at_level("INFO"):
+        take(path, image_size=(8, 8), **options)
+    assert "the file has no pos_embed: MAE's fixed one is assumed" in caplog.text
 
 
 def big_vision(arrays, heads=2):
