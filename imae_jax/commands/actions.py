@@ -96,7 +96,7 @@ def separability(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) ->
     """Measures encoders and prints a table."""
     from imae_jax.commands import separability
 
-    logger.info(separability.measure(given, preset))
+    separability.measure(given, preset)
 
 
 def plan_step(given: SimpleNamespace) -> None:

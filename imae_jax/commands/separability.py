@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from imae_jax.encoders.mixture_stream import LazyImages
 from imae_jax.encoders.result import Separability
 from imae_jax.encoders.separability import OWN, PIXELS, separability
 from imae_jax.encoders.spec import open_encoder
-from imae_jax.errors import UserError
+from imae_jax.errors import UserError, require
 from imae_jax.storage import atomic_files
 from imae_jax.storage.local_paths import local_path
 
@@ -34,22 +35,21 @@ NAME = "separability"  # of the files that are written
 NAMED = re.compile(r"(?P<name>[^:=]+)=(?P<address>.*)", re.DOTALL)
 
 
-def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
-    """Measures encoders; writes `given.out` if it is set.
+def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> None:
+    """Measures encoders; logs the table, and writes `given.out` if it is set.
 
     Args:
       given: the command's flags.
       preset: returns the config of a preset, of which only the data is used.
-    Returns:
-      The table and how it was measured.
     Raises:
       UserError: for invalid flags, data or encoders.
     """
     alphas = _numbers(given.alphas)
     if given.out:
-        out = local_path(given.out, "--out")
-        if out.exists() and not out.is_dir():
-            raise UserError(f"invalid out={given.out!r}: must be a folder")
+        out = local_path(given.out, "--out").absolute()
+        there = next(path for path in (out, *out.parents) if path.exists())
+        is_ours = there.is_dir() and os.access(there, os.W_OK)
+        require(is_ours, "out", given.out, "a folder that can be written")
     encoders = [_open(text) for text in given.encoder]
     target = given.target
     if target not in (OWN, PIXELS):
@@ -57,7 +57,8 @@ def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
         target = next(same, None) or open_encoder(target)
     for one in encoders:
         logger.info(f"{one.name}: {one.preprocessing}; {one.shown}")
-    train, test = _images(given, preset, encoders)
+    shown = [*encoders, target] if isinstance(target, Encoder) else encoders
+    train, test = _images(given, preset, shown)
     found = separability(
         encoders,
         train,
@@ -68,9 +69,10 @@ def measure(given: SimpleNamespace, preset: Callable[[str], ConfigDict]) -> str:
         batch_size=given.batch_size,
         seed=given.seed,
     )
+    # Shown first: what cannot be written is not lost.
+    logger.info(f"\n{found.table()}\n\n{found.notes()}")
     if given.out:
         write(found, out)
-    return f"\n{found.table()}\n\n{found.notes()}"
 
 
 def _open(text: str) -> Encoder:
@@ -96,17 +98,19 @@ def _numbers(text: str) -> list[float]:
 def _images(
     given: SimpleNamespace, preset: Callable[[str], ConfigDict], encoders: list[Encoder]
 ) -> tuple[LazyImages, LazyImages]:
-    """Opens the data; returns images to fit and to test, read when they are needed."""
+    """Opens the data; returns images to fit and to test, read when they are needed.
+
+    Those of a folder are decoded at the largest size that an encoder takes.
+    """
     folder = local_path(given.data, "--data")
     if folder.is_dir():
+        text = f"left out: --data={given.data} is a folder, which is read where it is"
+        require(not given.data_dir, "data_dir", given.data_dir, text)
         config = preset(FOLDER)
         config.data.dir = str(folder)
-        # Decoded at the largest size that an encoder takes.
-        sizes = [one.preprocessing.size for one in encoders]
-        if all(sizes):
-            config.data.files.image_size = "x".join(
-                str(max(x)) for x in zip(*sizes, strict=True)
-            )
+        if sizes := [x for one in encoders if (x := one.preprocessing.size)]:
+            largest = (str(max(x)) for x in zip(*sizes, strict=True))
+            config.data.files.image_size = "x".join(largest)
     else:
         try:
             config = preset(given.data)

@@ -71,11 +71,13 @@ class Separability:
       rows: encoders, each followed by its controls.
       features: "pooled" or "tokens".
       num_images: images of `train` (to fit), `validation` (to choose the ridge) and `test`.
+      image_shape: (H, W, C) of the images, before each encoder's preprocessing.
     """
 
     rows: Sequence[Row]
     features: str
     num_images: dict[str, int]
+    image_shape: tuple[int, int, int]
 
     @property
     def alphas(self) -> list[float]:
@@ -114,7 +116,9 @@ class Separability:
         """Returns how it was measured: images, targets and preprocessing, line by line."""
         counts = ", ".join(f"{n:,} {split}" for split, n in self.num_images.items())
         encoders = [row for row in self.rows if not row.control]
-        lines = [f"{self.features} features; images: {counts}."]
+        height, width, channels = self.image_shape
+        size = f"{height}x{width} pixels, channels: {channels}"
+        lines = [f"{self.features} features; images: {counts}, of {size}."]
         for row in encoders:
             lines.append(f"{row.encoder}: {row.preprocessing}; {row.shown}.")
         targets = sorted({row.target for row in encoders})

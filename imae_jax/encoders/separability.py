@@ -105,7 +105,7 @@ def separability(
         name = common.name if common is not None else str(target)
         rows += _measured(stream, name, alphas, seed)
     counts = {name: len(part) for name, part in splits.items()}
-    return Separability(rows, features, counts)
+    return Separability(rows, features, counts, splits["test"].shape[1:])
 
 
 def as_encoder(given: AnyEncoder, name: str) -> Encoder:

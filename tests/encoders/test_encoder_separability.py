@@ -1,5 +1,6 @@
 """Planted encoders through the command line, and the function on arrays."""
 
+import errno
 import json
 import shutil
 import sys
@@ -208,11 +209,53 @@ def test_an_encoder_is_given_a_name(ran, tmp_path):
             ["--encoder=python:planted:identity,size=2", "--out=planted.py"],
             "must be a folder",
         ),
+        (
+            ["--encoder=python:planted:identity,size=2", "--out=planted.py/deep/er"],
+            "must be a folder that can be written",
+        ),
+        (
+            ["--encoder=python:planted:identity,size=2", "--data_dir=nowhere"],
+            "invalid data_dir='nowhere': must be left out: --data=codes is a folder",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_line(ran, options, said):
-    data = [] if any("--data" in x for x in options) else ["--data=codes"]
+    data = [] if any("--data=" in x for x in options) else ["--data=codes"]
     assert said in refused(ran, *options, *data)
+
+
+@pytest.mark.parametrize(
+    "sizes,target,decoded",
+    [
+        (("size=2", "size=4x6"), "own", "4x6"),
+        (("size=4", None), "own", "4x4"),
+        (("size=2",), "python:planted:mean_colour,size=8", "8x8"),
+        ((None,), "own", "64x64"),
+    ],
+)
+def test_a_folder_is_decoded_at_the_largest_known_size(ran, sizes, target, decoded):
+    encoders = [
+        "--encoder=" + ",".join(filter(None, [f"e{n}=python:planted:mean_colour", size]))
+        for n, size in enumerate(sizes)
+    ]
+    options = "--data=codes", "--alphas=0.3", "--num_images=60", f"--target={target}"
+    status, printed = ran(*encoders, *options)
+    assert status == 0 and f"of {decoded} pixels, channels: 3" in printed, printed
+
+
+def test_what_cannot_be_written_is_shown(ran, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("imae_jax.storage.atomic_files.write_json", full)
+    status, printed = ran(
+        "--encoder=python:planted:identity,size=2",
+        "--data=codes",
+        "--alphas=0.3",
+        "--num_images=60",
+        f"--out={tmp_path}/out",
+    )
+    assert status == 1 and "superposition (null)" in printed and "No space" in printed
 
 
 def test_the_command_runs_as_a_process(folders):
