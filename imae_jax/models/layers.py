@@ -51,11 +51,14 @@ def choose(dtype: str, attention: str, scan: bool, remat: str, *, platform: str)
     nothing else is faster in bfloat16.
 
     Args:
-      dtype, attention, scan, remat: values of the section.
+      dtype, attention, scan, remat: values of the section. cuDNN's attention, of a run
+        that was trained with it, is XLA's where cuDNN has none (training refuses that).
       platform: "cpu", "gpu" or "tpu".
     """
     dtype = fastest_type(platform) if dtype == AUTO else dtype
     activations = "float32" if platform == "cpu" else dtype
+    if attention == "cudnn" and (platform, dtype) != ("gpu", "bfloat16"):
+        attention = "xla"
     return Compute(jnp.dtype(activations), jnp.dtype(dtype), attention, scan, remat)
 
 

@@ -155,6 +155,11 @@ class Objective(abc.ABC):
         return False
 
     @staticmethod
+    def may_accumulate(config: ConfigDict) -> bool:
+        """True if a batch can be computed in microbatches, see `train.accumulate`."""
+        return True
+
+    @staticmethod
     def needs_init(config: ConfigDict) -> bool:
         """True if training must start from another run's parameters."""
         return False

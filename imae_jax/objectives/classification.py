@@ -168,6 +168,11 @@ class ClassificationObjective(Objective):
         return found
 
     @staticmethod
+    def may_accumulate(config: ConfigDict) -> bool:
+        """True unless it is a probe, whose BatchNorm sees whole batches."""
+        return config.model.mode != "linear"
+
+    @staticmethod
     def needs_init(config: ConfigDict) -> bool:
         """True unless it is trained from scratch."""
         return config.model.mode != "scratch"

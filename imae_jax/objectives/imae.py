@@ -48,7 +48,7 @@ def check_terms_between_images(config: ConfigDict) -> None:
     require(loss.branches == "both", "loss.branches", loss.branches, allowed)
     allowed = "False with loss.contrast_weight: each role of an image needs its own mask"
     require(not mix.shared_mask, "mix.shared_mask", mix.shared_mask, allowed)
-    clean = mix.get("clean_fraction", 0.0)
+    clean = mix.clean_fraction
     allowed = "0 with loss.contrast_weight: an image shown alone has only one role"
     require(not clean, "mix.clean_fraction", clean, allowed)
 
@@ -56,7 +56,7 @@ def check_terms_between_images(config: ConfigDict) -> None:
 def check_clean_fraction(config: ConfigDict) -> None:
     """Raises UserError for a fraction that leaves no group mixed, or has no effect."""
     mix = config.mix
-    fraction = mix.get("clean_fraction", 0.0)
+    fraction = mix.clean_fraction
     if not fraction:
         return
     groups = config.train.batch_size // mix.sources
@@ -131,7 +131,6 @@ class IMAEObjective(MAEObjective):
         """See `Objective`."""
         # The input pipeline handles `same_class_rate`.
         mix = {k: v for k, v in config.mix.items() if k != "same_class_rate"}
-        mix.setdefault("clean_fraction", 0.0)  # runs of version 0.1.0 do not have it
         return cls(
             model,
             augmentation,
@@ -240,3 +239,8 @@ class IMAEObjective(MAEObjective):
     def is_distilled(config: ConfigDict) -> bool:
         """True if the weight of distillation is above 0."""
         return config.loss.distill_weight > 0
+
+    @staticmethod
+    def may_accumulate(config: ConfigDict) -> bool:
+        """True unless images of a batch are compared with each other."""
+        return not (config.loss.contrast_weight or config.loss.uniformity_weight)

@@ -53,11 +53,13 @@ class Checkpoints:
         if not is_writer and not self._directory.is_dir():
             raise UserError(f"{workdir} holds no checkpoints")
         policies = ocp.checkpoint_managers
-        kept = [policies.LatestN(keep)]
+        kept, ranked = [policies.LatestN(keep)], {}
         if keep_best:
             by_loss = dict(get_metric_fn=lambda metrics: metrics["loss"], reverse=True)
             by_loss["keep_checkpoints_without_metrics"] = False
             kept.append(policies.BestN(n=keep_best, **by_loss))
+            # Without a function here, losses are not stored, and a resumed run knows none.
+            ranked = dict(best_fn=lambda metrics: metrics["loss"], best_mode="min")
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -66,6 +68,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept)
                 if is_writer
                 else None,
+                **ranked,
             ),
             item_names=(*ARRAYS, "meta"),
             item_handlers={name: ocp.StandardCheckpointHandler() for name in ARRAYS}

@@ -57,7 +57,7 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {
     },
     "loss.norm_pix": {"predict_fraction": 1.0},
     "mask.ratio": {"kind": "random", "content_weight": 0.0},
-    "mix.alpha": {"sources": 2},
+    "mix.alpha": {"sources": 2, "clean_fraction": 0.0},
     "model.decoder.width": {"attention": "self"},
 }
 
@@ -172,9 +172,11 @@ def check_same_config(
     Args:
       config: the config given.
       workdir: the run's folder.
-      stored: the run's config; None: that of its file, if there is one.
+      stored: the run's config; None: that of its file. A run without a checkpoint, refused
+        or stopped before its first, has nothing that another config could spoil.
     """
-    if stored is None and (workdir / CONFIG_FILE).exists():
+    has_begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    if stored is None and has_begun and (workdir / CONFIG_FILE).exists():
         stored = read_config(workdir)
     if stored is not None and (lines := _differences(stored, config, "there")):
         raise UserError(

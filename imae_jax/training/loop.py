@@ -119,7 +119,7 @@ def _train(
                 batch_size=config.train.batch_size,
                 group_size=group_size(config),
                 accumulate=config.train.accumulate,
-                may_accumulate=config.model.get("mode") != "linear",
+                may_accumulate=setup.kind.may_accumulate(config),
             )
             measure_every = steps_of(period(config), config, num_examples)
             epochs = config.log.get("pictures_every") or 0.0  # a classifier has none

@@ -72,7 +72,22 @@ def starting_params(setup: Setup) -> Any:
     assert source is not None, "the config's checks ask for a teacher"
     like = trained_run.abstract_params(setup.model, setup.mesh)
     name = f"init={str(source.workdir)!r}"
+    _check_same_heads(source.model, setup.model, name)
     return setup.kind.starting_params(like, source.params, name)
+
+
+def _check_same_heads(theirs: Any, ours: Any, name: str) -> None:
+    """Raises UserError if weights were trained with another number of heads.
+
+    They have the same shapes, and compute something else.
+    """
+    for part in ("encoder", "decoder"):
+        there, here = (getattr(x, f"{part}_size", None) for x in (theirs, ours))
+        if there and here and there.heads != here.heads:
+            raise UserError(
+                f"{name}: its model.{part}.heads is {there.heads}, here it is "
+                f"{here.heads}; they must be equal"
+            )
 
 
 def initial_state(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -27,6 +28,7 @@ from imae_jax.models.mae import MAE
 from imae_jax.objectives.base import Augmentation, Objective
 from imae_jax.objectives.select import OBJECTIVES, group_size
 from imae_jax.storage import trackers
+from imae_jax.storage.checkpoint import newest_meta
 from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 from imae_jax.training import trained_run
@@ -152,7 +154,43 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
         places = sharding.fsdp_shardings(teacher.params, mesh)
         params = jax.device_put(teacher.params, places)
         teacher = dataclasses.replace(teacher, params=params)
+    dataset = _in_units_of_its_networks(config, workdir, dataset, teacher)
     return Setup(config, workdir, dataset, mesh, model, teacher)
+
+
+def _in_units_of_its_networks(
+    config: ConfigDict,
+    workdir: Path,
+    dataset: Dataset,
+    teacher: trained_run.TrainedRun | None,
+) -> Dataset:
+    """Returns the data set with the pixel statistics of what the run begins with.
+
+    Of its own checkpoint, its teacher, or the run named by `init`: a trained network shown
+    pixels in other units computes something else. Else they are the data set's own.
+    """
+    path = workdir
+    if not newest_meta(workdir) and teacher:
+        path = teacher.workdir
+    elif not newest_meta(workdir) and config.init:
+        path = local_path(config.init, "init")
+    _, meta = newest_meta(path) or (0, {})
+    # Another number of channels is refused later.
+    if len(meta.get("mean", ())) != len(dataset.mean):
+        return dataset
+    mean, std = (np.array(meta[name], np.float32) for name in ("mean", "std"))
+    pairs = (mean, dataset.mean), (std, dataset.std)
+    if not all(np.allclose(x, y, rtol=1e-4) for x, y in pairs):
+        logger.info(
+            f"pixels are normalized as for {path}: mean "
+            f"{_as_words(mean)}, std {_as_words(std)}; of these images they are "
+            f"{_as_words(dataset.mean)} and {_as_words(dataset.std)}"
+        )
+    return dataclasses.replace(dataset, mean=mean, std=std)
+
+
+def _as_words(values: np.ndarray) -> str:
+    return "/".join(f"{value:.1f}" for value in values)
 
 
 def make_objective(setup: Setup) -> Objective:

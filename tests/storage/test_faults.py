@@ -503,6 +503,16 @@ def test_the_best_are_kept_beside_the_newest(tmp_path):
         assert checkpoints.steps() == [5, 2] and checkpoints.best_step() == 2
 
 
+def test_a_resumed_run_keeps_the_best_of_before(tmp_path):
+    arrays = dict(params=dict(x=jax.numpy.ones(3)))
+    losses = [0.9, 0.1, 0.8, 0.7, 0.6]
+    for step, loss in enumerate(losses):
+        with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
+            checkpoints.save(step, arrays, dict(loss=loss))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [4, 1] and checkpoints.best_step() == 1
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), PermissionError(13, "denied"), OSError(116, "stale handle")]
 )
