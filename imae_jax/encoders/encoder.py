@@ -96,6 +96,9 @@ class Encoder:
       shown: the part of an image that it sees, for tables.
       branches: True if its features have an axis S.
       untrained: makes the same encoder with random weights; None if that is unknown.
+      kept: [K] int, the patches that its tokens are of, of `num_patches` in raster order,
+        if it is shown a part of each image; None: all.
+      num_patches: number of patches of an image, with `kept`.
     """
 
     name: str
@@ -105,6 +108,8 @@ class Encoder:
     shown: str = "whole images"
     branches: bool = False
     untrained: Callable[[], "Encoder"] | None = None
+    kept: np.ndarray | None = None
+    num_patches: int = 0
 
     def __call__(self, images: np.ndarray) -> Any:
         """Encodes [B, H, W, C] images in 0..255."""

@@ -99,6 +99,7 @@ def _wrapped(
 ) -> Encoder:
     assert preprocessing.size is not None, "see `_record`"
     config, options, shown = module.config, {}, "whole images"
+    part: dict[str, Any] = {}
     patch = getattr(config, "patch_size", None)
     count = 0
     if patch:
@@ -109,6 +110,7 @@ def _wrapped(
         if ratio:
             whole, count = count, int(count * (1 - ratio))
             shown = f"{count} of {whole} patches, one mask for all images"
+            part = dict(kept=np.argsort(options["noise"])[:count], num_patches=whole)
     torch = import_library("torch", spec.text)
 
     def read(images: Any) -> Any:
@@ -127,4 +129,5 @@ def _wrapped(
         blank = np.zeros(shape, np.float32)
         tokens = torch_modules.opened(spec.text, lambda: function(blank))
         prefix = max(0, tokens.shape[1] - count) if tokens.ndim == 3 else 0
-    return Encoder(spec.text, function, preprocessing, prefix, shown, untrained=untrained)
+    fixed = preprocessing, prefix, shown
+    return Encoder(spec.text, function, *fixed, untrained=untrained, **part)

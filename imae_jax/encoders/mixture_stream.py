@@ -136,6 +136,7 @@ def random_features(pixels: np.ndarray, width: int) -> np.ndarray:
 
 
 RAW, RANDOM, UNTRAINED = "raw pixels", "random features", "untrained"
+SUPERPOSED = "superposition, fitted"
 
 
 @dataclasses.dataclass
@@ -150,7 +151,7 @@ class MixtureStream:
       alphas: weights of the subordinate image.
       batch_size: images per call of an encoder.
       seed: random seed of the pairs.
-      controls: False leaves out raw pixels and random features.
+      controls: False leaves out superposition, raw pixels and random features.
       origins: [D] by row, subtracted so that float64 sums of squares stay exact for
         features far from zero.
     """
@@ -182,6 +183,10 @@ class MixtureStream:
                 rows = self._rows(mixtures)
                 if alone is None:
                     alone = self._targets(own, rows[""].shape[2])
+                if self.controls:
+                    # What the null of infinitely many images is with these images.
+                    sum_of_both = alpha * alone[:, 0] + (1 - alpha) * alone[:, 1]
+                    rows[SUPERPOSED] = sum_of_both[:, None]
                 positions = np.arange(alone.shape[2])
                 yield Latents(
                     {(alpha, row): self._less(x, row) for row, x in rows.items()},
@@ -226,9 +231,13 @@ class MixtureStream:
 
     def _patch_pixels(self, images: np.ndarray, num_tokens: int) -> np.ndarray | None:
         """Returns `patch_pixels` of the patches that the encoder's tokens are of."""
-        encoder = self.encode.encoder
-        size = encoder.preprocessing.size
-        return patch_pixels(images, num_tokens, encoder.num_prefix, size)
+        encoder, kept = self.encode.encoder, None
+        prefix, size = encoder.num_prefix, encoder.preprocessing.size
+        if encoder.kept is not None and num_tokens > 1:
+            kept = [*range(prefix), *(prefix + encoder.kept)]
+            num_tokens = prefix + encoder.num_patches
+        found = patch_pixels(images, num_tokens, prefix, size)
+        return found if found is None or kept is None else found[:, kept]
 
     def _less(self, features: np.ndarray, row: str) -> np.ndarray:
         """Subtracts the first batch's mean."""

@@ -76,6 +76,7 @@ def _wrapped(
     """Makes the encoder of a model with these parameters."""
     network = model.network
     shown, has_branches = "whole images", output == "latents" and network.is_fed_mixtures
+    part: dict[str, Any] = {}
     if not network.has_decoder:
 
         def function(images: np.ndarray) -> jax.Array:
@@ -86,6 +87,7 @@ def _wrapped(
         one = mask_from_noise(jnp.asarray(mask_noise(ratio, count))[None], ratio)
         if ratio:
             shown = f"{one.ids_keep.shape[1]} of {count} patches, one mask for all images"
+            part = dict(kept=np.asarray(one.ids_keep[0]), num_patches=count)
 
         def function(images: np.ndarray) -> jax.Array:
             mask = jax.tree.map(
@@ -96,4 +98,5 @@ def _wrapped(
     def untrained() -> Encoder:
         return _wrapped(spec, model, output, preprocessing, _random(model))
 
-    return Encoder(spec.text, function, preprocessing, 1, shown, has_branches, untrained)
+    fixed = preprocessing, 1, shown, has_branches, untrained
+    return Encoder(spec.text, function, *fixed, **part)

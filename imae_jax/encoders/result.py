@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from imae_jax.encoders.mixture_stream import SUPERPOSED
 from imae_jax.probing.superposition import null_r2
 
 
@@ -131,7 +132,12 @@ class Separability:
                 )
         else:
             lines.append(f"Target: features of each image alone by {', '.join(targets)}.")
-        lines.append("Intervals cover the test pairs, not training seeds.")
+        lines.append("Intervals cover the test pairs, not the fit or training seeds.")
+        if any(row.control == SUPERPOSED for row in self.rows):
+            lines.append(
+                "Superposition, fitted: the sum of both images' targets, which has 0 with "
+                "endless images. What it has here is the null for these."
+            )
         return "\n".join(lines)
 
     def plot(self) -> Figure:

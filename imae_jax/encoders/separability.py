@@ -69,7 +69,8 @@ def separability(
       target: the features to predict: "own", of each encoder; "pixels", as averaged as the
         control `raw pixels`; or an encoder.
       features: "pooled", the mean over patches, or "tokens", centred by position.
-      controls: False leaves out raw pixels, random features and the untrained encoder.
+      controls: False leaves out superposition, raw pixels, random features and the
+        untrained encoder.
       batch_size: images per call of an encoder.
       seed: random seed of splits, pairs and bootstrap.
     Raises:

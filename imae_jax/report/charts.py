@@ -208,7 +208,7 @@ def gains(encoders: Mapping[str, Mapping[str, Points]]) -> Figure:
     Args:
       encoders: (alpha, gain) by control, "" being the encoder itself, by encoder.
     """
-    looks = itertools.cycle(((BLUE, ":"), (GREEN, "-."), (PURPLE, "--")))
+    looks = itertools.cycle(((BLUE, ":"), (GREEN, "-."), (PURPLE, "--"), (GREY, ":")))
     controls = dict.fromkeys(name for lines in encoders.values() for name in lines if name)
     look = {"": (ORANGE, "-")} | dict(zip(controls, looks, strict=False))
     panels = {}

@@ -328,18 +328,47 @@ def test_the_result_is_read_as_text_table_chart_and_numbers():
     assert "| superposition (null) | 0.3 | 0.155 | 0.845 | 0 |" in found.table()
     assert found.table().count("| mine: raw pixels |") == 2
     labels = [text.get_text() for text in found.plot().legends[0].get_texts()]
-    expected = ["the encoder", "raw pixels", "random features"]
+    expected = ["the encoder", "raw pixels", "random features", "superposition, fitted"]
     assert labels == [*expected, "superposition (null)"]
     numbers = json.loads(json.dumps(found.to_dict()))
     assert numbers["rows"][0]["scores"][1]["alpha"] == 0.3
     assert numbers["null_r2"]["0.3"][0] == pytest.approx(0.155, abs=1e-3)
 
 
+def test_fitted_superposition_is_what_a_linear_encoder_has():
+    found = imae_jax.separability(planted.identity, noise(300, side=4), alphas=0.3)
+    by_control = {row.control: row.scores[0] for row in found.rows}
+    fitted = by_control["superposition, fitted"]
+    # Far below the null of 0, which endless images have: 48 numbers, 180 images.
+    assert fitted.gain < -0.1
+    assert by_control[""].gain == pytest.approx(fitted.gain, abs=1e-6)
+    assert "is the null for these" in found.notes()
+    alone = imae_jax.separability(planted.identity, noise(100), alphas=0.3, controls=False)
+    assert [row.control for row in alone.rows] == [""]
+    assert "is the null for these" not in alone.notes()
+
+
+@pytest.mark.parametrize("target", ["own", "pixels"])
+def test_the_pixels_of_a_masked_encoder_are_those_that_it_sees(target):
+    kept = np.array([14, 3, 9, 4])
+
+    def pixels_of_kept_patches(images):
+        patches = images.reshape(len(images), 4, 2, 4, 2, 3).swapaxes(2, 3)
+        return patches.reshape(len(images), 16, -1)[:, kept]
+
+    encoder = Encoder("masked", pixels_of_kept_patches, kept=kept, num_patches=16)
+    options = dict(alphas=0.3, features="tokens", target=target)
+    found = imae_jax.separability(encoder, noise(1200, side=8), **options)
+    gains = {row.control: row.scores[0].gain for row in found.rows}
+    assert gains[""] == pytest.approx(0, abs=0.05)
+    assert gains["raw pixels"] == pytest.approx(gains[""], abs=1e-3)
+
+
 def test_a_chart_of_several_encoders_has_a_panel_for_each():
     encoders = {f"net {n}": planted.identity for n in range(4)}
     figure = imae_jax.separability(encoders, noise(100), alphas=(0.1, 0.3)).plot()
     assert [axis.get_title() for axis in figure.axes] == list(encoders)
-    assert len(figure.legends[0].get_texts()) == 4
+    assert len(figure.legends[0].get_texts()) == 5
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert 0 <= legend.x0 and legend.x1 <= figure.bbox.x1
@@ -474,8 +503,7 @@ def test_our_own_weights(ran, tmp_path):
     )
     assert printed.count("patches, one mask for all images") >= 2
     labels = [row["control"] for row in rows]
-    assert labels == ["", "raw pixels", "random features", "untrained"] * 2 or (
-        labels == ["", "untrained"] * 2
-    )
+    controls = ["raw pixels", "random features", "untrained", "superposition, fitted"]
+    assert labels == ["", *controls] * 2
     line = refused(ran, f"--encoder={student},output=latents", "--data=codes")
     assert "for an encoder with two branches" in line
