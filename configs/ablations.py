@@ -21,7 +21,8 @@ def heads(config: ConfigDict, dataset: str, runlocal: str) -> None:
     """The decoder's width E: a head of equal width is invertible, and drops nothing."""
     config.runs.imae.evals.separability.targets = ("latents", "tokens")
     metric = f"separability/to_tokens/{ROW}"
-    # The teacher's latents change with E, its tokens [D] do not.
+    # The teacher's latents change in width with E, its tokens [D] do not. Each arm has a
+    # teacher of its own.
     column(config, "tokens_gain", "gain, tokens", "imae", metric + "gain")
     by_branch(config, "tokens_r2", "R2, tokens", "imae", metric + "{branch}/r2")
     metric += "{branch}/cross_r2"

@@ -155,11 +155,20 @@ def devices(cells: Iterable[Cell], workdir: Path) -> str:
     return ", ".join(sorted(found)) or "no device"
 
 
+def first_primary(folder: Path, primary: str) -> str:
+    """Returns the primary column named when the study began, and records it then."""
+    file = folder / "primary.json"
+    if not file.exists():
+        atomic_files.write_json(file, {"primary": primary})
+    return atomic_files.read_json(file)["primary"]
+
+
 def study(config: ConfigDict, workdir: str | Path) -> Path:
     """Runs or resumes a study and writes its table.
 
     Studies in one workdir share their runs, which are in `cells/`; a study's own folder
-    holds `study.json`, `table.md`, `table.csv` and `figures/`.
+    holds `study.json`, `table.md`, `table.csv`, `figures/` and `primary.json`, the primary
+    column that was named before the first run.
 
     Args:
       config: see `configs/studies.py`.
@@ -177,9 +186,10 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
     grid = make_grid(config)
     cells = in_order(grid)
     check(cells, workdir)
-    failed = run_cells(cells, workdir)
     folder = workdir / config.name
     folder.mkdir(exist_ok=True)
+    first = first_primary(folder, config.primary)
+    failed = run_cells(cells, workdir)
     some = next(iter(grid.values())).config
     found = {
         "name": config.name,
@@ -189,6 +199,7 @@ def study(config: ConfigDict, workdir: str | Path) -> Path:
         "training": training(config),
         "columns": {name: column.label for name, column in config.columns.items()},
         "primary": config.primary,
+        "first_primary": first,
         "rows": collect(config, grid, workdir),
         "failed": {c.name: failed[c.evaluation] for c in cells if c.evaluation in failed},
     }

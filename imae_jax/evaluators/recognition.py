@@ -1,7 +1,7 @@
 """Classification of reconstructions, by a classifier trained on clean images.
 
 Baselines: the same classifier on the mixture itself, and a classifier trained to predict
-both classes of mixtures, as an upper bound. On mixtures of two different classes only.
+both classes of mixtures, as a reference. On mixtures of two different classes only.
 """
 
 import logging

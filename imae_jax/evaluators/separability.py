@@ -260,7 +260,7 @@ def _control_table(numbers: Numbers, run: str) -> Table:
         "linear map (as above)": "{branch}/r2",
         "linear map, positions not taken out": "{branch}/r2_uncentred",
         "position alone, not taken out": "position_only/{branch}/r2_uncentred",
-        "latents as they are, no map": "{branch}/raw_r2",
+        "latents as they are, no map, positions not taken out": "{branch}/raw_r2",
         "linear map: squared distance M_ls": "{branch}/mse",
         "no map: squared distance": "{branch}/raw_mse",
     }

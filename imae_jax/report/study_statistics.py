@@ -13,6 +13,8 @@ from scipy import stats
 
 # Confidence of all intervals.
 CONFIDENCE = 0.95
+# Fewest arms whose bootstrap calls chance a relation in some 5 % of cases.
+MIN_ARMS = 6
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -54,14 +56,14 @@ def points(study: Mapping, names: Sequence[str]) -> dict[str, tuple[float, float
 def correlate(study: Mapping, names: Sequence[str]) -> dict | None:
     """Returns the rank correlation of two columns over arms, if there is one.
 
-    None for under 4 arms, and where a column is the same in all of them.
+    None for fewer than `MIN_ARMS`, and where a column is the same in all of them.
 
     Returns:
       `columns`, `n` arms, Spearman's `rho`, and `low` and `high`, the 95 % interval of
       10,000 bootstrap samples of the arms (those of one point alone are left out).
     """
     found = np.array(list(points(study, names).values()))
-    if len(found) < 4 or not np.ptp(found, axis=0).all():
+    if len(found) < MIN_ARMS or not np.ptp(found, axis=0).all():
         return None
     random = np.random.default_rng(0)
     drawn = found[random.integers(len(found), size=(10_000, len(found)))]

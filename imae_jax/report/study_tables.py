@@ -92,10 +92,11 @@ def finding(study: Mapping) -> str:
     first, *others = study["rows"]
     label, reference = study["columns"][primary], study["rows"][first]["label"]
     said = filter(None, (_difference(study, arm, primary) for arm in others))
-    return (
-        f"Primary number, named before the study ran: {label}. Against “{reference}”: "
-        f"{'; '.join(said)}."
-    )
+    named = "named before the study ran"
+    # Older studies did not record it.
+    if (begun := study.get("first_primary", primary)) != primary:
+        named = f"chosen after the study began with {study['columns'].get(begun, begun)}"
+    return f"Primary number, {named}: {label}. Against “{reference}”: {'; '.join(said)}."
 
 
 def _difference(study: Mapping, arm: str, column: str) -> str:

@@ -6,6 +6,7 @@ import json
 import pytest
 from scipy.stats import spearmanr
 
+from imae_jax.commands import study as study_command
 from imae_jax.report import study_statistics, study_tables
 
 STUDY = {
@@ -89,6 +90,20 @@ def test_the_sentence_follows_the_interval(values, verdict):
     assert found.endswith(f": {verdict}.")
 
 
+def test_a_primary_number_chosen_afterwards_is_said_to_be():
+    study = STUDY | {"primary": "r2", "first_primary": "r2"}
+    assert "named before the study ran: R2." in study_tables.finding(study)
+    for first, said in (("class", STUDY["columns"]["class"]), ("gone", "gone")):
+        study["first_primary"] = first
+        found = study_tables.finding(study)
+        assert f"chosen after the study began with {said}: R2. Against" in found
+
+
+def test_the_primary_number_of_the_beginning_is_kept(tmp_path):
+    assert study_command.first_primary(tmp_path, "gain") == "gain"
+    assert study_command.first_primary(tmp_path, "class") == "gain"
+
+
 def correlated(ys, seeds=2):
     """A study whose arms have the values 0, 1, ... and `ys`."""
     rows = {
@@ -110,15 +125,16 @@ def test_rank_correlation_over_arms():
     found = correlated(ys)["correlation"]
     assert found["rho"] == pytest.approx(spearmanr(range(7), ys).statistic)
     assert found["n"] == 7 and found["low"] < found["rho"] <= found["high"] <= 1
-    assert study_statistics.correlate(correlated([1.0, 2.0, 3.0]), ("r2", "class")) is None
-    assert correlated([1.0] * 5)["correlation"] is None  # as where an accuracy saturates
+    # Chance alone orders five arms alike too often.
+    assert correlated([1.0, 2.0, 3.0, 4.0, 5.0])["correlation"] is None
+    assert correlated([1.0] * 6)["correlation"] is None  # as where an accuracy saturates
 
 
 def test_a_correlation_is_drawn_and_stated_without_a_cause(tmp_path):
     rising = correlated([float(y) for y in range(9)])
     assert rising["correlation"]["rho"] == pytest.approx(1)
     assert "does not say which of them" in study_tables.as_markdown(rising)
-    mixed = correlated([3.0, 1.0, 2.0, 4.0, 0.0])
+    mixed = correlated([3.0, 1.0, 2.0, 4.0, 0.0, 2.5])
     assert study_tables.as_markdown(mixed).rstrip().endswith("none is shown.")
     study_tables.write(rising, tmp_path)
     assert (tmp_path / "figures" / "correlation.png").stat().st_size > 1000
@@ -126,14 +142,14 @@ def test_a_correlation_is_drawn_and_stated_without_a_cause(tmp_path):
 
 
 def test_points_near_each_other_share_a_label():
-    study = correlated([0.0, 1.0, 2.0, 3.0])
+    study = correlated([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     values = study["rows"]["arm_3"]["values"]
     values["r2"], values["class"] = study["rows"]["arm_1"]["values"].values()
     axis = study_tables.draw_correlation(study).axes[0]
-    assert len(axis.lines[0].get_xdata()) == 4
+    assert len(axis.lines[0].get_xdata()) == 6
     *labels, key = (text.get_text() for text in axis.texts)
-    assert sorted(labels) == ["1", "2, 4", "3"]
-    assert key.splitlines() == [f"{n}  arm {n - 1}" for n in range(1, 5)]
+    assert sorted(labels) == ["1", "2, 4", "3", "5", "6"]
+    assert key.splitlines() == [f"{n}  arm {n - 1}" for n in range(1, 7)]
 
 
 def test_failures_are_said():
