@@ -30,7 +30,7 @@ from imae_jax.storage.local_paths import local_path
 from imae_jax.storage.workdir import as_json, check_same_config, settle_dtype
 from imae_jax.training import trained_run
 from imae_jax.training.predict import make_network
-from imae_jax.training.restore import check_same_data
+from imae_jax.training.restore import check_evaluated_data
 from imae_jax.training.setup import load_data
 from imae_jax.training.state import random_params
 
@@ -161,12 +161,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> EvaluatedRun:
             f"{workdir} is an encoder alone, which has nothing to measure: give it as init "
             "to a run of configs/transfer.py"
         )
-    shown = dict(
-        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
-    )
-    # Imported weights have no class names.
-    known = [name for name in shown if trained.meta[name] or name != "class_names"]
-    check_same_data(shown, trained.meta, known)
+    check_evaluated_data(dataset, trained.meta)
     return EvaluatedRun(
         config=config,
         workdir=workdir,

@@ -217,7 +217,11 @@ def contact_sheet(dataset: Dataset) -> Figure:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for row, (label, indices) in zip(axes, rows.items(), strict=True):
         name = dataset.class_names[label] if dataset.class_names else ""
-        row[0].set_ylabel(name[:18], fontsize=8, rotation=0, ha="right", va="center")
+        # Undecodable bytes as on the terminal; matplotlib cannot draw them.
+        shown = name.encode(errors="backslashreplace").decode()[:18]
+        # A name with two $ is no formula.
+        style = dict(fontsize=8, rotation=0, ha="right", va="center", parse_math=False)
+        row[0].set_ylabel(shown, **style)
         images = decoded(split, "skip", indices).pixels
         for axis, image in zip(row, images, strict=False):
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)

@@ -9,11 +9,13 @@ import numpy as np
 from imae_jax.data.encoded_images import EncodedImages, decode_all
 from imae_jax.data.label_maps import EncodedLabelMaps
 from imae_jax.data.load import Dataset, Split
+from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 # With only two published splits, one training image in ten forms the validation split.
 CHOOSING_SHARE = 10
+MIN_PART = 2  # images are evaluated in pairs
 
 
 def decoded(split: Split, on_bad_image: str, indices: np.ndarray | None = None) -> Split:
@@ -74,6 +76,10 @@ def parts_of(
 
     Probes are fitted on `train`, their hyperparameters are chosen on `validation`, and
     `test` is scored; see `part_indices`.
+
+    Raises:
+      BadImageError: see `decoded`.
+      UserError: if a part has fewer than `MIN_PART` images once unusable ones are left out.
     """
     splits, published = {}, {}
     for part, (split, indices) in part_indices(dataset.sizes, limits).items():
@@ -81,4 +87,12 @@ def parts_of(
         if isinstance(whole.images, EncodedImages):
             logger.info(f"decoding {len(indices):,} images of {split}")
         splits[part] = decoded(whole, on_bad_image, indices)
+        left = len(splits[part].images)
+        # A part that was as small before is a matter of the evaluators' checks.
+        if left < min(MIN_PART, len(indices)):
+            raise UserError(
+                f"evaluation needs at least {MIN_PART} images to be its {part} part, but "
+                f"only {left} of {len(indices)} of {split} can be used and the others were "
+                f"skipped (data.on_bad_image={on_bad_image}): mend them, or add images"
+            )
     return dataclasses.replace(dataset, splits=splits, published=published)

@@ -129,10 +129,11 @@ def _with_label_maps(listing: Listing, form: Mapping[str, Any], given: str) -> O
         return opened
     folder = local_path(given, label_maps.KEY)
     classes = label_maps.read_classes(folder, listing.root)
+    paths = label_maps.paths_beside(folder, listing.files)
     splits = {}
     for name, split in opened.splits.items():
         assert isinstance(split.images, EncodedImages), "see `Opened`"
-        maps = label_maps.beside(folder, listing.files[name], split.images, len(classes))
+        maps = label_maps.EncodedLabelMaps(split.images, paths[name], len(classes))
         splits[name] = dataclasses.replace(split, label_maps=maps)
     return opened._replace(splits=splits, pixel_classes=classes)
 

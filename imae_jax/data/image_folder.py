@@ -19,7 +19,8 @@ from imae_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MIN_IMAGES = 4  # two to train on, two to test
+MIN_TEST = 2
+MIN_IMAGES = 2 + MIN_TEST  # two to train on
 TEST_SHARE = 10  # one image in ten is set aside for testing if there is no test split
 NO_LABEL = -1
 
@@ -68,6 +69,15 @@ def _check_classes(folder: Folder, where: Path) -> None:
         raise UserError(
             f"{where} holds {names}, which are no classes by their names: give the folder "
             f"of the images themselves, {where / holders[0]}"
+        )
+    splits = [x for x in classes if _is_split(x)]
+    if splits:
+        others = folder_layouts.names_of(x for x in classes if x not in splits)
+        beside = f" beside {others}" if others else ""
+        raise UserError(
+            f"{where} holds {folder_layouts.names_of(splits)}{beside}: lay the images "
+            f"out as train/CLASS and test/CLASS, or give {splits[0].name} another name if "
+            "it is a class"
         )
     if all(not x.images and all(map(_is_split, x.classes)) for x in classes):
         parts = folder_layouts.names_of(classes[0].classes)
@@ -175,8 +185,16 @@ def set_aside(
 ) -> tuple[dict[str, list], dict[str, np.ndarray]]:
     """Sets one image in ten aside as `test`, deterministically and stratified by class.
 
+    The only image of a class stays in `train`.
+
+    Args:
+      files: the N images.
+      labels: [N] int64.
+      where: folder of the images, for messages.
+    Returns:
+      {`train`, `test`: images}, and {`train`, `test`: their labels}.
     Raises:
-      UserError: if there are too few images; the message names `where`.
+      UserError: if there are too few images, in all or to set aside.
     """
     if len(files) < MIN_IMAGES:
         raise UserError(
@@ -188,9 +206,19 @@ def set_aside(
     # Stratified: every class in turn.
     order = order[np.argsort(labels[order], kind="stable")]
     every = min(TEST_SHARE, len(files) // 2)
-    test = np.sort(order[every - 1 :: every])
-    parts = {"train": np.setdiff1d(order, test), "test": test}
-    divided = {name: [files[i] for i in part] for name, part in parts.items()}
+    is_test = np.zeros(len(files), bool)
+    is_test[order[every - 1 :: every]] = True
+    # A class that is never trained on could not be recognized.
+    is_test &= np.isin(labels, labels[~is_test])
+    count = int(is_test.sum())
+    if count < MIN_TEST:
+        raise UserError(
+            f"{where}: {folder_layouts.counted(count, 'image')} can be set aside for "
+            f"testing, and it takes {MIN_TEST}, since the only image of a class is trained "
+            "on: add images, or divide them yourself into train and test"
+        )
+    parts = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
+    divided = {name: [files[i] for i in part.tolist()] for name, part in parts.items()}
     return divided, {name: labels[part] for name, part in parts.items()}
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,16 +148,27 @@ def read_classes(folder: Path, root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def beside(
-    folder: Path, files: Sequence[str], images: EncodedImages, num_classes: int
-) -> EncodedLabelMaps:
-    """Returns the label maps of images: their paths in another folder, ending in .png.
+def paths_beside(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
+    """Returns the files of label maps: the images' paths in another folder, as .png.
 
     Args:
       folder: folder of the label maps.
-      files: paths of the images, relative to the images' folder.
-      images: the images.
-      num_classes: number of classes.
+      files: {split: paths of its images, relative to the images' folder}.
+    Returns:
+      {split: path of each image's label map}.
+    Raises:
+      UserError: if two images, of the same split or not, would share a label map.
     """
-    paths = [folder / f"{os.path.splitext(name)[0]}.png" for name in files]
-    return EncodedLabelMaps(images, paths, num_classes)
+    owners: dict[Path, str] = {}
+    paths: dict[str, list[Path]] = {split: [] for split in files}
+    for split, names in files.items():
+        for name in names:
+            path = folder / f"{os.path.splitext(name)[0]}.png"
+            if path in owners:
+                raise UserError(
+                    f"{owners[path]} and {name} would share the label map {path}: "
+                    "rename one of the images"
+                )
+            owners[path] = name
+            paths[split].append(path)
+    return paths

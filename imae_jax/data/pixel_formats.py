@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 # Modes with 8 bits per channel, which Pillow converts to grey or RGB.
 EIGHT_BITS = (
@@ -22,6 +23,8 @@ EIGHT_BITS = (
 )
 # Formats whose 32-bit pixels in Pillow hold values of 0 to 65,535.
 OF_SIXTEEN_BITS = ("PNG", "PPM")
+# PhotometricInterpretation of TIFF files whose largest value is black.
+WHITE_IS_ZERO = 0
 # EXIF tag, and the transform that turns each orientation upright (none for 1).
 ORIENTATION = 0x0112
 TURNS = {
@@ -60,6 +63,12 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
             f"its pixels are of mode {image.mode}, not grey or colour of 8 or 16 bits"
         )
     values = np.asarray(image)
+    # Pillow inverts such images only if they have 8 bits.
+    if (
+        isinstance(image, TiffImageFile)
+        and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+    ):
+        values = 65535 - values
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     hidden = image.info.get("transparency")
     if hidden is not None:  # the grey value that is transparent

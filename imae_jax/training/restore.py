@@ -6,6 +6,8 @@ from typing import Any
 
 import optax
 
+from imae_jax.data import image_names
+from imae_jax.data.dataset import Dataset
 from imae_jax.errors import UserError
 from imae_jax.storage.checkpoint import Checkpoints
 from imae_jax.storage.workdir import check_same_config, config_of
@@ -30,6 +32,39 @@ def check_same_data(found: Mapping, stored: Mapping, what: Sequence[str]) -> Non
                 f"{stored.get(name)} and is {found[name]}. Give the data it began with, or "
                 "another workdir"
             )
+
+
+def check_evaluated_data(dataset: Dataset, meta: Mapping) -> None:
+    """Raises UserError unless a run can be measured on a data set.
+
+    Args:
+      dataset: the data set as it is now.
+      meta: metadata of the run's checkpoint.
+    """
+    found = dict(
+        image_shape=list(dataset.image_shape), class_names=list(dataset.class_names)
+    )
+    # Imported weights have no class names.
+    known = [name for name in found if meta[name] or name != "class_names"]
+    check_same_data(found, meta, known)
+    if image_names.is_drawn_anew(dataset, meta.get("images", {})):
+        raise UserError(
+            f"the files in {dataset.path} are not those that the run began with, so other "
+            "images are held out, and some of them were trained on: restore the files, or "
+            "put the held-out images into a folder test/ and train again"
+        )
+
+
+def _check_same_files(dataset: Dataset, meta: Mapping) -> None:
+    """Raises UserError if a resumed run would be fed or measured on other files."""
+    known = meta.get("images", {})  # earlier versions lack it
+    if known and (found := image_names.digests(dataset)) != known:
+        changed = sorted(x for x in found.keys() | known if found.get(x) != known.get(x))
+        raise UserError(
+            f"the names of the image files of {' and '.join(changed)} in {dataset.path} "
+            "have changed since the run began: give the files it began with, or another "
+            "workdir"
+        )
 
 
 def check_same_random_numbers(meta: Mapping) -> None:
@@ -109,6 +144,7 @@ def initial_state(
         check_same_random_numbers(meta)
         what = ("image_shape", "class_names", "sizes")
         check_same_data(run_meta(setup), meta, what)
+        _check_same_files(setup.dataset, meta)
         if setup.teacher and setup.is_distilled:
             check_same_teacher(setup.teacher, meta["teacher"]["digest"])
         state = init_state(*fresh)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from imae_jax import errors, runtime
 from imae_jax.config import checks
-from imae_jax.data import eval_splits, folder_layouts, image_files
+from imae_jax.data import eval_splits, folder_layouts, image_files, image_names
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.group_sampler import Groups
 from imae_jax.data.input_pipeline import Resident, Streaming
@@ -154,6 +154,13 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
         places = sharding.fsdp_shardings(teacher.params, mesh)
         params = jax.device_put(teacher.params, places)
         teacher = dataclasses.replace(teacher, params=params)
+        known = teacher.meta.get("images", {})
+        is_same_folder = teacher.config.data.dir == config.data.dir
+        if is_same_folder and image_names.is_drawn_anew(dataset, known):
+            logger.warning(
+                f"{config.data.dir} held other files when the teacher was trained, so that "
+                "the teacher may have seen images that are held out now"
+            )
     dataset = _in_units_of_its_networks(config, workdir, dataset, teacher)
     return Setup(config, workdir, dataset, mesh, model, teacher)
 
@@ -274,6 +281,7 @@ def run_meta(setup: Setup) -> dict:
         "std": dataset.std.tolist(),
         "class_names": list(dataset.class_names),
         "sizes": dataset.sizes,
+        "images": image_names.digests(dataset),
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
         "config": as_json(setup.config),
         "random_settings": random_settings(),

@@ -63,6 +63,7 @@ _OPTIONAL_META = {
         lambda x: count_from(0).allows(x) and x < 2**53, "a whole number, at least 0"
     ),
     "sizes": Rule(lambda x: isinstance(x, Mapping), "numbers of images by split"),
+    "images": Rule(lambda x: isinstance(x, Mapping), "digests of file names by split"),
     "teacher": Rule(lambda x: x is None or isinstance(x, Mapping), "step and digest"),
     "versions": Rule(lambda x: isinstance(x, Mapping), "versions by package"),
 }

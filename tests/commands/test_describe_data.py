@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_images_without_classes_are_shown(tmp_path):
     text = describe_data.describe(config, tmp_path)
     assert "train        27 images\n" in text and "classes      0\n" in text
     assert (tmp_path / "folder/contact_sheet.png").exists()
+
+
+def test_names_of_classes_are_drawn_as_they_are(tmp_path):
+    names = ["$a$", r"$\frac$", os.fsdecode(b"caf\xe9")]
+    make_folder(tmp_path / "mine", *[f"{name}/{i}.png" for name in names for i in range(6)])
+    config = mae.get_config("folder_small")
+    config.data.dir = str(tmp_path / "mine")
+    describe_data.describe(config, tmp_path)
+    dataset = describe_data.open_all(config, tmp_path / "data.json")[0]
+    figure = describe_data.contact_sheet(dataset)
+    labels = [axis.yaxis.label for axis in figure.axes if axis.get_ylabel()]
+    assert [label.get_text() for label in labels] == [*sorted(names[:2]), r"caf\udce9"]
+    assert not any(label.get_parse_math() for label in labels)
 
 
 def test_a_demo_has_no_data_set(tmp_path):

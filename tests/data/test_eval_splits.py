@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from small_inputs import encoded, noise
 
 from imae_jax.data import eval_splits
 from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.load import Dataset, Split
+from imae_jax.errors import UserError
 
 ALL = dict(train=None, validation=None, test=None)
 
@@ -70,3 +72,18 @@ def test_files_are_decoded_and_bad_ones_leave_with_their_labels():
     np.testing.assert_array_equal(found.labels, [0, 1, 3])
     np.testing.assert_allclose(found.factors["angle"], [0, 0.1, 0.3])
     np.testing.assert_array_equal(found.images, np.stack([images[i] for i in (0, 1, 3)]))
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_part_needs_two_images_after_bad_ones_are_skipped(left):
+    whole = dataset(train=9, test=4)
+    data = [encoded(noise(2, 2))] * left + [b"broken"] * (4 - left)
+    files = EncodedImages(list("0123"), lambda i: data[i], (2, 2), 1, 1, 1.0)
+    whole.splits["test"] = Split(files, np.zeros(4, int))
+    if left == 2:
+        found = eval_splits.parts_of(whole, ALL, "skip")
+        assert found.sizes["test"] == 2
+        return
+    message = f"2 images to be its test part, but only {left} of 4 of test can be used"
+    with pytest.raises(UserError, match=message):
+        eval_splits.parts_of(whole, ALL, "skip")

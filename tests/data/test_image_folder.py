@@ -53,6 +53,25 @@ def test_one_image_in_ten_is_set_aside_where_nothing_is(tmp_path):
     assert list_folder(tmp_path).files == found.files
 
 
+def split_of_classes(tmp_path, **sizes):
+    """Lists a folder with so many images of each class."""
+    names = [f"{name}/{i:02}.png" for name, count in sizes.items() for i in range(count)]
+    return list_folder(make_folder(tmp_path, *names))
+
+
+def test_the_only_image_of_a_class_is_trained_on(tmp_path):
+    found = split_of_classes(tmp_path, a=9, b=1, c=20)
+    assert "b/00.png" in found.files["train"]
+    np.testing.assert_array_equal(found.labels["test"], [2, 2])
+    assert counts(found) == {"train": 28, "test": 2}
+
+
+def test_too_few_images_are_left_to_set_aside(tmp_path):
+    message = ": 1 image can be set aside for testing, and it takes 2, since the only image"
+    with pytest.raises(UserError, match=message):
+        split_of_classes(tmp_path, a=9, b=1)
+
+
 def test_images_without_classes(tmp_path):
     make_folder(tmp_path, *[f"{i}.png" for i in range(4)])
     dataset = load("folder", str(tmp_path), files=FILES)
@@ -234,6 +253,11 @@ LAYOUTS = {
         "one level deeper, in images; not read, beside it: labels",
         (),
     ),
+    "images beside the list of a split": (
+        [*[f"images/{i}.png" for i in range(12)], "test/list.txt"],
+        "one level deeper, in images; not read, beside it: test",
+        (),
+    ),
     "flat, beside a folder of something else": (
         [*[f"{i}.png" for i in range(12)], "notes/1.txt"],
         "not read, beside its images: notes",
@@ -315,6 +339,32 @@ def test_divided_layouts_that_people_have(tmp_path, names):
         (
             [f"{name}/{i}.png" for name in ("images", "masks") for i in range(4)],
             "holds images, masks, which are no classes .* give the folder .*/images",
+        ),
+        (
+            [f"{name}/{i}.png" for name in ("cat", "dog", "test") for i in range(4)],
+            "holds test beside cat, dog: lay .* train/CLASS and test/CLASS, or give test",
+        ),
+        (
+            ["cat/1.png", "dog/1.png", "val/cat/1.png", "val/dog/1.png"],
+            "holds val beside cat, dog: lay .* or give val another name if it is a class",
+        ),
+        (["photos/cat/1.png", "photos/dev/1.png"], "photos holds dev beside cat: lay"),
+        (["cat/1.png", "val/1.png", "Test/1.png"], "holds Test, val beside cat: lay"),
+        (
+            ["train/a/1.png", "train/b/1.png", "train/val/a/1.png"],
+            "train holds val beside a, b: lay",
+        ),
+        (
+            [f"train/{split}/{c}/1.png" for split in ("train", "val") for c in "ab"],
+            "train holds train, val: lay .* or give train another name",
+        ),
+        (
+            ["train/a/1.png", "val/a/1.png", "val/test/1.png"],
+            "val holds test beside a: lay",
+        ),
+        (
+            ["images/test/1.png", "images/a/1.png", "labels/1.txt"],
+            "holds test beside a: lay",
         ),
         (["train/1.png", "val/1.txt"], r"val holds no image \(what it holds: .txt: 1 file"),
         (["photos.txt", "b.csv"], r"holds no image \(what it holds: .csv: 1 file, .txt: 1"),

@@ -244,6 +244,18 @@ def test_sixteen_bits_are_cut_to_eight():
     assert (seen[0, 2] == expected[0, 2]).all() and (seen[0, 4] == expected[0, 4]).all()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_grey_whose_zero_is_white_is_inverted(kind):
+    most = np.iinfo(kind).max
+    values = np.linspace(0, most, 64).astype(kind).reshape(8, 8)
+    expected = (values >> (8 * (kind == np.uint16))).astype(np.uint8)[..., None]
+    white_is_zero = dict(tiffinfo={262: 0})
+    # Pillow writes 16 bits as they are given, and inverts 8.
+    stored = most - values if kind == np.uint16 else values
+    found = flat(Image.fromarray(stored), "tiff", channels=1, **white_is_zero)
+    np.testing.assert_array_equal(found, expected)
+
+
 @given(
     height=st.integers(1, 400),
     width=st.integers(1, 400),

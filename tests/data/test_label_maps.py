@@ -195,6 +195,19 @@ def test_a_folder_among_the_images_and_one_of_other_data_is_refused(folder):
         opened(folder, label_maps=str(folder / "nowhere"))
 
 
+@pytest.mark.parametrize("places", [("train/cat", "val/cat"), ("cat", "")])
+def test_images_that_would_share_a_label_map_are_refused(folder, tmp_path, places):
+    root = tmp_path / "others"
+    names = [f"{place}/{i}.jpg" for place in places if place for i in range(4)]
+    make_folder(root, *names, f"{places[0]}/1.png")
+    files = FILES | {"label_maps": str(folder / "maps")}
+    with pytest.raises(UserError, match="cat/1.* would share the label map") as error:
+        load("folder", str(root), files=files)
+    text = str(error.value)
+    assert all(f"{places[0]}/1.{ending} " in text for ending in ("jpg", "png"))
+    assert "\n" not in text
+
+
 def test_training_reads_none(folder):
     config = mae.get_config("folder_small")
     (folder / "maps/train/ant/1.png").write_bytes(b"")
