@@ -292,4 +292,8 @@ def load_teacher(
             "evals.separability.teacher and teacher.init are empty: "
             f"{wanting} measure against a teacher's latents, give the workdir of a MAE run"
         )
-    return trained_run.load_teacher(path, run.model, key, mesh)
+    found = trained_run.load_teacher(path, run.model, key, mesh)
+    began = (run.meta.get("teacher") or {}).get("digest", found.digest)
+    if key == "teacher.init" and began != found.digest:
+        logger.warning(f"{key}={path} is not the teacher that the run began with")
+    return found

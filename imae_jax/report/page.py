@@ -60,7 +60,8 @@ def read_as_text(workdir: str | Path) -> str:
     """Formats the tables of the runs in a folder as plain text, for the terminal."""
     runs, _ = read_runs(local_path(workdir, "workdir").absolute())
     width, _ = shutil.get_terminal_size(WITHOUT_TERMINAL)
-    return summary.as_text(*results_of(runs), width)
+    notes = [f"{name}: {run.outdated}\n" for name, run in runs.items() if run.outdated]
+    return "".join(notes) + summary.as_text(*results_of(runs), width)
 
 
 def results_of(runs: Mapping[str, SavedRun]) -> tuple[dict, dict]:
@@ -114,6 +115,7 @@ def describe(run: SavedRun) -> dict:
         "versions": run.meta.get("versions", {}),
         "settings": pytrees.flatten(run.config),
         "left_out": run.left_out,
+        "outdated": run.outdated,
     }
 
 

@@ -38,6 +38,18 @@ class SavedRun:
     step: int | None
     meta: Mapping[str, Any]
 
+    @property
+    def outdated(self) -> str:
+        """A note if some numbers are of an earlier checkpoint, as after a resume."""
+        found = {entry.get("checkpoint") for entry in self.settings.values()}
+        steps = sorted(x for x in found if isinstance(x, int) and x != self.step)
+        if not steps or self.step is None:
+            return ""
+        said = " and ".join(f"{x:,}" for x in steps)
+        return (
+            f"measured after {said} steps, while the run has {self.step:,}: run eval again"
+        )
+
 
 def read_runs(workdir: Path) -> tuple[dict[str, SavedRun], dict[str, str]]:
     """Reads the runs of a folder: of itself and of its subfolders.

@@ -526,6 +526,16 @@ def test_evaluation_without_a_teacher_gets_one_line(imae_config, tmp_path):
         evaluation.evaluate(config, tmp_path)
 
 
+def test_another_teacher_than_the_run_began_with_is_named(student, imae_config, caplog):
+    mesh = sharding.make_mesh()
+    run = trained_run.load_run(student, "workdir", mesh)
+    evaluation.load_teacher(imae_config(), run, mesh)
+    assert "began with" not in caplog.text
+    meta = run.meta | {"teacher": {"step": 4, "digest": "of another"}}
+    evaluation.load_teacher(imae_config(), dataclasses.replace(run, meta=meta), mesh)
+    assert "is not the teacher that the run began with" in caplog.text
+
+
 def numbers(data_dir):
     """Reconstruction and separability of random networks on all devices there are."""
     made = oracle.held_out(small("digits", data_dir, count=120))

@@ -86,6 +86,20 @@ def test_damaged_checkpoint_is_left_out(make_run, tmp_path):
     assert "2 steps" in page.write_report(tmp_path).read_text("utf-8")
 
 
+def test_numbers_of_an_earlier_checkpoint_are_said_to_be(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "checkpoints" / "10" / "meta").mkdir(parents=True)
+    (run / "checkpoints" / "10" / "meta" / "metadata").write_text('{"device": "one"}')
+    how = {"split": "test", "count": 3, "alpha": None, "mask_ratio": 0.5}
+    note = "run: measured after 2 steps, while the run has 10: run eval again"
+    for checkpoint in (2, 10):
+        settings = {"reconstruction/mse": how | {"checkpoint": checkpoint}}
+        (run / "eval_settings.json").write_text(json.dumps(settings))
+        is_old = checkpoint == 2
+        assert (note in page.write_report(tmp_path).read_text("utf-8")) == is_old
+        assert (note in page.read_as_text(tmp_path)) == is_old
+
+
 def test_metadata_with_another_checksum_is_left_out(tmp_path):
     for step, sha256 in ((8, None), (16, "of something else")):
         path = tmp_path / "checkpoints" / str(step) / "meta" / "metadata"
