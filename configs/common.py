@@ -167,6 +167,8 @@ def get_config(model: str, dataset: str) -> ConfigDict:
     # "bfloat16" or "float32": matrix products and, except on CPU, what passes between
     # layers. Parameters, softmax, LayerNorm statistics and losses are float32 always.
     # "auto": what the machine that a run begins on computes faster; the run keeps it.
+    # Products of float32 are what the hardware does by default: with fewer bits on TPUs and
+    # newer GPUs, unless JAX_DEFAULT_MATMUL_PRECISION=highest is set.
     config.compute.dtype = "auto"
     # Implementation of attention: "xla", or "cudnn" on NVIDIA GPUs.
     config.compute.attention = "xla"

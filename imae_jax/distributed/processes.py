@@ -6,6 +6,7 @@ and logs.
 
 import contextlib
 import ctypes
+import hashlib
 import logging
 import os
 import signal
@@ -134,6 +135,23 @@ def broadcast_from_first(value: bool) -> bool:
     if not jax.distributed.is_initialized():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def require_same(what: str, value: str) -> None:
+    """Raises UserError in all processes unless each has the same text.
+
+    Args:
+      what: what the text describes, for the message.
+      value: the process's own text.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    own = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+    found = multihost_utils.process_allgather(own)
+    others = [n for n, digest in enumerate(found) if (digest != found[0]).any()]
+    if others:
+        named = ", ".join(map(str, others))
+        raise UserError(f"{what} of process {named} is not that of process 0")
 
 
 @contextlib.contextmanager

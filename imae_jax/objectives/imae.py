@@ -220,6 +220,11 @@ class IMAEObjective(MAEObjective):
                 "teacher.init is empty, but distillation needs a teacher: give the workdir "
                 "of a run of configs/mae.py, or set loss.distill_weight=0"
             )
+        allowed = (
+            "'image' with loss.distill_weight=0: a teacher that is not used sees nothing"
+        )
+        is_used = bool(config.loss.distill_weight) or config.teacher.input == "image"
+        require(is_used, "teacher.input", config.teacher.input, allowed)
         if mix.same_class_rate is not None and not dataset.class_names:
             raise UserError(
                 f"mix.same_class_rate={mix.same_class_rate}: the images have no classes"

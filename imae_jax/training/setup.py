@@ -19,7 +19,7 @@ from imae_jax.data.encoded_images import EncodedImages
 from imae_jax.data.group_sampler import Groups
 from imae_jax.data.input_pipeline import Resident, Streaming
 from imae_jax.data.load import Dataset, Split, check_known, load
-from imae_jax.distributed import sharding
+from imae_jax.distributed import processes, sharding
 from imae_jax.evaluators.config_checks import check_evals
 from imae_jax.models.classifier import Classifier
 from imae_jax.models.factory import build_model
@@ -104,6 +104,10 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     trackers.check_installed(config.log.to)
     check_same_config(config, workdir)
     dataset = load_data(config)
+    digests = image_names.digests(dataset)
+    known = dataset.image_shape, dataset.class_names, sorted(dataset.sizes.items())
+    what = f"the data set in data.dir={config.data.dir!r}"
+    processes.require_same(what, f"{known} {sorted(digests.items())}")
     if dataset.ignored:
         ignored = folder_layouts.as_words(dataset.ignored)
         logger.info(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")

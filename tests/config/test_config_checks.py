@@ -249,6 +249,14 @@ def test_images_must_be_divisible_into_patches(tmp_path):
         train(config, tmp_path / "run")
 
 
+def test_a_teacher_that_is_not_used_sees_nothing(imae_config, tmp_path):
+    config = imae_config()
+    config.loss.distill_weight = 0.0
+    config.teacher.input = "mixture"
+    with pytest.raises(UserError, match="'mixture': must be 'image' with loss.distill_w"):
+        train(config, tmp_path)
+
+
 def test_warm_start_without_a_teacher(imae_config, mae_config, tmp_path):
     config = imae_config()
     config.init = "teacher"

@@ -242,3 +242,22 @@ def test_with_others_an_error_is_explained_in_one_line_and_ends_all(monkeypatch,
         assert end.value.code == 1
         (record,) = caplog.records
         assert record.getMessage().startswith(said) and "\n" not in record.getMessage()
+
+
+def test_processes_with_different_data_are_named(in_two_processes):
+    code = (
+        "from imae_jax.distributed import processes\n"
+        "from imae_jax.errors import UserError\n"
+        "rank = jax.process_index()\n"
+        "processes.require_same('the data set', 'the same')\n"
+        "try:\n"
+        "    processes.require_same('the data set', f'of {rank}')\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    said = "the data set of process 1 is not that of process 0"
+    assert in_two_processes(code) == [said, said]
+
+
+def test_alone_a_process_has_the_data_that_it_has():
+    processes.require_same("the data set", "anything")
