@@ -229,9 +229,9 @@ def answer(arguments: list[str]) -> int:
     if HELP & set(arguments):
         print(command_line.help_of(command))
         return 0
-    given = read(command, arguments[1:])
     runtime.show_log()
     runtime.quiet_threads()
+    given = read(command, arguments[1:])
     if command.name == "config":
         command.run(given)
     else:

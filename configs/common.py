@@ -15,7 +15,7 @@ def duration(name: str, **value) -> dict:
     """A duration that can be given in several units: NAME_steps, NAME_epochs, ...
 
     The first that is set counts, in the order steps, examples, epochs, fraction (of the
-    run); so `--config.train.total_steps=100` wins over a preset in epochs.
+    run). A unit given on the command line unsets those before it.
     """
     units = {"steps": int, "examples": int, "epochs": float, "fraction": float}
     if name == "total":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from imae_jax.config.checks import check_batch
-from imae_jax.config.rules import count_from, hold, is_number, one_of, unset_or
+from imae_jax.config.rules import count_from, hold, is_count, is_number, one_of, unset_or
 from imae_jax.data.eval_splits import part_indices
 from imae_jax.errors import UserError, require
 from imae_jax.evaluators.evaluator import Evaluator
@@ -134,6 +134,8 @@ def _check_shared_options(
     check_batch(section.batch_size, f"{key}.batch_size", num_devices)
     alpha, alphas = section.get("alpha"), section.get("alphas", ())
     check_alphas(alphas, f"{key}.alphas")
+    if "alpha" in section and isinstance(model, IMAE):
+        require(alpha is not None, f"{key}.alpha", alpha, ALPHA.allowed)
     if alpha is not None:
         check_names_differ({alpha, *alphas}, f"{key}.alpha with alphas")
     check_mask_ratios(section.get("mask_ratios", ()), f"{key}.mask_ratios", model)
@@ -151,7 +153,8 @@ def check_explorer(
     check_batch(options.batch_size, "explorer.batch_size", num_devices)
     most = options.batch_size // images_mixed(model)
     allowed = f"1 to {most}: one batch holds them all"
-    require(1 <= options.pairs <= most, "explorer.pairs", options.pairs, allowed)
+    fits = is_count(options.pairs) and 1 <= options.pairs <= most
+    require(fits, "explorer.pairs", options.pairs, allowed)
     for key in ("alphas", "mask_ratios"):
         values = options[key]
         is_range = all(is_number(value) for value in values)

@@ -174,6 +174,12 @@ BAD_VALUES = [
     ("evals.reconstruction.batch_size", 15, "evals.reconstruction.batch_size=15"),
     ("explorer.split", "train", "explorer.split='train': .* 'test'"),
     ("explorer.pairs", 0, "explorer.pairs=0: .* 1 to 32"),
+    ("explorer.pairs", None, "explorer.pairs=None: .* 1 to 32"),
+    (
+        "evals.recognition.alpha",
+        None,
+        r"evals.recognition.alpha=None: must be in \(0, 0.5\]",
+    ),
     ("explorer.pairs", 33, "explorer.pairs=33: .* 1 to 32: one batch"),
     ("explorer.batch_size", 24, "explorer.batch_size=24: .* divisible by 16"),
     ("explorer.seed", -1, "explorer.seed=-1"),
