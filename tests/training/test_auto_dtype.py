@@ -103,8 +103,8 @@ def test_all_runs_of_a_study_are_of_one_type(machine, data_dir, tmp_path, monkey
 
 def test_all_runs_of_a_demo_are_of_one_type(machine, data_dir, tmp_path, monkeypatch):
     config = demo_config.get_config("digits,runlocal")
-    for section in config.values():
-        section.data.dir = data_dir
+    for name in ("teacher", *demo.STUDENTS):
+        config[name].data.dir = data_dir
     (tmp_path / "teacher").mkdir()
     begun = as_json(config.teacher)
     begun["compute"]["dtype"] = "bfloat16"
