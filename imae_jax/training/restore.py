@@ -47,7 +47,9 @@ def check_evaluated_data(dataset: Dataset, meta: Mapping) -> None:
     # Imported weights have no class names.
     known = [name for name in found if meta[name] or name != "class_names"]
     check_same_data(found, meta, known)
-    if image_names.is_drawn_anew(dataset, meta.get("images", {})):
+    # Imported weights may be measured on any images.
+    is_imported = "imported" in meta.get("config", {})
+    if not is_imported and image_names.is_drawn_anew(dataset, meta.get("images", {})):
         raise UserError(
             f"the files in {dataset.path} are not those that the run began with, so other "
             "images are held out, and some of them were trained on: restore the files, or "

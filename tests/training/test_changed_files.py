@@ -8,6 +8,8 @@ from configs import imae, mae
 from imae_jax import evaluation
 from imae_jax.data import image_names
 from imae_jax.errors import UserError
+from imae_jax.interop import export_weights, import_weights
+from imae_jax.storage.workdir import read_config
 from imae_jax.training import setup
 from imae_jax.training.loop import train
 
@@ -56,6 +58,18 @@ def test_a_renamed_file_draws_other_images_and_is_refused(photos, tmp_path):
     config.data.dir = str(photos.rename(tmp_path / "moved"))
     evaluation.evaluate(config, tmp_path / "run")
     train(config, tmp_path / "run")
+
+
+def test_imported_weights_are_measured_on_any_images(photos, tmp_path):
+    config = only_reconstruction(config_of(mae, photos))
+    train(config, tmp_path / "run", stop_at=1)
+    out = tmp_path / "run.safetensors"
+    export_weights.export(tmp_path / "run", "safetensors", out)
+    import_weights.import_file(out, tmp_path / "imported", {})
+    (photos / "cat" / "00.png").rename(photos / "cat" / "zz.png")
+    own = read_config(tmp_path / "imported")
+    own.data.dir = str(photos)
+    evaluation.evaluate(only_reconstruction(own), tmp_path / "imported")
 
 
 def test_a_teacher_of_other_images_is_named(photos, tmp_path, caplog):
