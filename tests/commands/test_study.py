@@ -204,7 +204,7 @@ def test_a_killed_study_goes_on_to_the_same_table(data_dir, tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "branches").exists()
+    assert not (tmp_path / "killed" / "branches" / "study.json").exists()
     runs = [start(tmp_path / name) for name in ("killed", "whole")]
     printed = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], printed
