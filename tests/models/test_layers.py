@@ -333,3 +333,12 @@ def test_bfloat16_trains_as_float32_does(configs):
     )
     assert expected[-1] < 0.75 * expected[0]  # there was something to learn
     assert 0 < np.abs(found / expected - 1).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "dtype,platform,attention",
+    [("bfloat16", "gpu", "cudnn"), ("float32", "gpu", "xla"), ("bfloat16", "cpu", "xla")],
+)
+def test_cudnns_attention_is_left_where_it_is_not(dtype, platform, attention):
+    form = layers.choose(dtype, "cudnn", False, "none", platform=platform)
+    assert form.attention == attention

@@ -213,3 +213,11 @@ def test_both_terms_fall_in_a_run(imae_config, tmp_path):
         after = np.mean([line[name] for line in lines[-5:]])
         assert after < fraction * lines[0][name], name
     assert all(0 <= line["contrast/accuracy"] <= 1 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["contrast_weight", "uniformity_weight"])
+def test_terms_between_images_allow_no_microbatches(name):
+    config = imae.get_config("digits")
+    assert IMAEObjective.may_accumulate(config)
+    config.loss[name] = 0.1
+    assert not IMAEObjective.may_accumulate(config)

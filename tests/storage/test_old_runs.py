@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import imae_jax
+from configs import imae
 from imae_jax.storage.metrics_log import read_metrics
 from imae_jax.storage.workdir import read_config
 
@@ -39,6 +41,17 @@ def test_an_old_run_is_loaded(old):
     model = imae_jax.load("teacher")
     images = np.random.default_rng(0).integers(0, 256, (2, *model.image_shape), np.uint8)
     assert np.isfinite(model.encode(images)).all()
+
+
+def test_an_old_run_lacks_no_key_of_today(old):
+    def keys(config, prefix=""):
+        for name, value in config.items():
+            is_section = isinstance(value, ConfigDict)
+            yield from keys(value, f"{prefix}{name}.") if is_section else [prefix + name]
+
+    # What is measured, and how it is shown, may be more today.
+    now = {x for x in keys(imae.get_config("digits")) if x.startswith(("mix.", "loss."))}
+    assert now == {x for x in keys(read_config(Path("imae"))) if x in now}
 
 
 def test_an_old_run_is_resumed_and_scored_as_it_was(old):
