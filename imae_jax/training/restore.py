@@ -57,15 +57,15 @@ def check_evaluated_data(dataset: Dataset, meta: Mapping) -> None:
         )
 
 
-def _check_same_files(dataset: Dataset, meta: Mapping) -> None:
+def _check_same_files(setup: Setup, meta: Mapping) -> None:
     """Raises UserError if a resumed run would be fed or measured on other files."""
     known = meta.get("images", {})  # earlier versions lack it
-    if known and (found := image_names.digests(dataset)) != known:
+    if known and (found := setup.image_digests) != known:
         changed = sorted(x for x in found.keys() | known if found.get(x) != known.get(x))
         raise UserError(
-            f"the names of the image files of {' and '.join(changed)} in {dataset.path} "
-            "have changed since the run began: give the files it began with, or another "
-            "workdir"
+            f"the names of the image files of {' and '.join(changed)} in "
+            f"{setup.dataset.path} have changed since the run began: give the files it "
+            "began with, or another workdir"
         )
 
 
@@ -146,7 +146,7 @@ def initial_state(
         check_same_random_numbers(meta)
         what = ("image_shape", "class_names", "sizes")
         check_same_data(run_meta(setup), meta, what)
-        _check_same_files(setup.dataset, meta)
+        _check_same_files(setup, meta)
         if setup.teacher and setup.is_distilled:
             check_same_teacher(setup.teacher, meta["teacher"]["digest"])
         state = init_state(*fresh)

@@ -1,6 +1,7 @@
 """Setup of a run from its config: data, devices, model, teacher and objective."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from importlib import metadata
@@ -73,6 +74,11 @@ class Setup:
         """Class of the run's objective."""
         return OBJECTIVES[self.config.model.name]
 
+    @functools.cached_property
+    def image_digests(self) -> dict[str, str]:
+        """See `image_names.digests`; of a million names they take a second."""
+        return image_names.digests(self.dataset)
+
     @property
     def is_resident(self) -> bool:
         """True if training images are stored on the devices."""
@@ -104,10 +110,6 @@ def check(config: ConfigDict, workdir: Path) -> tuple[Dataset, Mesh]:
     trackers.check_installed(config.log.to)
     check_same_config(config, workdir)
     dataset = load_data(config)
-    digests = image_names.digests(dataset)
-    known = dataset.image_shape, dataset.class_names, sorted(dataset.sizes.items())
-    what = f"the data set in data.dir={config.data.dir!r}"
-    processes.require_same(what, f"{known} {sorted(digests.items())}")
     if dataset.ignored:
         ignored = folder_layouts.as_words(dataset.ignored)
         logger.info(f"{config.data.dir}: no images by their endings, so ignored: {ignored}")
@@ -166,7 +168,11 @@ def set_up(config: ConfigDict, workdir: Path) -> Setup:
                 "the teacher may have seen images that are held out now"
             )
     dataset = _in_units_of_its_networks(config, workdir, dataset, teacher)
-    return Setup(config, workdir, dataset, mesh, model, teacher)
+    found = Setup(config, workdir, dataset, mesh, model, teacher)
+    known = dataset.image_shape, dataset.class_names, sorted(dataset.sizes.items())
+    what = f"the data set in data.dir={config.data.dir!r}"
+    processes.require_same(what, f"{known} {sorted(found.image_digests.items())}")
+    return found
 
 
 def _in_units_of_its_networks(
@@ -180,12 +186,11 @@ def _in_units_of_its_networks(
     Of its own checkpoint, its teacher, or the run named by `init`: a trained network shown
     pixels in other units computes something else. Else they are the data set's own.
     """
-    path = workdir
-    if not newest_meta(workdir) and teacher:
-        path = teacher.workdir
-    elif not newest_meta(workdir) and config.init:
-        path = local_path(config.init, "init")
-    _, meta = newest_meta(path) or (0, {})
+    path, found = workdir, newest_meta(workdir)
+    if found is None and (teacher or config.init):
+        path = teacher.workdir if teacher else local_path(config.init, "init")
+        found = newest_meta(path)
+    _, meta = found or (0, {})
     # Another number of channels is refused later.
     if len(meta.get("mean", ())) != len(dataset.mean):
         return dataset
@@ -285,7 +290,7 @@ def run_meta(setup: Setup) -> dict:
         "std": dataset.std.tolist(),
         "class_names": list(dataset.class_names),
         "sizes": dataset.sizes,
-        "images": image_names.digests(dataset),
+        "images": setup.image_digests,
         "teacher": teacher and {"step": teacher.step, "digest": teacher.digest},
         "config": as_json(setup.config),
         "random_settings": random_settings(),
